@@ -1,0 +1,232 @@
+//! Runs programs: one [`run`] per call, each with its own cgroup, deadline and bounded output.
+
+mod cgroup;
+mod output;
+mod program;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bouvet_wire::limits::{MAX_OUTPUT_PART_BYTES, MAX_PROGRAM_BYTES};
+use bouvet_wire::v1::{self, exec_input::Input, exec_output::Output};
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, ChildStdin};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use crate::service::Answers;
+use cgroup::Group;
+use output::Capture;
+
+/// How long output is still read after the program itself has ended, when processes that it left running
+/// hold its pipes open.
+const DRAIN: Duration = Duration::from_millis(50);
+
+type Answer = mpsc::Sender<Result<v1::ExecOutput, Status>>;
+
+/// What all runs share.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    home: PathBuf,
+    run_dir: PathBuf,
+    cgroup: Option<PathBuf>,
+    env: Mutex<HashMap<String, String>>,
+    serial: AtomicU64,
+}
+
+impl Executor {
+    /// Prepares `run_dir`. `cgroup` must exist.
+    pub(crate) fn new(home: &Path, run_dir: &Path, cgroup: Option<PathBuf>) -> io::Result<Self> {
+        std::fs::create_dir_all(run_dir)?;
+        program::install_runners(run_dir)?;
+        let (home, run_dir) = (home.to_owned(), run_dir.to_owned());
+        Ok(Self { home, run_dir, cgroup, env: Mutex::default(), serial: AtomicU64::new(0) })
+    }
+
+    /// Sets what every program finds in its environment.
+    pub(crate) fn set_env(&self, env: HashMap<String, String>) {
+        *self.env.lock().unwrap_or_else(PoisonError::into_inner) = env;
+    }
+
+    fn environment(&self, of_call: HashMap<String, String>) -> HashMap<String, String> {
+        let mut env: HashMap<_, _> = [
+            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("HOME", &self.home.to_string_lossy()),
+            ("USER", "root"),
+            ("LANG", "C.UTF-8"),
+            // What a killed program had printed must not be lost in its buffer.
+            ("PYTHONUNBUFFERED", "1"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        env.extend(self.env.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        env.extend(of_call);
+        env
+    }
+}
+
+/// Starts the program that `input` describes. The answers end with its exit; dropping them kills it.
+pub(crate) async fn run(
+    executor: Arc<Executor>,
+    mut input: Streaming<v1::ExecInput>,
+) -> Result<Answers<v1::ExecOutput>, Status> {
+    let Some(Input::Start(start)) = input.message().await?.and_then(|message| message.input) else {
+        return Err(Status::invalid_argument("the first message must be `start`"));
+    };
+    check(&start)?;
+    let source = receive_program(&start, &mut input).await?;
+    let (answer, answers) = mpsc::channel(8);
+    let run = Run::spawn(&executor, start, &source)?;
+    tokio::spawn(run.finish(input, answer));
+    Ok(ReceiverStream::new(answers))
+}
+
+fn check(start: &v1::ExecStart) -> Result<(), Status> {
+    if start.program_bytes > MAX_PROGRAM_BYTES as u64 {
+        return Err(Status::invalid_argument(format!("a program may have {MAX_PROGRAM_BYTES} bytes")));
+    }
+    if start.timeout_ms == 0 {
+        return Err(Status::invalid_argument("a program needs a deadline"));
+    }
+    let parts = [start.head_limit_bytes, start.tail_limit_bytes];
+    if parts.iter().any(|limit| *limit as usize > MAX_OUTPUT_PART_BYTES) {
+        return Err(Status::invalid_argument(format!("a limit may be {MAX_OUTPUT_PART_BYTES} bytes")));
+    }
+    Ok(())
+}
+
+async fn receive_program(
+    start: &v1::ExecStart,
+    input: &mut Streaming<v1::ExecInput>,
+) -> Result<Vec<u8>, Status> {
+    let wanted =
+        usize::try_from(start.program_bytes).map_err(|_| Status::invalid_argument("program_bytes"))?;
+    let mut source = Vec::with_capacity(wanted);
+    while source.len() < wanted {
+        match input.message().await?.and_then(|message| message.input) {
+            Some(Input::Program(part)) if source.len() + part.len() <= wanted => {
+                source.extend_from_slice(&part)
+            }
+            _ => return Err(Status::invalid_argument("`program` must add up to `program_bytes`")),
+        }
+    }
+    Ok(source)
+}
+
+/// One running program.
+struct Run {
+    child: Child,
+    group: Group,
+    started: Instant,
+    start: v1::ExecStart,
+    /// Removed with its content when the run ends.
+    _files: program::Files,
+}
+
+impl Run {
+    fn spawn(executor: &Executor, mut start: v1::ExecStart, source: &[u8]) -> Result<Self, Status> {
+        let id = executor.serial.fetch_add(1, Ordering::Relaxed);
+        let failed = |what: &str, error: &io::Error| Status::internal(format!("could not {what}: {error}"));
+        let files = program::Files::new(executor.run_dir.join(format!("exec-{id}")));
+        let argv = program::argv(start.program(), source, &files, &executor.run_dir)
+            .map_err(|error| failed("store the program", &error))?;
+        let cwd = if start.cwd.is_empty() { executor.home.clone() } else { executor.home.join(&start.cwd) };
+        if !cwd.is_dir() {
+            return Err(Status::not_found(format!("the working directory `{}`", cwd.display())));
+        }
+        let group =
+            Group::new(executor.cgroup.as_deref(), id).map_err(|error| failed("make a cgroup", &error))?;
+        let env = executor.environment(std::mem::take(&mut start.env));
+        let started = Instant::now();
+        let child = group.spawn(&argv, &env, &cwd).map_err(|error| {
+            Status::failed_precondition(format!("could not start `{}`: {error}", argv[0].display()))
+        })?;
+        Ok(Self { child, group, started, start, _files: files })
+    }
+
+    /// Sees the program to its end and says how it went. Returns early, and kills it, when the host stops
+    /// listening.
+    async fn finish(mut self, input: Streaming<v1::ExecInput>, answer: Answer) {
+        let pid = self.child.id().unwrap_or_default();
+        if send(&answer, Output::Started(v1::ExecStarted { pid })).await.is_err() {
+            return;
+        }
+        let limits = (self.start.head_limit_bytes as usize, self.start.tail_limit_bytes as usize);
+        let stdout = Capture::start(self.child.stdout.take(), limits, answer.clone(), Output::Stdout);
+        let stderr = Capture::start(self.child.stderr.take(), limits, answer.clone(), Output::Stderr);
+        let stdin = tokio::spawn(feed(self.child.stdin.take(), input));
+
+        let deadline = self.started + Duration::from_millis(self.start.timeout_ms.into());
+        let (status, timed_out) = tokio::select! {
+            status = self.child.wait() => (status, false),
+            () = tokio::time::sleep_until(deadline.into()) => (self.kill().await, true),
+            () = answer.closed() => return,
+        };
+        let duration = self.started.elapsed();
+        stdin.abort();
+        let (stdout, stderr) = tokio::join!(stdout.finish(DRAIN), stderr.finish(DRAIN));
+        let outcome = match status {
+            Ok(status) => {
+                let out_of_memory = self.group.ran_out_of_memory();
+                Ok(exit(status, timed_out, out_of_memory, duration, stdout, stderr))
+            }
+            Err(error) => Err(Status::internal(format!("could not wait for the program: {error}"))),
+        };
+        // The host may have gone; then nobody is left to tell.
+        answer.send(outcome).await.ok();
+        self.group.leave_running();
+    }
+
+    async fn kill(&mut self) -> io::Result<ExitStatus> {
+        self.group.kill();
+        self.child.wait().await
+    }
+}
+
+async fn send(answer: &Answer, output: Output) -> Result<(), ()> {
+    answer.send(Ok(v1::ExecOutput { output: Some(output) })).await.map_err(drop)
+}
+
+/// Passes `stdin` on. A program that closes its end early is not an error.
+async fn feed(stdin: Option<ChildStdin>, mut input: Streaming<v1::ExecInput>) {
+    let Some(mut stdin) = stdin else { return };
+    while let Ok(Some(message)) = input.message().await {
+        let Some(Input::Stdin(data)) = message.input else { return };
+        if stdin.write_all(&data).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn exit(
+    status: ExitStatus,
+    timed_out: bool,
+    out_of_memory: bool,
+    duration: Duration,
+    stdout: output::Tail,
+    stderr: output::Tail,
+) -> v1::ExecOutput {
+    let signal = status.signal().unwrap_or(0);
+    let exit = v1::ExecExit {
+        exit_code: status.code().unwrap_or(128 + signal),
+        signal: signal.unsigned_abs(),
+        timed_out,
+        out_of_memory,
+        duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+        stdout: Some(tail(stdout)),
+        stderr: Some(tail(stderr)),
+    };
+    v1::ExecOutput { output: Some(Output::Exit(exit)) }
+}
+
+fn tail(tail: output::Tail) -> v1::OutputTail {
+    v1::OutputTail { tail: Bytes::from(tail.bytes), dropped_bytes: tail.dropped_bytes }
+}

@@ -1,0 +1,90 @@
+//! How each kind of program is started.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bouvet_wire::v1::Program;
+
+/// What the kernel takes as one argument, less room to spare (`MAX_ARG_STRLEN`, execve(2)).
+const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
+
+const RUNNERS: [(&str, &str); 2] =
+    [("python.py", include_str!("runners/python.py")), ("node.js", include_str!("runners/node.js"))];
+
+/// Compiles and runs `$1/main.rs`. Unoptimised, without debug information and with a shared standard
+/// library: what makes the compiler and, more so, the linker quick.
+const RUST: &str = r#"cd_back=$PWD
+libs=$(rustc --print sysroot)/lib
+cd "$1" && rustc --edition 2021 --color never -C debuginfo=0 -C prefer-dynamic -o main main.rs || exit
+cd "$cd_back" && LD_LIBRARY_PATH=$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$1/main""#;
+
+/// Stores the interpreters' runners in `run_dir`.
+pub(super) fn install_runners(run_dir: &Path) -> io::Result<()> {
+    RUNNERS.iter().try_for_each(|(name, text)| fs::write(run_dir.join(name), text))
+}
+
+/// The directory that holds the source of one run. Nothing is created until a file is stored.
+#[derive(Debug)]
+pub(super) struct Files(PathBuf);
+
+impl Files {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self(dir)
+    }
+
+    fn store(&self, name: &str, source: &[u8]) -> io::Result<OsString> {
+        fs::create_dir_all(&self.0)?;
+        let path = self.0.join(name);
+        fs::write(&path, source)?;
+        Ok(path.into_os_string())
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // Most runs store nothing; what a program itself does to its directory is its own affair.
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// The command that runs `source`.
+pub(super) fn argv(
+    program: Program,
+    source: &[u8],
+    files: &Files,
+    run_dir: &Path,
+) -> io::Result<Vec<OsString>> {
+    let runner = |name: &str| run_dir.join(name).into_os_string();
+    Ok(match program {
+        Program::Command if source.len() <= MAX_ARGUMENT_BYTES => {
+            vec![shell(), "-c".into(), os_string(source)?]
+        }
+        Program::Command => vec![shell(), files.store("command", source)?],
+        Program::Bash => vec!["bash".into(), files.store("main.sh", source)?],
+        Program::Python => {
+            vec!["python3".into(), runner("python.py"), files.store("main.py", source)?]
+        }
+        Program::Node => vec!["node".into(), runner("node.js"), files.store("main.js", source)?],
+        Program::Rust => {
+            let source = PathBuf::from(files.store("main.rs", source)?);
+            let dir = source.parent().unwrap_or(Path::new("/")).as_os_str();
+            vec!["sh".into(), "-c".into(), RUST.into(), "rust".into(), dir.into()]
+        }
+        Program::Unspecified => return Err(io::Error::other("the program has no kind")),
+    })
+}
+
+/// Bash where there is one: it is what the people and models that write commands have in mind.
+fn shell() -> OsString {
+    if Path::new("/bin/bash").exists() { "/bin/bash".into() } else { "/bin/sh".into() }
+}
+
+fn os_string(bytes: &[u8]) -> io::Result<OsString> {
+    use std::os::unix::ffi::OsStrExt as _;
+    if bytes.contains(&0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a command must not contain NUL"));
+    }
+    Ok(OsStr::from_bytes(bytes).to_owned())
+}

@@ -1,0 +1,82 @@
+//! The sandbox's root: the shared base below, its own scratch disk above.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use bouvet_wire::{BASE_DISK, SCRATCH_DISK};
+use rustix::mount::{MountFlags, mount};
+
+use super::{Error, modules, mount_new};
+
+const BASE: &str = "/base";
+const SCRATCH: &str = "/scratch";
+
+/// Mounts the overlay of base and scratch at `target`.
+pub(super) fn mount_root(target: &Path) -> Result<(), Error> {
+    let base = find(BASE_DISK)?;
+    let kind = file_system(&base).map_err(|error| Error::Disk(BASE_DISK, error))?;
+    let kind = kind.ok_or(Error::UnknownFileSystem)?;
+    modules::load(kind)?;
+    modules::load("overlay")?;
+    // No journal may be replayed on a disk that others share.
+    let options = if kind == "ext4" { c"noload" } else { c"" };
+    let flags = MountFlags::NOATIME | MountFlags::NODEV;
+    mount_new(&base.to_string_lossy(), BASE, kind, flags | MountFlags::RDONLY, options)?;
+    mount_new(&find(SCRATCH_DISK)?.to_string_lossy(), SCRATCH, "ext4", flags, c"")?;
+
+    let failed = |error: io::Error| Error::Mount(target.into(), error);
+    let (upper, work) = (format!("{SCRATCH}/upper"), format!("{SCRATCH}/work"));
+    for dir in [Path::new(&upper), Path::new(&work), target] {
+        fs::create_dir_all(dir).map_err(failed)?;
+    }
+    // Volatile: nothing is synced, since this disk never outlives the VM that wrote it.
+    let options = format!("lowerdir={BASE},upperdir={upper},workdir={work},volatile");
+    let options = std::ffi::CString::new(options).map_err(|error| failed(error.into()))?;
+    mount("overlay", target, "overlay", MountFlags::NOATIME, &*options).map_err(|error| failed(error.into()))
+}
+
+/// The device node of the disk with this serial number. Both drivers probe before their module's load
+/// returns, so a disk is there by now or not at all.
+fn find(serial: &'static str) -> Result<PathBuf, Error> {
+    let disks = fs::read_dir("/sys/block").map_err(|error| Error::Disk(serial, error))?;
+    let found = disks.flatten().find(|disk| {
+        fs::read_to_string(disk.path().join("serial")).is_ok_and(|text| text.trim_end() == serial)
+    });
+    found.map(|disk| Path::new("/dev").join(disk.file_name())).ok_or(Error::NoDisk(serial))
+}
+
+fn file_system(device: &Path) -> io::Result<Option<&'static str>> {
+    let mut start = [0; 2048];
+    File::open(device)?.read_exact(&mut start)?;
+    Ok(recognise(&start))
+}
+
+/// Tells a file system by its magic number: `s_magic` of ext4 at 1024 + 56, erofs at 1024, squashfs at 0
+/// (the kernel's `fs/ext4/ext4.h`, `fs/erofs/erofs_fs.h`, `fs/squashfs/squashfs_fs.h`).
+fn recognise(start: &[u8; 2048]) -> Option<&'static str> {
+    match start {
+        s if s[1080..1082] == 0xEF53u16.to_le_bytes() => Some("ext4"),
+        s if s[1024..1028] == 0xE0F5_E1E2u32.to_le_bytes() => Some("erofs"),
+        s if s[..4] == *b"hsqs" => Some("squashfs"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::recognise;
+
+    #[test]
+    fn file_systems_are_told_by_their_magic() {
+        let with = |at: usize, magic: &[u8]| {
+            let mut start = [0; 2048];
+            start[at..at + magic.len()].copy_from_slice(magic);
+            recognise(&start)
+        };
+        assert_eq!(with(1080, b"\x53\xEF"), Some("ext4"));
+        assert_eq!(with(1024, b"\xE2\xE1\xF5\xE0"), Some("erofs"));
+        assert_eq!(with(0, b"hsqs"), Some("squashfs"));
+        assert_eq!(with(0, b"MZ"), None);
+    }
+}

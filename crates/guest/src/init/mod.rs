@@ -1,0 +1,164 @@
+//! PID 1: brings the VM up from the initramfs, starts the service, and reaps.
+//!
+//! ```text
+//! initramfs      /init (this binary), /modules
+//! base disk      read-only, shared by all sandboxes        ┐
+//! scratch disk   the sandbox's own, ext4: upper and work   ┴─ overlay = the sandbox's root
+//! cgroups        /user/program-N                           what clients run; the service is outside
+//! ```
+
+mod disks;
+mod loopback;
+mod modules;
+
+use std::ffi::CStr;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use rustix::fs::CWD;
+use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::process::{Pid, WaitOptions};
+use rustix::system::RebootCommand;
+
+const NEW_ROOT: &str = "/newroot";
+const CGROUPS: &str = "/sys/fs/cgroup";
+const USER_CGROUP: &str = "/sys/fs/cgroup/user";
+
+/// Memory that programs cannot have: for the kernel, the service, and the pages that calls pass through.
+const RESERVED_BYTES: u64 = 40 * 1024 * 1024;
+/// Processes of all programs together, background ones included.
+const MAX_PROCESSES: u32 = 2048;
+
+/// Why a VM could not be brought up.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("could not mount `{0}`")]
+    Mount(PathBuf, #[source] io::Error),
+    #[error("could not load the kernel module `{0}`")]
+    Module(String, #[source] io::Error),
+    #[error("the VM has no disk `{0}`")]
+    NoDisk(&'static str),
+    #[error("could not read the disk `{0}`")]
+    Disk(&'static str, #[source] io::Error),
+    #[error("the base disk holds no file system that is known here: ext4, squashfs and erofs are")]
+    UnknownFileSystem,
+    #[error("could not prepare `{0}`")]
+    Prepare(&'static str, #[source] io::Error),
+    #[error("could not start the service")]
+    Service(#[source] io::Error),
+    #[error("the service ended")]
+    ServiceEnded,
+}
+
+/// Runs as PID 1. Never returns while the VM lives.
+pub fn run() -> ExitCode {
+    let error = match bring_up().and_then(start_service) {
+        Ok(service) => reap(service),
+        Err(error) => error,
+    };
+    // Nobody but the console can be told.
+    writeln!(io::stderr(), "bouvet-guest: {}", crate::chain(&error)).ok();
+    rustix::fs::sync();
+    // The VMM takes a restart for the end of the VM, which is how the host learns of it.
+    rustix::system::reboot(RebootCommand::Restart).ok();
+    ExitCode::FAILURE
+}
+
+fn bring_up() -> Result<(), Error> {
+    mount_new("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, c"")?;
+    mount_new("proc", "/proc", "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c"")?;
+    mount_new("sysfs", "/sys", "sysfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c"")?;
+    modules::load("virtio_mmio")?;
+    modules::load("virtio_blk")?;
+    disks::mount_root(Path::new(NEW_ROOT))?;
+    switch_root()?;
+    mount_rest()?;
+    loopback::bring_up().map_err(|error| Error::Prepare("the loopback interface", error))?;
+    limit_programs().map_err(|error| Error::Prepare("cgroups", error))
+}
+
+/// Mounts `fs_type` at `target`, which is made if it is missing.
+fn mount_new(source: &str, target: &str, fs_type: &str, flags: MountFlags, data: &CStr) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::Mount(target.into(), error);
+    fs::create_dir_all(target).map_err(failed)?;
+    mount(source, target, fs_type, flags, data).map_err(|error| failed(error.into()))
+}
+
+/// Makes the overlay the root of this and every later process.
+fn switch_root() -> Result<(), Error> {
+    for dir in ["dev", "proc", "sys"] {
+        let target = Path::new(NEW_ROOT).join(dir);
+        let failed = |error: io::Error| Error::Mount(target.clone(), error);
+        fs::create_dir_all(&target).map_err(failed)?;
+        mount_move(format!("/{dir}"), &target).map_err(|error| failed(error.into()))?;
+    }
+    let failed = |error: rustix::io::Errno| Error::Mount("/".into(), error.into());
+    rustix::process::chdir(NEW_ROOT).map_err(failed)?;
+    mount_move(".", "/").map_err(failed)?;
+    rustix::process::chroot(".").map_err(failed)?;
+    rustix::process::chdir("/").map_err(failed)
+}
+
+fn mount_rest() -> Result<(), Error> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount_new(
+        "devpts",
+        "/dev/pts",
+        "devpts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        c"mode=620,ptmxmode=666",
+    )?;
+    // Memory that is written here stays taken when its writer is killed, so there must be little of it.
+    mount_new("tmpfs", "/dev/shm", "tmpfs", flags, c"mode=1777,size=25%")?;
+    mount_new("tmpfs", "/run", "tmpfs", flags, c"mode=755,size=25%")?;
+    mount_new("cgroup2", CGROUPS, "cgroup2", flags | MountFlags::NOEXEC, c"")?;
+    for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    {
+        let path = Path::new("/dev").join(link);
+        if let Err(error) = rustix::fs::symlinkat(target, CWD, &path)
+            && error != rustix::io::Errno::EXIST
+        {
+            return Err(Error::Mount(path, error.into()));
+        }
+    }
+    fs::create_dir_all("/tmp").map_err(|error| Error::Mount("/tmp".into(), error))
+}
+
+/// Keeps programs within limits a little under the VM's own, so that they run into theirs first.
+fn limit_programs() -> io::Result<()> {
+    fs::write(Path::new(CGROUPS).join("cgroup.subtree_control"), "+memory +pids +cpu")?;
+    let user = Path::new(USER_CGROUP);
+    fs::create_dir(user)?;
+    fs::write(user.join("cgroup.subtree_control"), "+memory +pids +cpu")?;
+    let info = rustix::system::sysinfo();
+    let memory = info.totalram.saturating_mul(u64::from(info.mem_unit));
+    fs::write(user.join("memory.max"), memory.saturating_sub(RESERVED_BYTES).to_string())?;
+    fs::write(user.join("pids.max"), MAX_PROCESSES.to_string())?;
+    // Inherited by the service; programs get theirs reset.
+    fs::write("/proc/self/oom_score_adj", "-1000")
+}
+
+fn start_service((): ()) -> Result<Pid, Error> {
+    let home = if Path::new("/root").is_dir() { "/root" } else { "/" };
+    #[expect(clippy::disallowed_methods, reason = "PID 1 starts one process")]
+    let mut service = std::process::Command::new("/proc/self/exe");
+    service.args(["serve", "--owns-kernel", "--port", bouvet_wire::LINK_PORT, "--home", home]);
+    service.args(["--run-dir", "/run/bouvet", "--cgroup", USER_CGROUP]);
+    let child = service.spawn().map_err(Error::Service)?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    pid.ok_or_else(|| Error::Service(io::Error::other("it has no process id")))
+}
+
+/// Reaps every process that lost its parent. Returns only when the service has ended, and with it the use
+/// of the VM.
+fn reap(service: Pid) -> Error {
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, _))) if pid == service => return Error::ServiceEnded,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Error::Service(error.into()),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Bouvet's code inside a VM.
+//!
+//! [`init`] is PID 1: it mounts the shared base and the sandbox's scratch disk, starts the service and from
+//! then on only reaps. [`serve`] is the service: it answers the host over the link, and nothing else.
+//! The two are separate processes, so that nothing that a host call does can take PID 1 down.
+
+mod exec;
+mod files;
+pub mod init;
+mod link;
+mod personalise;
+pub mod serve;
+mod service;
+
+/// An error and its causes in one line: `could not do this: because of that`.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,89 @@
+//! The gRPC service: one thin method per verb.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bouvet_wire::v1;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) use bouvet_wire::v1::guest_server::GuestServer;
+
+use crate::exec::{self, Executor};
+use crate::{files, personalise};
+
+/// A stream of answers. Its drop is how a handler learns that the host has lost interest.
+pub(crate) type Answers<T> = ReceiverStream<Result<T, Status>>;
+
+/// What one guest offers its host.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    executor: Arc<Executor>,
+    home: PathBuf,
+    owns_kernel: bool,
+    personal: Arc<AtomicBool>,
+}
+
+impl Service {
+    pub(crate) fn new(executor: Arc<Executor>, home: PathBuf, owns_kernel: bool) -> Self {
+        Self { executor, home, owns_kernel, personal: Arc::default() }
+    }
+
+    /// A VM that is nobody's yet may have a twin with the same entropy and names: it must not work.
+    fn require_personal(&self) -> Result<(), Status> {
+        if self.personal.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(Status::failed_precondition("this VM was not personalised yet"))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::guest_server::Guest for Service {
+    async fn personalise(
+        &self,
+        request: Request<v1::PersonaliseRequest>,
+    ) -> Result<Response<v1::PersonaliseReply>, Status> {
+        let request = request.into_inner();
+        let reply = personalise::personalise(&request, self.owns_kernel)
+            .map_err(|error| Status::internal(crate::chain(&error)))?;
+        self.executor.set_env(request.env);
+        self.personal.store(true, Ordering::Release);
+        Ok(Response::new(reply))
+    }
+
+    type ExecStream = Answers<v1::ExecOutput>;
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<v1::ExecInput>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        self.require_personal()?;
+        let outputs = exec::run(self.executor.clone(), request.into_inner()).await?;
+        Ok(Response::new(outputs))
+    }
+
+    type ReadStream = Answers<v1::ReadChunk>;
+
+    async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        self.require_personal()?;
+        let chunks = files::read(&self.home, request.into_inner()).await?;
+        Ok(Response::new(chunks))
+    }
+
+    async fn write(
+        &self,
+        request: Request<Streaming<v1::WriteInput>>,
+    ) -> Result<Response<v1::WriteReply>, Status> {
+        self.require_personal()?;
+        files::write(&self.home, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListReply>, Status> {
+        self.require_personal()?;
+        let home = self.home.clone();
+        let list = tokio::task::spawn_blocking(move || files::list(&home, &request.into_inner()));
+        list.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
+    }
+}

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Runs once inside the new tree, as its root: what can be prepared there, and a check that it works.
+set -eu
+export LANG=C.UTF-8 HOME=/root MPLBACKEND=Agg
+
+# The first plot of a sandbox would otherwise spend seconds looking for fonts.
+sed -i 's/^#* *backend *:.*/backend: Agg/' /etc/matplotlibrc
+python3 - <<'EOF'
+import matplotlib.pyplot, numpy, pandas, sqlite3, ssl, venv
+matplotlib.pyplot.plot(numpy.arange(3))
+matplotlib.pyplot.savefig("/tmp/plot.png")
+assert matplotlib.get_backend().lower() == "agg"
+EOF
+
+mkdir -p /tmp/check
+cd /tmp/check
+echo 'fn main() { println!("rust works"); }' >hello.rs
+rustc hello.rs
+./hello
+echo 'int main(void) { return 0; }' >hello.c
+gcc hello.c -o hello_c
+./hello_c
+node -e 'console.log("node works")'
+python3 --version
+for tool in pip node npm npx rustc cargo gcc git curl; do
+    echo "$tool: $("$tool" --version | head -n 1)"
+done
