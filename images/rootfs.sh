@@ -6,7 +6,7 @@
 # Writes images/output/debian-devbox.ext4; see images/README.md. Runs as root, or as a user who has
 # a range in /etc/subuid. FORCE=1 makes it again; OUTPUT=<directory> puts it elsewhere.
 set -euo pipefail
-# shellcheck source=images/common.sh
+# shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
 # Constants, so that the same packages give nearly the same bytes.
@@ -68,7 +68,7 @@ mmdebstrap --mode="$mode" --architectures="$arch" --variant=apt --format=directo
     --customize-hook="tar-in '$work/node.tar' /" \
     --customize-hook="tar-in '$work/files.tar' /" \
     --customize-hook="upload '$images/setup.sh' /tmp/setup.sh" \
-    --customize-hook='chroot "$1" /bin/sh /tmp/setup.sh' \
+    --customize-hook='env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin chroot "$1" /bin/sh /tmp/setup.sh' \
     bookworm "$work/tree" "$work"/sources/* || die "mmdebstrap failed; see its message above"
 
 say "making the ext4 image"

@@ -12,6 +12,9 @@ matplotlib.pyplot.savefig("/tmp/plot.png")
 assert matplotlib.get_backend().lower() == "agg"
 EOF
 
+# gcc and rustc find their linker by PATH. Whoever needs the other says -fuse-ld=bfd.
+ln -s /usr/bin/mold /usr/local/bin/ld
+
 mkdir -p /tmp/check
 cd /tmp/check
 echo 'fn main() { println!("rust works"); }' >hello.rs

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bouvet_wire::frame::{self, Decoder, Epoch, Event, MAX_PAYLOAD_BYTES, Preamble};
 use bouvet_wire::limits::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
@@ -20,6 +21,9 @@ use crate::service::{GuestServer, Service};
 
 /// Bytes that wait between the link and HTTP/2 in either direction.
 const BUFFER_BYTES: usize = 256 * 1024;
+/// How long the VMM may take to announce the link's port, and how often we look.
+const PORT_DEADLINE: Duration = Duration::from_secs(10);
+const PORT_POLL: Duration = Duration::from_millis(1);
 
 /// Serves `stream` until it ends. HTTP/2 connections come and go on it, one at a time.
 pub(crate) async fn serve<S>(stream: S, service: Service) -> io::Result<()>
@@ -139,9 +143,17 @@ where
 pub(crate) struct Port(AsyncFd<OwnedFd>);
 
 impl Port {
-    /// Opens the port called `name`. Linux shows it at `/sys/class/virtio-ports/vportNpM/name`.
-    pub(crate) fn open(name: &str) -> io::Result<Self> {
-        let path = find_port(name)?;
+    /// Opens the port called `name`. Linux shows it at `/sys/class/virtio-ports/vportNpM/name`, some time
+    /// after the driver was loaded: the VMM announces ports by messages.
+    pub(crate) async fn open(name: &str) -> io::Result<Self> {
+        let deadline = Instant::now() + PORT_DEADLINE;
+        let path = loop {
+            match find_port(name) {
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_not_yet) => tokio::time::sleep(PORT_POLL).await,
+                Ok(path) => break path,
+            }
+        };
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
         #[expect(unsafe_code, reason = "tokio has no safe way to poll a device")]
@@ -154,7 +166,8 @@ impl Port {
 fn find_port(name: &str) -> io::Result<PathBuf> {
     for entry in std::fs::read_dir("/sys/class/virtio-ports")? {
         let entry = entry?;
-        if std::fs::read_to_string(entry.path().join("name"))?.trim_end() == name {
+        // The console is a port too, and has no name.
+        if std::fs::read_to_string(entry.path().join("name")).is_ok_and(|text| text.trim_end() == name) {
             return Ok(PathBuf::from("/dev").join(entry.file_name()));
         }
     }

@@ -100,7 +100,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         let service = Service::new(Arc::new(executor), options.home.clone(), options.owns_kernel);
         match &options.link {
             LinkEnd::Port(name) => {
-                let port = link::Port::open(name).map_err(Error::Link)?;
+                let port = link::Port::open(name).await.map_err(Error::Link)?;
                 link::serve(port, service).await.map_err(Error::Link)
             }
             LinkEnd::Socket(fd) => {

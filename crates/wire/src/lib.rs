@@ -8,6 +8,7 @@
 //!
 //! This crate opens nothing and does no I/O. Both ends depend on it and on nothing of each other.
 
+pub mod disk;
 pub mod frame;
 pub mod limits;
 
@@ -17,11 +18,6 @@ pub const GENERATION: u32 = 1;
 
 /// Name of the virtio-serial port that carries the link.
 pub const LINK_PORT: &str = "bouvet.link";
-
-/// Serial numbers of a VM's disks, by which the guest tells them apart.
-pub const BASE_DISK: &str = "base";
-/// See [`BASE_DISK`].
-pub const SCRATCH_DISK: &str = "scratch";
 
 /// Messages and service of generation 1.
 #[expect(

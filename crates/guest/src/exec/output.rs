@@ -5,11 +5,10 @@
 
 use std::time::Duration;
 
-use bouvet_wire::v1::{self, exec_output::Output};
+use bouvet_wire::v1::exec_output::Output;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use super::{Answer, send};
 
@@ -45,7 +44,7 @@ impl Tail {
 /// Reads one stream of a program.
 #[derive(Debug)]
 pub(super) struct Capture {
-    reader: JoinHandle<Tail>,
+    tail: oneshot::Receiver<Tail>,
     stop: oneshot::Sender<()>,
 }
 
@@ -55,49 +54,35 @@ impl Capture {
         stream: Option<R>,
         (head_limit, tail_limit): (usize, usize),
         answer: Answer,
-        wrap: fn(Bytes) -> v1::exec_output::Output,
+        wrap: fn(Bytes) -> Output,
     ) -> Self
     where
         R: AsyncRead + Unpin + Send + 'static,
     {
-        let (stop, mut stopped) = oneshot::channel();
-        let reader = tokio::spawn(async move {
-            let Some(mut stream) = stream else { return Tail::default() };
+        let (stop, stopped) = oneshot::channel();
+        let (done, tail) = oneshot::channel();
+        tokio::spawn(async move {
+            let Some(mut stream) = stream else { return };
             let mut bounds = Bounds { head_left: head_limit, tail_limit, tail: Tail::default() };
-            let mut late_reads = 0;
-            loop {
-                let mut data = BytesMut::with_capacity(READ_BYTES);
-                let read = tokio::select! {
-                    biased;
-                    _ = &mut stopped, if !stopped.is_terminated() => continue,
-                    read = stream.read_buf(&mut data) => read,
-                    // Stopped, and nothing there to read at once.
-                    () = std::future::ready(()), if stopped.is_terminated() => break,
-                };
-                // A pipe's read fails only when it was closed under us.
-                if read.unwrap_or(0) == 0 || bounds.take(data.freeze(), &answer, wrap).await.is_err() {
-                    break;
-                }
-                late_reads += u32::from(stopped.is_terminated());
-                if late_reads == MAX_LATE_READS {
-                    break;
-                }
-            }
+            bounds.read(&mut stream, stopped, answer, wrap).await;
             bounds.tail.trim(tail_limit);
-            bounds.tail
+            // Nobody waits when the call was given up.
+            done.send(bounds.tail).ok();
+            // A background process that prints must not die of it (SIGPIPE) because its command is over.
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.ok();
         });
-        Self { reader, stop }
+        Self { tail, stop }
     }
 
     /// What is left once the stream has ended. Processes that the program left behind may hold it open for
     /// ever: they get `patience`, then only what is there already is read.
     pub(super) async fn finish(mut self, patience: Duration) -> Tail {
-        if let Ok(tail) = tokio::time::timeout(patience, &mut self.reader).await {
+        if let Ok(tail) = tokio::time::timeout(patience, &mut self.tail).await {
             return tail.unwrap_or_default();
         }
         // The reader may have ended this very moment; then there is nothing to stop.
         self.stop.send(()).ok();
-        self.reader.await.unwrap_or_default()
+        self.tail.await.unwrap_or_default()
     }
 }
 
@@ -108,6 +93,34 @@ struct Bounds {
 }
 
 impl Bounds {
+    /// Reads until the stream ends, or `stopped` and nothing more is there.
+    async fn read<R>(
+        &mut self,
+        stream: &mut R,
+        mut stopped: oneshot::Receiver<()>,
+        answer: Answer,
+        wrap: fn(Bytes) -> Output,
+    ) where
+        R: AsyncRead + Unpin,
+    {
+        let mut late_reads = 0;
+        while late_reads < MAX_LATE_READS {
+            let mut data = BytesMut::with_capacity(READ_BYTES);
+            let read = tokio::select! {
+                biased;
+                _ = &mut stopped, if !stopped.is_terminated() => continue,
+                read = stream.read_buf(&mut data) => read,
+                // Stopped, and nothing there to read at once.
+                () = std::future::ready(()), if stopped.is_terminated() => return,
+            };
+            // A pipe's read fails only when it was closed under us.
+            if read.unwrap_or(0) == 0 || self.take(data.freeze(), &answer, wrap).await.is_err() {
+                return;
+            }
+            late_reads += u32::from(stopped.is_terminated());
+        }
+    }
+
     async fn take(&mut self, mut data: Bytes, answer: &Answer, wrap: fn(Bytes) -> Output) -> Result<(), ()> {
         let head = data.split_to(self.head_left.min(data.len()));
         self.head_left -= head.len();
@@ -124,6 +137,8 @@ impl Bounds {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use bouvet_wire::v1;
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use bouvet_wire::{BASE_DISK, SCRATCH_DISK};
+use bouvet_wire::disk::{self, BASE as BASE_DISK, SCRATCH as SCRATCH_DISK};
 use rustix::mount::{MountFlags, mount};
 
 use super::{Error, modules, mount_new};
@@ -49,34 +49,5 @@ fn find(serial: &'static str) -> Result<PathBuf, Error> {
 fn file_system(device: &Path) -> io::Result<Option<&'static str>> {
     let mut start = [0; 2048];
     File::open(device)?.read_exact(&mut start)?;
-    Ok(recognise(&start))
-}
-
-/// Tells a file system by its magic number: `s_magic` of ext4 at 1024 + 56, erofs at 1024, squashfs at 0
-/// (the kernel's `fs/ext4/ext4.h`, `fs/erofs/erofs_fs.h`, `fs/squashfs/squashfs_fs.h`).
-fn recognise(start: &[u8; 2048]) -> Option<&'static str> {
-    match start {
-        s if s[1080..1082] == 0xEF53u16.to_le_bytes() => Some("ext4"),
-        s if s[1024..1028] == 0xE0F5_E1E2u32.to_le_bytes() => Some("erofs"),
-        s if s[..4] == *b"hsqs" => Some("squashfs"),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::recognise;
-
-    #[test]
-    fn file_systems_are_told_by_their_magic() {
-        let with = |at: usize, magic: &[u8]| {
-            let mut start = [0; 2048];
-            start[at..at + magic.len()].copy_from_slice(magic);
-            recognise(&start)
-        };
-        assert_eq!(with(1080, b"\x53\xEF"), Some("ext4"));
-        assert_eq!(with(1024, b"\xE2\xE1\xF5\xE0"), Some("erofs"));
-        assert_eq!(with(0, b"hsqs"), Some("squashfs"));
-        assert_eq!(with(0, b"MZ"), None);
-    }
+    Ok(disk::file_system(&start))
 }

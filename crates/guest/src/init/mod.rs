@@ -58,7 +58,8 @@ pub fn run() -> ExitCode {
         Ok(service) => reap(service),
         Err(error) => error,
     };
-    // Nobody but the console can be told.
+    // Nobody but the console can be told; without one this goes nowhere.
+    open_console().ok();
     writeln!(io::stderr(), "bouvet-guest: {}", crate::chain(&error)).ok();
     rustix::fs::sync();
     // The VMM takes a restart for the end of the VM, which is how the host learns of it.
@@ -84,6 +85,20 @@ fn mount_new(source: &str, target: &str, fs_type: &str, flags: MountFlags, data:
     let failed = |error: io::Error| Error::Mount(target.into(), error);
     fs::create_dir_all(target).map_err(failed)?;
     mount(source, target, fs_type, flags, data).map_err(|error| failed(error.into()))
+}
+
+/// Makes the console the standard streams of this process and of those that it starts. Its driver reports
+/// for duty some time after its module was loaded, so this is done as late as can be.
+fn open_console() -> io::Result<()> {
+    let console = match fs::File::options().read(true).write(true).open("/dev/console") {
+        // A VM may have none; then what we say is lost.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => return Ok(()),
+        other => other?,
+    };
+    rustix::stdio::dup2_stdin(&console)?;
+    rustix::stdio::dup2_stdout(&console)?;
+    rustix::stdio::dup2_stderr(&console)?;
+    Ok(())
 }
 
 /// Makes the overlay the root of this and every later process.
@@ -141,6 +156,7 @@ fn limit_programs() -> io::Result<()> {
 }
 
 fn start_service((): ()) -> Result<Pid, Error> {
+    open_console().map_err(|error| Error::Prepare("the console", error))?;
     let home = if Path::new("/root").is_dir() { "/root" } else { "/" };
     #[expect(clippy::disallowed_methods, reason = "PID 1 starts one process")]
     let mut service = std::process::Command::new("/proc/self/exe");

@@ -23,7 +23,14 @@ def run(path):
         raise
     except BaseException as error:
         # Without this function's own frame, which is none of the reader's business.
-        sys.excepthook(type(error), error, error.__traceback__.tb_next)
+        error = error.with_traceback(error.__traceback__.tb_next)
+        if sys.excepthook is sys.__excepthook__:
+            # The interpreter's own would look for the lines in a file.
+            import traceback
+
+            traceback.print_exception(error)
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(1)
 
 

@@ -1,0 +1,197 @@
+//! The host's cgroup of one VM: a bound on the memory of its process, whatever the guest makes it do.
+//!
+//! Version 2 of the hierarchy, or version 1 where the memory controller is mounted there.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Threads of one VMM: its CPUs, its I/O threads, with room to spare.
+const MAX_THREADS: u32 = 256;
+
+/// Where the cgroups of VMs go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum CgroupChoice {
+    /// Below the root of the hierarchy that is mounted.
+    #[default]
+    Detect,
+    /// Below this directory, which was delegated to us.
+    Below(PathBuf),
+    /// Nowhere: the memory of a VM's process is not bounded by the host.
+    Off,
+}
+
+/// Why VMs cannot have cgroups.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// Neither version is mounted with what is needed.
+    #[error("could not find a cgroup hierarchy with the memory controller below `/sys/fs/cgroup`")]
+    NoHierarchy,
+    /// It is there, and not ours to use.
+    #[error("could not use the cgroup `{path}`")]
+    Refused {
+        /// What was to be written or made.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn refused(path: &Path) -> impl FnOnce(io::Error) -> CgroupError + use<'_> {
+    move |source| CgroupError::Refused { path: path.to_owned(), source }
+}
+
+/// The directory below which each VM gets its cgroup.
+#[derive(Debug, Clone)]
+pub(crate) struct Parent {
+    dir: PathBuf,
+    memory_limit: &'static str,
+    pids_limit: Option<&'static str>,
+}
+
+impl Parent {
+    /// Prepares the parent called `name`, or `None` where cgroups are switched off.
+    pub(crate) fn prepare(choice: &CgroupChoice, name: &str) -> Result<Option<Self>, CgroupError> {
+        let below = match choice {
+            CgroupChoice::Off => return Ok(None),
+            CgroupChoice::Below(dir) => dir.clone(),
+            CgroupChoice::Detect => hierarchy(Path::new("/sys/fs/cgroup")).ok_or(CgroupError::NoHierarchy)?,
+        };
+        let dir = below.join(name);
+        let version_2 = below.join("cgroup.controllers").exists();
+        if version_2 {
+            delegate(&below)?;
+        }
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(refused(&dir)(error)),
+            _ => {}
+        }
+        if version_2 {
+            delegate(&dir)?;
+            Ok(Some(Self { dir, memory_limit: "memory.max", pids_limit: Some("pids.max") }))
+        } else {
+            Ok(Some(Self { dir, memory_limit: "memory.limit_in_bytes", pids_limit: None }))
+        }
+    }
+
+    /// Makes the cgroup of one VM, whose process may use `memory_bytes`.
+    pub(crate) fn create(&self, name: &str, memory_bytes: u64) -> Result<Cgroup, CgroupError> {
+        let cgroup = Cgroup { dir: self.dir.join(name) };
+        fs::create_dir(&cgroup.dir).map_err(refused(&cgroup.dir))?;
+        let set = |file: &str, value: u64| {
+            let path = cgroup.dir.join(file);
+            fs::write(&path, value.to_string()).map_err(|source| CgroupError::Refused { path, source })
+        };
+        let limited = set(self.memory_limit, memory_bytes)
+            .and_then(|()| self.pids_limit.map_or(Ok(()), |file| set(file, MAX_THREADS.into())));
+        match limited {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                cgroup.remove().ok(); // the error that is reported is the one that came first
+                Err(error)
+            }
+        }
+    }
+
+    /// Kills and removes what an earlier host left below the parent.
+    pub(crate) fn reap(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                let cgroup = Cgroup { dir: entry.path() };
+                cgroup.kill()?;
+                cgroup.remove()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the parent itself.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        fs::remove_dir(&self.dir)
+    }
+}
+
+/// The root of the hierarchy that controls memory.
+fn hierarchy(mount: &Path) -> Option<PathBuf> {
+    let controls_memory = |dir: &Path| {
+        fs::read_to_string(dir.join("cgroup.controllers"))
+            .is_ok_and(|list| list.split(' ').any(|c| c.trim() == "memory"))
+    };
+    let candidates = [mount.to_owned(), mount.join("unified")];
+    let version_2 = candidates.into_iter().find(|dir| controls_memory(dir));
+    version_2.or_else(|| Some(mount.join("memory")).filter(|dir| dir.join("memory.limit_in_bytes").exists()))
+}
+
+/// Lets the children of `dir` be limited. A cgroup that holds processes cannot do that, unless it is the
+/// true root; in a container the apparent root does hold us, so we move to a leaf of our own first.
+fn delegate(dir: &Path) -> Result<(), CgroupError> {
+    let control = dir.join("cgroup.subtree_control");
+    let enable = || fs::write(&control, "+memory +pids");
+    match enable() {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            let leaf = dir.join("bouvet-host");
+            fs::create_dir_all(&leaf).map_err(refused(&leaf))?;
+            fs::write(leaf.join("cgroup.procs"), "0").map_err(refused(&leaf))?;
+            enable().map_err(refused(&control))
+        }
+        result => result.map_err(refused(&control)),
+    }
+}
+
+/// One VM's cgroup.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    dir: PathBuf,
+}
+
+impl Cgroup {
+    /// The file by which a process enters: it writes `0`.
+    pub(crate) fn entrance(&self) -> io::Result<File> {
+        File::options().write(true).open(self.dir.join("cgroup.procs"))
+    }
+
+    /// Kills all processes in it and waits, briefly, until they are gone.
+    fn kill(&self) -> io::Result<()> {
+        let processes = fs::read_to_string(self.dir.join("cgroup.procs"))?;
+        for pid in
+            processes.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw)
+        {
+            let opened = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+            let Ok(process) = opened else { continue };
+            rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL)?;
+            let mut wait = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut wait, Some(&rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 }))?;
+        }
+        Ok(())
+    }
+
+    /// Removes it. Its processes must have been reaped.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        fs::remove_dir(&self.dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hierarchy_with_the_memory_controller_is_found() {
+        let mount = tempfile::tempdir().unwrap();
+        let at = |path: &str, content: &str| {
+            let path = mount.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        };
+        assert_eq!(hierarchy(mount.path()), None);
+        at("memory/memory.limit_in_bytes", "");
+        at("unified/cgroup.controllers", "\n");
+        assert_eq!(hierarchy(mount.path()), Some(mount.path().join("memory")), "version 1 beside an empty 2");
+        at("unified/cgroup.controllers", "cpu memory\n");
+        assert_eq!(hierarchy(mount.path()), Some(mount.path().join("unified")));
+        at("cgroup.controllers", "cpu memory pids\n");
+        assert_eq!(hierarchy(mount.path()), Some(mount.path().to_owned()));
+    }
+}

@@ -1,0 +1,130 @@
+//! Scratch disks: an empty file system, made once per size and copied per sandbox.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::SeekFrom;
+
+use crate::confine;
+
+/// Makes empty disks, and keeps one of each size to copy from.
+#[derive(Debug)]
+pub(crate) struct Blanks {
+    dir: PathBuf,
+    making: tokio::sync::Mutex<()>,
+}
+
+/// Why a disk could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// `mke2fs` is missing or failed.
+    #[error("could not make a file system of {0} MiB")]
+    Format(u32, #[source] confine::ToolError),
+    /// A file could not be written.
+    #[error("could not write the disk `{path}`")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Blanks {
+    /// Keeps blanks in `dir`, which must exist.
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir, making: tokio::sync::Mutex::default() }
+    }
+
+    /// Makes an empty ext4 of `size_mb` MiB at `path`. Sparse: it takes space as it is written.
+    pub(crate) async fn copy_to(&self, path: &Path, size_mb: u32) -> Result<File, DiskError> {
+        let blank = self.blank(size_mb).await?;
+        let path = path.to_owned();
+        let copied = tokio::task::spawn_blocking(move || {
+            copy_sparse(&blank, &path).map_err(|source| DiskError::Write { path, source })
+        });
+        copied.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    async fn blank(&self, size_mb: u32) -> Result<PathBuf, DiskError> {
+        let path = self.dir.join(format!("blank-{size_mb}.ext4"));
+        let _making = self.making.lock().await;
+        let failed = |source| DiskError::Write { path: path.clone(), source };
+        if path.exists() {
+            return Ok(path);
+        }
+        let temporary = path.with_extension("new");
+        let file = File::create(&temporary).map_err(failed)?;
+        file.set_len(u64::from(size_mb) * 1024 * 1024).map_err(failed)?;
+        // No journal: the disk never outlives the VM that writes it.
+        let args =
+            ["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard"];
+        confine::run_tool("mke2fs", args.map(AsRef::as_ref).into_iter().chain([temporary.as_os_str()]))
+            .await
+            .map_err(|error| DiskError::Format(size_mb, error))?;
+        fs::rename(&temporary, &path).map_err(failed)?;
+        Ok(path)
+    }
+}
+
+/// Copies `from` to a new file at `to`: shared extents where the file system can, else the data and not
+/// the holes.
+fn copy_sparse(from: &Path, to: &Path) -> io::Result<File> {
+    let source = File::open(from)?;
+    let target = File::options().read(true).write(true).create_new(true).open(to)?;
+    if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
+        return Ok(target);
+    }
+    let length = source.metadata()?.len();
+    target.set_len(length)?;
+    let mut at = 0;
+    while at < length {
+        let data = match rustix::fs::seek(source.as_fd(), SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // Nothing but a hole is left (lseek(2)).
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(source.as_fd(), SeekFrom::Hole(data))?;
+        copy_range(&source, &target, data, end)?;
+        at = end;
+    }
+    Ok(target)
+}
+
+fn copy_range(source: &File, target: &File, from: u64, to: u64) -> io::Result<()> {
+    let (mut read_at, mut write_at) = (from, from);
+    while read_at < to {
+        let left = usize::try_from(to - read_at).unwrap_or(usize::MAX);
+        let copied =
+            rustix::fs::copy_file_range(source, Some(&mut read_at), target, Some(&mut write_at), left)?;
+        if copied == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+    use super::*;
+
+    #[test]
+    fn a_copy_has_the_same_bytes_and_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let source = File::create(&from).unwrap();
+        source.set_len(64 << 20).unwrap();
+        source.write_all_at(b"head", 0).unwrap();
+        source.write_all_at(b"middle", 40 << 20).unwrap();
+        drop(copy_sparse(&from, &to).unwrap());
+        assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap());
+        assert!(fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20, "the holes were filled");
+        assert!(copy_sparse(&from, &to).is_err(), "an existing disk is never written over");
+    }
+}

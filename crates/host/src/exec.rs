@@ -1,0 +1,371 @@
+//! Programs in a sandbox: what is asked, what comes back, and the bounds that hold whatever the guest says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bouvet_wire::limits::{CHUNK_BYTES, MAX_OUTPUT_PART_BYTES, MAX_PROGRAM_BYTES};
+use bouvet_wire::v1::{self, exec_input::Input, exec_output::Output};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tonic::{Code, Status, Streaming};
+
+use crate::boxconfig::{InvalidConfig, check_env};
+use crate::link::Client;
+use crate::sandbox::Sandbox;
+use crate::sandbox::state::Refusal;
+
+/// The longest shell command.
+const MAX_COMMAND_BYTES: usize = 1024 * 1024;
+/// The most that may be fed to a program.
+const MAX_STDIN_BYTES: usize = 10 * 1024 * 1024;
+const MAX_ENV_BYTES: usize = 64 * 1024;
+/// How long a program may be allowed to run.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// What the guest gets beyond a program's own deadline: to kill it, and to send what it had printed.
+const GRACE: Duration = Duration::from_secs(15);
+/// What is kept of the beginning, and of the end, of each output stream.
+pub(crate) const OUTPUT_PART_BYTES: u32 = 512 * 1024;
+
+const _: () = assert!(OUTPUT_PART_BYTES as usize <= MAX_OUTPUT_PART_BYTES);
+const _: () = assert!(MAX_COMMAND_BYTES <= MAX_PROGRAM_BYTES);
+
+/// The kinds of program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// A shell command line of at most 1 MiB.
+    Command,
+    /// Python 3.
+    Python,
+    /// JavaScript for Node.js, as a script or an ES module.
+    Node,
+    /// A Bash script.
+    Bash,
+    /// A Rust program: compiled, then run.
+    Rust,
+}
+
+/// A program to run.
+#[derive(Debug, Clone)]
+pub struct ExecRequest {
+    /// What `source` is.
+    pub program: Program,
+    /// The command line or source code, at most 10 MiB.
+    pub source: Bytes,
+    /// Environment variables, beside the sandbox's own.
+    pub env: BTreeMap<String, String>,
+    /// The working directory; empty for the home directory.
+    pub cwd: String,
+    /// What the program reads from its standard input, at most 10 MiB.
+    pub stdin: Bytes,
+    /// When the program and all that it started is killed: 1 ms to 24 h.
+    pub timeout: Duration,
+}
+
+impl ExecRequest {
+    /// Runs `source` in the home directory, with no input, for at most a minute.
+    pub fn new(program: Program, source: impl Into<Bytes>) -> Self {
+        Self {
+            program,
+            source: source.into(),
+            env: BTreeMap::new(),
+            cwd: String::new(),
+            stdin: Bytes::new(),
+            timeout: Duration::from_secs(60),
+        }
+    }
+
+    fn validate(&self) -> Result<(), InvalidConfig> {
+        let at_most = |field, bytes: usize, limit: usize| {
+            let (value, allowed) = (format!("{bytes} bytes long"), format!("{limit} bytes are allowed"));
+            if bytes > limit { Err(InvalidConfig { field, value, allowed }) } else { Ok(()) }
+        };
+        match self.program {
+            Program::Command => at_most("command", self.source.len(), MAX_COMMAND_BYTES)?,
+            _ => at_most("code", self.source.len(), MAX_PROGRAM_BYTES)?,
+        }
+        at_most("stdin", self.stdin.len(), MAX_STDIN_BYTES)?;
+        at_most("cwd", self.cwd.len(), bouvet_wire::limits::MAX_PATH_BYTES)?;
+        at_most("env", self.env.iter().map(|(name, value)| name.len() + value.len()).sum(), MAX_ENV_BYTES)?;
+        self.env.iter().try_for_each(|(name, value)| check_env("env", name, value))?;
+        if self.program == Program::Command && self.source.contains(&0) {
+            let allowed = "a command may not contain one".into();
+            return Err(InvalidConfig { field: "command", value: "text with a NUL byte".into(), allowed });
+        }
+        if self.timeout < Duration::from_millis(1) || self.timeout > MAX_TIMEOUT {
+            let (value, allowed) = (format!("{:?}", self.timeout), "1 ms to 24 h are allowed".into());
+            return Err(InvalidConfig { field: "timeout", value, allowed });
+        }
+        Ok(())
+    }
+
+    fn into_messages(self) -> impl Iterator<Item = v1::ExecInput> {
+        let start = v1::ExecStart {
+            program: match self.program {
+                Program::Command => v1::Program::Command,
+                Program::Python => v1::Program::Python,
+                Program::Node => v1::Program::Node,
+                Program::Bash => v1::Program::Bash,
+                Program::Rust => v1::Program::Rust,
+            }
+            .into(),
+            program_bytes: self.source.len() as u64,
+            env: self.env.into_iter().collect(),
+            cwd: self.cwd,
+            timeout_ms: u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX),
+            head_limit_bytes: OUTPUT_PART_BYTES,
+            tail_limit_bytes: OUTPUT_PART_BYTES,
+        };
+        let inputs = std::iter::once(Input::Start(start))
+            .chain(chunks(self.source).map(Input::Program))
+            .chain(chunks(self.stdin).map(Input::Stdin))
+            .chain(std::iter::once(Input::CloseStdin(v1::CloseStdin {})));
+        inputs.map(|input| v1::ExecInput { input: Some(input) })
+    }
+}
+
+/// `bytes` in pieces that fit into messages.
+pub(crate) fn chunks(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || (!bytes.is_empty()).then(|| bytes.split_to(bytes.len().min(CHUNK_BYTES))))
+}
+
+/// Why a program could not be run, or its end is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The sandbox cannot take it now.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It asks for what cannot be had.
+    #[error(transparent)]
+    Invalid(#[from] InvalidConfig),
+    /// As many programs as may be are running.
+    #[error("{0} programs are running in the sandbox, which is the limit")]
+    TooMany(usize),
+    /// The guest says that it cannot be started: an interpreter or a directory is missing.
+    #[error("the program could not be started: {0}")]
+    NotStarted(String),
+    /// The guest did not keep its own deadline.
+    #[error("the sandbox did not answer within {0:?}")]
+    Deadline(Duration),
+    /// The link broke, or the guest broke its rules.
+    #[error("the sandbox failed while the program ran: {0}")]
+    Link(String),
+}
+
+impl From<Status> for ExecError {
+    fn from(status: Status) -> Self {
+        // With a cause it comes from our end of the link, not from the guest.
+        let from_guest = std::error::Error::source(&status).is_none();
+        match status.code() {
+            Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::Internal
+                if from_guest =>
+            {
+                Self::NotStarted(status.message().to_owned())
+            }
+            _ => Self::Link(crate::chain(&status)),
+        }
+    }
+}
+
+/// One stream of a program's output: its beginning, and its end if there was more than fits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Captured {
+    /// The first bytes.
+    pub head: Vec<u8>,
+    /// Bytes left out between the head and the tail.
+    pub dropped_bytes: u64,
+    /// The last bytes.
+    pub tail: Vec<u8>,
+}
+
+impl Captured {
+    /// The output as text, with a line that says what was left out.
+    pub fn text(&self) -> String {
+        let mut text = String::from_utf8_lossy(&self.head).into_owned();
+        if self.dropped_bytes == 0 {
+            // The boundary may fall into a character.
+            return String::from_utf8_lossy(&[&self.head[..], &self.tail[..]].concat()).into_owned();
+        }
+        text.push_str(&format!("\n[… {} bytes left out …]\n", self.dropped_bytes));
+        text.push_str(&String::from_utf8_lossy(&self.tail));
+        text
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecExit {
+    /// Its exit code; 128 + the signal's number when a signal ended it.
+    pub exit_code: i32,
+    /// Whether its deadline ended it.
+    pub timed_out: bool,
+    /// Whether the kernel killed any of its processes for lack of memory.
+    pub out_of_memory: bool,
+    /// How long it ran, by the guest's clock.
+    pub duration: Duration,
+}
+
+/// All of a program's run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecResult {
+    /// How it ended.
+    pub exit: ExecExit,
+    /// What it printed.
+    pub stdout: Captured,
+    /// What it printed as errors.
+    pub stderr: Captured,
+}
+
+impl ExecResult {
+    /// Whether some output was left out.
+    pub fn truncated(&self) -> bool {
+        self.stdout.dropped_bytes > 0 || self.stderr.dropped_bytes > 0
+    }
+}
+
+/// What a running program does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecEvent {
+    /// It printed.
+    Stdout(Bytes),
+    /// It printed errors.
+    Stderr(Bytes),
+    /// It ended. Always the last. Carries what of the output had not been reported.
+    Exit(Box<ExecResult>),
+}
+
+/// A running program. Dropping it kills the program and all that it started.
+#[derive(Debug)]
+pub struct Exec {
+    outputs: Streaming<v1::ExecOutput>,
+    deadline: Instant,
+    patience: Duration,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    ended: bool,
+    /// Whose it is, and its place among the running programs.
+    sandbox: Option<(Sandbox, OwnedSemaphorePermit)>,
+}
+
+impl Exec {
+    pub(crate) async fn start(mut client: Client, request: ExecRequest) -> Result<Self, ExecError> {
+        request.validate()?;
+        let patience = request.timeout + GRACE;
+        let deadline = Instant::now() + patience;
+        let call = client.exec(tokio_stream::iter(request.into_messages()));
+        let answer = tokio::time::timeout_at(deadline, call).await;
+        let outputs = answer.map_err(|_| ExecError::Deadline(patience))??.into_inner();
+        Ok(Self {
+            outputs,
+            deadline,
+            patience,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            ended: false,
+            sandbox: None,
+        })
+    }
+
+    pub(crate) fn belongs_to(mut self, sandbox: Sandbox, permit: OwnedSemaphorePermit) -> Self {
+        self.sandbox = Some((sandbox, permit));
+        self
+    }
+
+    /// What the program does next; `None` after its exit.
+    pub async fn next(&mut self) -> Result<Option<ExecEvent>, ExecError> {
+        match (self.receive().await, &self.sandbox) {
+            // Why the VM died says more than that its link broke.
+            (Err(ExecError::Link(fact)), Some((sandbox, _))) => Err(sandbox.post_mortem(fact).await),
+            (event, _) => event,
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Option<ExecEvent>, ExecError> {
+        while !self.ended {
+            let message = tokio::time::timeout_at(self.deadline, self.outputs.next()).await;
+            let message = message.map_err(|_| ExecError::Deadline(self.patience))?.transpose()?;
+            match message.and_then(|message| message.output) {
+                Some(Output::Started(_)) => {}
+                Some(Output::Stdout(data)) => {
+                    return bounded(&mut self.stdout, &data).map(|()| Some(ExecEvent::Stdout(data)));
+                }
+                Some(Output::Stderr(data)) => {
+                    return bounded(&mut self.stderr, &data).map(|()| Some(ExecEvent::Stderr(data)));
+                }
+                Some(Output::Exit(exit)) => {
+                    self.ended = true;
+                    return Ok(Some(ExecEvent::Exit(Box::new(self.result(exit)))));
+                }
+                None => return Err(ExecError::Link("it ended the call without an exit".into())),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Runs the program to its end.
+    pub async fn finish(mut self) -> Result<ExecResult, ExecError> {
+        loop {
+            match self.next().await? {
+                Some(ExecEvent::Exit(result)) => return Ok(*result),
+                Some(_) => {}
+                None => return Err(ExecError::Link("it was asked for its exit twice".into())),
+            }
+        }
+    }
+
+    fn result(&mut self, exit: v1::ExecExit) -> ExecResult {
+        let captured = |head: &mut Vec<u8>, tail: Option<v1::OutputTail>| {
+            let v1::OutputTail { tail, dropped_bytes } = tail.unwrap_or_default();
+            Captured { head: std::mem::take(head), dropped_bytes, tail: tail.into() }
+        };
+        ExecResult {
+            stdout: captured(&mut self.stdout, exit.stdout),
+            stderr: captured(&mut self.stderr, exit.stderr),
+            exit: ExecExit {
+                exit_code: exit.exit_code,
+                timed_out: exit.timed_out,
+                out_of_memory: exit.out_of_memory,
+                duration: Duration::from_micros(exit.duration_us),
+            },
+        }
+    }
+}
+
+/// Keeps `data`, as long as the guest keeps to the limit that it was given.
+fn bounded(kept: &mut Vec<u8>, data: &[u8]) -> Result<(), ExecError> {
+    if kept.len() + data.len() > OUTPUT_PART_BYTES as usize {
+        return Err(ExecError::Link("it sent more output than was asked for".into()));
+    }
+    kept.extend_from_slice(data);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_hold_at_the_limit_and_not_past_it() {
+        let of = |program, bytes| ExecRequest::new(program, vec![b'#'; bytes]).validate();
+        assert!(of(Program::Command, MAX_COMMAND_BYTES).is_ok());
+        assert!(of(Program::Command, MAX_COMMAND_BYTES + 1).is_err());
+        assert!(of(Program::Python, MAX_PROGRAM_BYTES).is_ok());
+        assert!(of(Program::Python, MAX_PROGRAM_BYTES + 1).is_err());
+        let mut request = ExecRequest::new(Program::Bash, "true");
+        request.timeout = MAX_TIMEOUT;
+        assert!(request.validate().is_ok());
+        request.timeout += Duration::from_millis(1);
+        assert!(request.validate().is_err());
+        request.timeout = Duration::from_micros(1);
+        assert!(request.validate().is_err());
+    }
+
+    #[test]
+    fn text_joins_head_and_tail_across_a_character() {
+        let captured = Captured { head: b"gr\xc3".to_vec(), dropped_bytes: 0, tail: b"\xbcn".to_vec() };
+        assert_eq!(captured.text(), "grün");
+        let captured = Captured { head: b"a".to_vec(), dropped_bytes: 7, tail: b"z".to_vec() };
+        assert_eq!(captured.text(), "a\n[… 7 bytes left out …]\nz");
+    }
+}

@@ -1,0 +1,196 @@
+//! Files of a sandbox, as its client sees them.
+
+use std::time::Duration;
+
+use bouvet_wire::limits::{MAX_LIST_ENTRIES, MAX_PATH_BYTES};
+use bouvet_wire::v1::{self, write_input::Input};
+use bytes::Bytes;
+use tonic::{Code, Status};
+
+use crate::boxconfig::InvalidConfig;
+use crate::exec::chunks;
+use crate::link::Client;
+use crate::sandbox::state::Refusal;
+
+/// Content of one read or write: the published limit of 10 MB.
+pub const MAX_CONTENT_BYTES: usize = 10 * 1024 * 1024;
+/// How long one file operation may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Why a file operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The sandbox cannot take it now.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It asks for what cannot be had.
+    #[error(transparent)]
+    Invalid(#[from] InvalidConfig),
+    /// There is nothing at this path.
+    #[error("{0}")]
+    NotFound(String),
+    /// The path names something of another kind.
+    #[error("{0}")]
+    WrongKind(String),
+    /// The sandbox's disk is full.
+    #[error("{0}")]
+    DiskFull(String),
+    /// The sandbox's system refused it.
+    #[error("{0}")]
+    Failed(String),
+    /// The guest did not answer.
+    #[error("the sandbox did not answer within {seconds} s", seconds = DEADLINE.as_secs())]
+    Deadline,
+    /// The link broke, or the guest broke its rules.
+    #[error("the sandbox failed: {0}")]
+    Link(String),
+}
+
+impl From<Status> for FileError {
+    fn from(status: Status) -> Self {
+        // With a cause it comes from our end of the link, not from the guest.
+        if std::error::Error::source(&status).is_some() {
+            return Self::Link(crate::chain(&status));
+        }
+        let text = status.message().to_owned();
+        match status.code() {
+            Code::NotFound => Self::NotFound(text),
+            Code::InvalidArgument => Self::WrongKind(text),
+            Code::ResourceExhausted => Self::DiskFull(text),
+            Code::PermissionDenied | Code::Unknown => Self::Failed(text),
+            code => Self::Link(format!("{code}: {text}")),
+        }
+    }
+}
+
+/// A part of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileContent {
+    /// The bytes from the asked offset on.
+    pub bytes: Vec<u8>,
+    /// The size of the whole file.
+    pub file_bytes: u64,
+}
+
+/// A directory's entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// Sorted by name.
+    pub entries: Vec<ListEntry>,
+    /// Whether there are more than fit.
+    pub truncated: bool,
+}
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListEntry {
+    /// Its name, without the directory.
+    pub name: String,
+    /// `file`, `directory`, `symlink` or `other`: of the entry itself.
+    pub kind: &'static str,
+    /// Whether it is a directory, or a link to one.
+    pub is_dir: bool,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its permission bits.
+    pub mode: u32,
+    /// When its content changed, in seconds since 1970.
+    pub modified_unix_s: i64,
+    /// Where a link points to; empty for others.
+    pub link_target: String,
+}
+
+async fn within_deadline<T>(call: impl Future<Output = Result<T, FileError>>) -> Result<T, FileError> {
+    tokio::time::timeout(DEADLINE, call).await.unwrap_or(Err(FileError::Deadline))
+}
+
+fn check_path(path: &str) -> Result<(), FileError> {
+    let allowed = format!("1 to {MAX_PATH_BYTES} bytes without NUL are allowed");
+    if path.is_empty() || path.len() > MAX_PATH_BYTES || path.contains('\0') {
+        let value = format!("{} bytes long", path.len());
+        return Err(InvalidConfig { field: "path", value, allowed }.into());
+    }
+    Ok(())
+}
+
+/// Reads at most `limit_bytes` from `offset` on; no more than [`MAX_CONTENT_BYTES`].
+pub(crate) async fn read(
+    mut client: Client,
+    path: String,
+    offset: u64,
+    limit_bytes: usize,
+) -> Result<FileContent, FileError> {
+    check_path(&path)?;
+    let limit = limit_bytes.min(MAX_CONTENT_BYTES);
+    within_deadline(async {
+        let request = v1::ReadRequest { path, offset, limit_bytes: limit as u64 };
+        let mut chunks = client.read(request).await?.into_inner();
+        let mut content = FileContent { bytes: Vec::new(), file_bytes: 0 };
+        while let Some(chunk) = chunks.message().await? {
+            content.file_bytes = content.file_bytes.max(chunk.file_bytes);
+            if content.bytes.len() + chunk.data.len() > limit {
+                return Err(FileError::Link("it sent more than was asked for".into()));
+            }
+            content.bytes.extend_from_slice(&chunk.data);
+        }
+        Ok(content)
+    })
+    .await
+}
+
+/// Writes `content`, whole or not at all; or adds it to the end of the file with `append`.
+pub(crate) async fn write(
+    mut client: Client,
+    path: String,
+    content: Bytes,
+    append: bool,
+) -> Result<u64, FileError> {
+    check_path(&path)?;
+    if content.len() > MAX_CONTENT_BYTES {
+        let value = format!("{} bytes long", content.len());
+        let allowed = format!("{MAX_CONTENT_BYTES} bytes are allowed in one call");
+        return Err(InvalidConfig { field: "content", value, allowed }.into());
+    }
+    within_deadline(async {
+        let start = Input::Start(v1::WriteStart { path, mode: 0, append });
+        let inputs = std::iter::once(start).chain(chunks(content).map(Input::Data));
+        let messages = inputs.map(|input| v1::WriteInput { input: Some(input) });
+        Ok(client.write(tokio_stream::iter(messages)).await?.into_inner().written_bytes)
+    })
+    .await
+}
+
+/// Lists a directory.
+pub(crate) async fn list(mut client: Client, path: String) -> Result<Listing, FileError> {
+    check_path(&path)?;
+    within_deadline(async {
+        let request = v1::ListRequest { path, limit_entries: MAX_LIST_ENTRIES };
+        let reply = client.list(request).await?.into_inner();
+        if reply.entries.len() > MAX_LIST_ENTRIES as usize {
+            return Err(FileError::Link("it listed more than was asked for".into()));
+        }
+        let truncated = reply.truncated;
+        Ok(Listing { entries: reply.entries.into_iter().map(ListEntry::from).collect(), truncated })
+    })
+    .await
+}
+
+impl From<v1::ListEntry> for ListEntry {
+    fn from(entry: v1::ListEntry) -> Self {
+        let kind = match entry.kind() {
+            v1::EntryKind::File => "file",
+            v1::EntryKind::Directory => "directory",
+            v1::EntryKind::Symlink => "symlink",
+            v1::EntryKind::Other | v1::EntryKind::Unspecified => "other",
+        };
+        Self {
+            name: entry.name,
+            kind,
+            is_dir: entry.is_dir,
+            size: entry.size,
+            mode: entry.mode,
+            modified_unix_s: entry.modified_unix_s,
+            link_target: entry.link_target,
+        }
+    }
+}

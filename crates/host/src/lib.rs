@@ -1,0 +1,37 @@
+//! The core of Bouvet, without a face: it knows no MCP, HTTP, command line or environment.
+//!
+//! [`Host::start`] prepares one directory and one engine; [`Host::create`] makes a [`Sandbox`] from a
+//! [`BoxConfig`]. Each sandbox is owned by one task, which does every transition of its state; everybody
+//! else holds a handle that asks that task and watches.
+
+mod boxconfig;
+mod cgroup;
+mod confine;
+mod disk;
+mod engine;
+mod exec;
+mod files;
+mod host;
+mod link;
+mod sandbox;
+mod undo;
+
+pub use boxconfig::{BoxConfig, InvalidConfig, ResourceConfig};
+pub use cgroup::{CgroupChoice, CgroupError};
+pub use engine::{Acceleration, EngineChoice, EngineError};
+pub use exec::{Captured, Exec, ExecError, ExecEvent, ExecExit, ExecRequest, ExecResult, Program};
+pub use files::{FileContent, FileError, ListEntry, Listing, MAX_CONTENT_BYTES};
+pub use host::{CreateError, Host, HostOptions, StartError};
+pub use sandbox::state::{Refusal, State};
+pub use sandbox::{Sandbox, SandboxId, SandboxInfo};
+
+/// An error and its causes in one line: `could not do this: because of that`.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

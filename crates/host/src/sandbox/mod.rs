@@ -1,0 +1,203 @@
+//! A sandbox: the handle that clients hold. What it does is asked of its owner; see [`owner`].
+
+pub(crate) mod create;
+pub(crate) mod owner;
+pub(crate) mod state;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc, watch};
+use uuid::Uuid;
+
+use self::state::{Refusal, Request, State};
+use crate::boxconfig::BoxConfig;
+use crate::exec::{Exec, ExecError, ExecRequest};
+use crate::files::{self, FileContent, FileError, Listing};
+use crate::link::Client;
+
+/// Programs that may run at once in one sandbox.
+const MAX_OPEN_EXECS: usize = 64;
+/// How long a call that failed with its link waits to learn why the VM died.
+const POST_MORTEM: Duration = Duration::from_millis(500);
+
+/// Names one sandbox. Random, so that nobody finds another's by guessing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SandboxId(Uuid);
+
+impl SandboxId {
+    pub(crate) fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// The first eight digits: enough to tell sandboxes of one host apart for a person.
+    pub(crate) fn short(self) -> String {
+        self.0.simple().to_string()[..8].to_owned()
+    }
+}
+
+impl fmt::Display for SandboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for SandboxId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::try_parse(text.trim()).map(Self)
+    }
+}
+
+/// What is known of a sandbox.
+#[derive(Debug, Clone)]
+pub struct SandboxInfo {
+    /// Its name.
+    pub id: SandboxId,
+    /// Where it is in its life.
+    pub state: State,
+    /// When it was asked for.
+    pub created_at: SystemTime,
+    /// When it will be destroyed if nobody does it before.
+    pub expires_at: Option<SystemTime>,
+    /// What it was asked to be.
+    pub config: BoxConfig,
+}
+
+/// A handle to one sandbox. Dropping it changes nothing: a sandbox lives until it is destroyed, its time is
+/// over, or its host ends.
+#[derive(Debug, Clone)]
+pub struct Sandbox(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: SandboxId,
+    config: BoxConfig,
+    created_at: SystemTime,
+    state: watch::Receiver<State>,
+    destroy: mpsc::Sender<()>,
+    client: OnceLock<Client>,
+    open_execs: Arc<Semaphore>,
+}
+
+impl Sandbox {
+    pub(crate) fn new(
+        id: SandboxId,
+        config: BoxConfig,
+        state: watch::Receiver<State>,
+        destroy: mpsc::Sender<()>,
+    ) -> Self {
+        let (client, open_execs) = (OnceLock::new(), Arc::new(Semaphore::new(MAX_OPEN_EXECS)));
+        let created_at = SystemTime::now();
+        Self(Arc::new(Inner { id, config, created_at, state, destroy, client, open_execs }))
+    }
+
+    /// Watches its state.
+    pub(crate) fn watch(&self) -> watch::Receiver<State> {
+        self.0.state.clone()
+    }
+
+    pub(crate) fn set_client(&self, client: Client) {
+        // Set once, by the one task that brings the sandbox up.
+        self.0.client.set(client).ok();
+    }
+
+    /// Its name.
+    pub fn id(&self) -> SandboxId {
+        self.0.id
+    }
+
+    /// Where it is in its life.
+    pub fn state(&self) -> State {
+        self.0.state.borrow().clone()
+    }
+
+    /// What is known of it.
+    pub fn info(&self) -> SandboxInfo {
+        let timeout = self.0.config.resources.timeout;
+        SandboxInfo {
+            id: self.0.id,
+            state: self.state(),
+            created_at: self.0.created_at,
+            expires_at: (!timeout.is_zero()).then(|| self.0.created_at + timeout),
+            config: self.0.config.clone(),
+        }
+    }
+
+    /// Starts a program.
+    pub async fn exec(&self, request: ExecRequest) -> Result<Exec, ExecError> {
+        let permit = self.0.open_execs.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| ExecError::TooMany(MAX_OPEN_EXECS))?;
+        let client = self.client()?;
+        match Exec::start(client, request).await {
+            Ok(exec) => Ok(exec.belongs_to(self.clone(), permit)),
+            Err(ExecError::Link(fact)) => Err(self.post_mortem(fact).await),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads at most `limit_bytes` of a file from `offset` on.
+    pub async fn read(&self, path: &str, offset: u64, limit_bytes: usize) -> Result<FileContent, FileError> {
+        let read = files::read(self.client()?, path.to_owned(), offset, limit_bytes).await;
+        self.explained(read).await
+    }
+
+    /// Writes a file, whole or not at all; or adds to its end with `append`. Returns the bytes written.
+    pub async fn write(&self, path: &str, content: Bytes, append: bool) -> Result<u64, FileError> {
+        let written = files::write(self.client()?, path.to_owned(), content, append).await;
+        self.explained(written).await
+    }
+
+    /// Lists a directory.
+    pub async fn list(&self, path: &str) -> Result<Listing, FileError> {
+        let listing = files::list(self.client()?, path.to_owned()).await;
+        self.explained(listing).await
+    }
+
+    /// Ends the sandbox, and returns when nothing of it is left. To destroy it twice is no error.
+    pub async fn destroy(&self) {
+        if state::legal(&self.state(), Request::Destroy).is_err() {
+            return;
+        }
+        self.request_destroy();
+        let mut state = self.0.state.clone();
+        // An error means that the owner is gone, and it does not go before its sandbox.
+        state.wait_for(|state| *state == State::Destroyed).await.ok();
+    }
+
+    /// Asks the owner to end the sandbox, without waiting.
+    pub(crate) fn request_destroy(&self) {
+        // Full or closed: it has been asked already, or is gone.
+        self.0.destroy.try_send(()).ok();
+    }
+
+    fn client(&self) -> Result<Client, Refusal> {
+        state::legal(&self.state(), Request::Use)?;
+        self.0.client.get().cloned().ok_or(Refusal::Starting)
+    }
+
+    async fn explained<T>(&self, result: Result<T, FileError>) -> Result<T, FileError> {
+        match result {
+            Err(FileError::Link(fact)) => {
+                Err(self.reason().await.map_or(FileError::Link(fact), FileError::Refused))
+            }
+            result => result,
+        }
+    }
+
+    pub(crate) async fn post_mortem(&self, fact: String) -> ExecError {
+        self.reason().await.map_or(ExecError::Link(fact), ExecError::Refused)
+    }
+
+    /// Why this sandbox cannot be used any more; `None` if it still can.
+    async fn reason(&self) -> Option<Refusal> {
+        let mut state = self.0.state.clone();
+        let ended = state.wait_for(|state| *state != State::Running);
+        let ended = tokio::time::timeout(POST_MORTEM, ended).await.ok()?.ok()?.clone();
+        state::legal(&ended, Request::Use).err()
+    }
+}

@@ -1,0 +1,317 @@
+//! What every engine must do, whatever its VMs are made of. Each function is one case; [`crate::conform`]
+//! makes a test of each, on one engine.
+
+#![expect(missing_docs, reason = "each case's name says what it shows")]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bouvet_host::{
+    BoxConfig, CreateError, ExecError, ExecEvent, ExecRequest, ExecResult, FileError, Host, Program, Refusal,
+    Sandbox, State,
+};
+use bytes::Bytes;
+
+use crate::site::small;
+
+/// Makes a test of every case, on the site that `$site` starts.
+#[macro_export]
+macro_rules! conform {
+    ($site:path: $($case:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(site) = $site().await {
+                    $crate::conformance::$case(&site.host).await;
+                    site.end().await;
+                }
+            }
+        )*
+    };
+    ($site:path) => {
+        $crate::conform! { $site:
+            a_program_s_output_and_exit_code_come_back
+            python_and_bash_run_as_from_a_file
+            input_environment_and_directory_are_the_caller_s
+            a_deadline_kills_the_whole_tree_and_keeps_the_output
+            dropping_a_call_kills_the_whole_tree
+            a_background_process_lives_on_and_holds_nobody_up
+            long_output_keeps_its_head_and_tail
+            a_command_may_be_a_megabyte_long
+            many_programs_run_at_once
+            programs_that_cannot_start_say_why
+            files_are_written_read_and_listed
+            files_appear_whole_or_not_at_all
+            file_errors_say_what_is_wrong
+            a_dead_vm_is_noticed_and_says_so
+            a_sandbox_past_its_time_says_so
+            a_destroyed_sandbox_is_gone
+            capacity_is_a_limit
+        }
+    };
+}
+
+async fn create(host: &Host) -> Sandbox {
+    host.create(small()).await.unwrap()
+}
+
+async fn run(sandbox: &Sandbox, program: Program, source: &str) -> ExecResult {
+    let exec = sandbox.exec(ExecRequest::new(program, source.to_owned())).await.unwrap();
+    exec.finish().await.unwrap()
+}
+
+async fn sh(sandbox: &Sandbox, command: &str) -> String {
+    let result = run(sandbox, Program::Command, command).await;
+    assert_eq!(result.exit.exit_code, 0, "{command}: {}", result.stderr.text());
+    result.stdout.text().trim_end().to_owned()
+}
+
+/// Waits until `command` succeeds.
+async fn eventually(sandbox: &Sandbox, command: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while run(sandbox, Program::Command, command).await.exit.exit_code != 0 {
+        assert!(Instant::now() < deadline, "`{command}` never succeeded");
+    }
+}
+
+pub async fn a_program_s_output_and_exit_code_come_back(host: &Host) {
+    let sandbox = create(host).await;
+    let result = run(&sandbox, Program::Command, "echo out; echo err >&2; exit 7").await;
+    assert_eq!((result.stdout.text(), result.stderr.text()), ("out\n".into(), "err\n".into()));
+    assert_eq!((result.exit.exit_code, result.exit.timed_out, result.truncated()), (7, false, false));
+    let result = run(&sandbox, Program::Command, "kill -TERM $$").await;
+    assert_eq!(result.exit.exit_code, 128 + 15, "a signal, as a shell reports it");
+}
+
+pub async fn python_and_bash_run_as_from_a_file(host: &Host) {
+    let sandbox = create(host).await;
+    sandbox.write("helper.py", Bytes::from("answer = 42\n"), false).await.unwrap();
+    let source = "import sys, helper\nprint(helper.answer, sys.argv, __name__)\nsys.exit(3)";
+    let result = run(&sandbox, Program::Python, source).await;
+    assert_eq!(result.stdout.text(), "42 ['main.py'] __main__\n", "{}", result.stderr.text());
+    assert_eq!(result.exit.exit_code, 3);
+    let result = run(&sandbox, Program::Python, "def f():\n    return 1 / 0\nf()").await;
+    let trace = result.stderr.text();
+    assert!(
+        trace.starts_with("Traceback (most recent call last):\n  File \"main.py\", line 3, in <module>"),
+        "{trace}"
+    );
+    assert!(trace.contains("return 1 / 0") && !trace.contains("python.py"), "{trace}");
+    assert_eq!(result.exit.exit_code, 1);
+    let result = run(&sandbox, Program::Bash, "set -eu\nx=(a b)\necho ${#x[@]}\nfalse\necho never").await;
+    assert_eq!((result.stdout.text().as_str(), result.exit.exit_code), ("2\n", 1));
+}
+
+pub async fn input_environment_and_directory_are_the_caller_s(host: &Host) {
+    let sandbox = host
+        .create(BoxConfig { extra_env: BTreeMap::from([("BOX".into(), "of the box".into())]), ..small() })
+        .await
+        .unwrap();
+    let mut request = ExecRequest::new(Program::Command, "cat; echo \"$BOX|$CALL|$PWD\"");
+    request.stdin = Bytes::from("input\n");
+    request.env = BTreeMap::from([("CALL".into(), "of the call".into())]);
+    request.cwd = "/tmp".into();
+    let result = sandbox.exec(request).await.unwrap().finish().await.unwrap();
+    assert_eq!(result.stdout.text(), "input\nof the box|of the call|/tmp\n");
+}
+
+pub async fn a_deadline_kills_the_whole_tree_and_keeps_the_output(host: &Host) {
+    let sandbox = create(host).await;
+    let mut request =
+        ExecRequest::new(Program::Python, "print('before')\nimport os\nos.system('sleep 3217 & sleep 3218')");
+    request.timeout = Duration::from_secs(3);
+    let result = sandbox.exec(request).await.unwrap().finish().await.unwrap();
+    assert!(result.exit.timed_out);
+    assert_eq!(result.stdout.text(), "before\n");
+    eventually(&sandbox, "! pgrep -f 'sleep 321[78]'").await;
+}
+
+pub async fn dropping_a_call_kills_the_whole_tree(host: &Host) {
+    let sandbox = create(host).await;
+    let request = ExecRequest::new(Program::Command, "echo up; sleep 3219 & sleep 3220");
+    let mut exec = sandbox.exec(request).await.unwrap();
+    assert_eq!(exec.next().await.unwrap(), Some(ExecEvent::Stdout(Bytes::from("up\n"))));
+    eventually(&sandbox, "pgrep -f 'sleep 32[12][90]'").await;
+    drop(exec);
+    eventually(&sandbox, "! pgrep -f 'sleep 32[12][90]'").await;
+}
+
+pub async fn a_background_process_lives_on_and_holds_nobody_up(host: &Host) {
+    let sandbox = create(host).await;
+    // It keeps the output open, and prints without end.
+    let result = run(&sandbox, Program::Command, "(while :; do echo x; sleep 0.01; done) & echo $!").await;
+    let text = result.stdout.text();
+    let pid = text.lines().find(|line| *line != "x").unwrap().to_owned();
+    assert_eq!(sh(&sandbox, &format!("kill -0 {pid} && echo alive")).await, "alive");
+    sh(&sandbox, &format!("kill {pid}")).await;
+}
+
+pub async fn long_output_keeps_its_head_and_tail(host: &Host) {
+    let sandbox = create(host).await;
+    let result = run(
+        &sandbox,
+        Program::Command,
+        "echo first; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last",
+    )
+    .await;
+    assert!(result.truncated());
+    let text = result.stdout.text();
+    assert!(text.starts_with("first\nxxx") && text.ends_with("xxx\nlast\n"));
+    let kept = result.stdout.head.len() + result.stdout.tail.len();
+    assert_eq!(kept as u64 + result.stdout.dropped_bytes, 3_000_000 + 12, "every byte is accounted for");
+    assert_eq!(kept, 1024 * 1024);
+}
+
+pub async fn a_command_may_be_a_megabyte_long(host: &Host) {
+    let sandbox = create(host).await;
+    let tail = "; echo done";
+    let padding = "#".repeat(1024 * 1024 - tail.len() - 2);
+    let command = format!(":{}\n{}", tail, &padding);
+    assert_eq!(command.len(), 1024 * 1024);
+    assert_eq!(sh(&sandbox, &command).await, "done");
+    let error = sandbox.exec(ExecRequest::new(Program::Command, command + "#")).await.unwrap_err();
+    assert!(matches!(error, ExecError::Invalid(_)), "{error}");
+}
+
+pub async fn many_programs_run_at_once(host: &Host) {
+    let sandbox = create(host).await;
+    let programs = (0..16).map(|number| {
+        let sandbox = sandbox.clone();
+        async move { sh(&sandbox, &format!("sleep 0.2; echo {number}")).await }
+    });
+    let outputs = futures_util::future::join_all(programs).await;
+    assert_eq!(outputs, (0..16).map(|number| number.to_string()).collect::<Vec<_>>());
+}
+
+pub async fn programs_that_cannot_start_say_why(host: &Host) {
+    let sandbox = create(host).await;
+    let mut request = ExecRequest::new(Program::Command, "true");
+    request.cwd = "/nowhere".into();
+    let error = sandbox.exec(request).await.unwrap_err();
+    assert!(matches!(&error, ExecError::NotStarted(text) if text.contains("/nowhere")), "{error}");
+    let result = run(&sandbox, Program::Command, "no-such-program").await;
+    assert_eq!(result.exit.exit_code, 127);
+    assert!(result.stderr.text().contains("no-such-program: command not found"), "{}", result.stderr.text());
+}
+
+pub async fn files_are_written_read_and_listed(host: &Host) {
+    let sandbox = create(host).await;
+    let bytes: Bytes = (0..=255u8).cycle().take(3_000_000).collect();
+    assert_eq!(sandbox.write("new/dir/file.bin", bytes.clone(), false).await.unwrap(), 3_000_000);
+    let content = sandbox.read("new/dir/file.bin", 0, usize::MAX).await.unwrap();
+    assert!(content.bytes == bytes && content.file_bytes == 3_000_000);
+    let part = sandbox.read("new/dir/file.bin", 2_999_990, 100).await.unwrap();
+    assert_eq!((part.bytes.len(), part.file_bytes), (10, 3_000_000));
+    sandbox.write("new/dir/log", Bytes::from("one\n"), true).await.unwrap();
+    sandbox.write("new/dir/log", Bytes::from("two\n"), true).await.unwrap();
+    assert_eq!(sandbox.read("new/dir/log", 0, 100).await.unwrap().bytes, b"one\ntwo\n");
+    assert_eq!(
+        sh(&sandbox, "stat -c %s new/dir/file.bin; chmod 750 new/dir/log; ln -s log new/dir/link").await,
+        "3000000"
+    );
+    sandbox.write("new/dir/link", Bytes::from("through the link"), false).await.unwrap();
+    assert_eq!(sh(&sandbox, "cat new/dir/log; stat -c %a new/dir/log").await, "through the link750");
+    let listing = sandbox.list("new/dir").await.unwrap();
+    let entries: Vec<_> =
+        listing.entries.iter().map(|e| (e.name.as_str(), e.kind, e.is_dir, e.size)).collect();
+    assert_eq!(entries[0], ("file.bin", "file", false, 3_000_000));
+    assert_eq!((entries[1].0, entries[1].1), ("link", "symlink"));
+    assert_eq!(entries[2], ("log", "file", false, 16));
+    assert!(sandbox.list("new").await.unwrap().entries[0].is_dir && !listing.truncated);
+    sandbox.write("empty", Bytes::new(), false).await.unwrap();
+    assert_eq!(sandbox.read("empty", 0, 10).await.unwrap().bytes, b"");
+}
+
+pub async fn files_appear_whole_or_not_at_all(host: &Host) {
+    let sandbox = create(host).await;
+    sandbox.write("kept", Bytes::from("as it was"), false).await.unwrap();
+    let big = Bytes::from(vec![b'x'; 10 * 1024 * 1024]);
+    let write = sandbox.write("kept", big.clone(), false);
+    // Dropped on its way: the link takes longer than this for 10 MiB.
+    tokio::time::timeout(Duration::from_millis(1), write).await.unwrap_err();
+    assert_eq!(sandbox.read("kept", 0, 100).await.unwrap().bytes, b"as it was");
+    eventually(&sandbox, "! ls -A | grep bouvet-write").await;
+    sandbox.write("kept", big, false).await.unwrap();
+    assert_eq!(sandbox.read("kept", 0, 1).await.unwrap().file_bytes, 10 * 1024 * 1024);
+    let over = Bytes::from(vec![b'x'; 10 * 1024 * 1024 + 1]);
+    assert!(matches!(sandbox.write("kept", over, false).await, Err(FileError::Invalid(_))));
+}
+
+pub async fn file_errors_say_what_is_wrong(host: &Host) {
+    let sandbox = create(host).await;
+    assert!(matches!(sandbox.read("nothing", 0, 1).await, Err(FileError::NotFound(_))));
+    assert!(matches!(sandbox.list("nothing").await, Err(FileError::NotFound(_))));
+    assert!(matches!(sandbox.read("/tmp", 0, 1).await, Err(FileError::WrongKind(_))));
+    assert!(matches!(sandbox.read("/dev/zero", 0, 1).await, Err(FileError::WrongKind(_))));
+    assert!(matches!(sandbox.write("/tmp", Bytes::new(), false).await, Err(FileError::WrongKind(_))));
+    assert!(matches!(sandbox.read("", 0, 1).await, Err(FileError::Invalid(_))));
+    sh(&sandbox, "mkfifo pipe; echo > file").await;
+    assert!(matches!(sandbox.read("pipe", 0, 1).await, Err(FileError::WrongKind(_))));
+    assert!(matches!(sandbox.list("file").await, Err(FileError::WrongKind(_))));
+}
+
+pub async fn a_dead_vm_is_noticed_and_says_so(host: &Host) {
+    let sandbox = create(host).await;
+    let running = sandbox.exec(ExecRequest::new(Program::Command, "sleep 3221")).await.unwrap();
+    // The parent of every program is the guest's service, and no VM is of use without it.
+    let exec = sandbox.exec(ExecRequest::new(Program::Command, "kill -KILL $PPID; sleep 60")).await;
+    let died = Instant::now();
+    let error = match exec {
+        Ok(exec) => exec.finish().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(matches!(error, ExecError::Refused(Refusal::Failed(_))), "{error}");
+    let error = running.finish().await.unwrap_err();
+    assert!(matches!(error, ExecError::Refused(Refusal::Failed(_))), "{error}");
+    assert!(died.elapsed() < Duration::from_secs(30), "it took {:?}", died.elapsed());
+    assert!(matches!(sandbox.state(), State::Failed(_)));
+    assert!(matches!(sandbox.read("x", 0, 1).await, Err(FileError::Refused(Refusal::Failed(_)))));
+    assert_eq!(host.list().len(), 1, "it stays known until it is destroyed");
+    sandbox.destroy().await;
+    assert!(host.list().is_empty());
+}
+
+pub async fn a_sandbox_past_its_time_says_so(host: &Host) {
+    let mut config = small();
+    // Its time counts from when it was asked for, and a real VM takes a part of it to boot.
+    let seconds = if host.engine() == "fake" { 1 } else { 20 };
+    config.resources.timeout = Duration::from_secs(seconds);
+    let sandbox = host.create(config).await.unwrap();
+    let exec = sandbox.exec(ExecRequest::new(Program::Command, "sleep 3222")).await.unwrap();
+    let error = exec.finish().await.unwrap_err();
+    assert!(error.to_string().contains(&format!("its time of {seconds} s is over")), "{error}");
+}
+
+pub async fn a_destroyed_sandbox_is_gone(host: &Host) {
+    let sandbox = create(host).await;
+    assert!(host.get(sandbox.id()).is_some());
+    sandbox.destroy().await;
+    sandbox.destroy().await;
+    assert!(host.get(sandbox.id()).is_none() && host.list().is_empty());
+    let error = sandbox.exec(ExecRequest::new(Program::Command, "true")).await.unwrap_err();
+    assert!(matches!(error, ExecError::Refused(Refusal::Destroyed)), "{error}");
+    // One that nobody waits for any more is destroyed too.
+    tokio::time::timeout(Duration::ZERO, host.create(small())).await.unwrap_err();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !host.list().is_empty() {
+        assert!(Instant::now() < deadline, "the unwanted sandbox was never destroyed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub async fn capacity_is_a_limit(host: &Host) {
+    let mut config = small();
+    config.resources.memory_mb = 1;
+    assert!(matches!(host.create(config).await, Err(CreateError::Invalid(_))));
+    let hardware = BoxConfig { require_hardware: true, ..small() };
+    if host.acceleration().name() != "kvm" {
+        assert!(matches!(host.create(hardware).await, Err(CreateError::NoHardware(_))));
+    }
+    let _one = create(host).await;
+    let rest = futures_util::future::join_all(
+        (1..=20).map(|_| tokio::time::timeout(Duration::ZERO, host.create(small()))),
+    );
+    let refused =
+        rest.await.into_iter().filter(|made| matches!(made, Ok(Err(CreateError::AtCapacity(20))))).count();
+    assert_eq!(refused, 1);
+}

@@ -1,0 +1,12 @@
+//! What the end-to-end tests share: hosts on each engine, the conformance list, and how a test says that it
+//! was skipped.
+
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "test code: a panic is how it reports")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests are configured by their environment, and start processes"
+)]
+
+pub mod conformance;
+pub mod site;
+pub mod skip;

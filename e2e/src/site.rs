@@ -1,0 +1,77 @@
+//! Hosts for tests, each in a directory of its own.
+
+use std::path::{Path, PathBuf};
+
+use bouvet_host::{BoxConfig, CgroupChoice, EngineChoice, Host, HostOptions, ResourceConfig};
+use tempfile::TempDir;
+
+use crate::skip::skipped;
+
+/// A host, and the directory that it must leave empty.
+#[derive(Debug)]
+pub struct Site {
+    /// The host.
+    pub host: Host,
+    parent: TempDir,
+}
+
+impl Site {
+    /// On the engine without VMs.
+    pub async fn fake() -> Option<Self> {
+        Some(Self::start(EngineChoice::Fake, Path::new("/").into(), Path::new("/").into()).await)
+    }
+
+    /// On QEMU; `None`, and the test is skipped, where it cannot run.
+    pub async fn qemu() -> Option<Self> {
+        let (kernel, rootfs) = images()?;
+        Some(Self::start(EngineChoice::Qemu, kernel, rootfs).await)
+    }
+
+    async fn start(engine: EngineChoice, kernel: PathBuf, rootfs: PathBuf) -> Self {
+        let parent = tempfile::tempdir().unwrap();
+        let options = HostOptions {
+            dir: parent.path().join("host"),
+            engine,
+            kernel,
+            rootfs,
+            max_sandboxes: 20,
+            cgroup: CgroupChoice::Detect,
+            first_uid: 1_900_000_000,
+        };
+        Self { host: Host::start(options).await.unwrap(), parent }
+    }
+
+    /// Ends the host, and checks that nothing of it is left.
+    pub async fn end(self) {
+        self.host.shut_down().await;
+        let left: Vec<_> = std::fs::read_dir(self.parent.path()).unwrap().collect();
+        assert!(left.is_empty(), "the host left {left:?}");
+    }
+}
+
+/// The kernel and the rootfs that `make` built, or those that the environment names.
+pub fn images() -> Option<(PathBuf, PathBuf)> {
+    let output = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/output");
+    let path = |variable: &str, file: &str| {
+        std::env::var_os(variable).map_or_else(|| output.join(file), PathBuf::from)
+    };
+    let kernel = path("BOUVET_KERNEL", "vmlinux");
+    let rootfs = path("BOUVET_ROOTFS", "debian-devbox.ext4");
+    for (what, file) in [("kernel", &kernel), ("rootfs", &rootfs)] {
+        if !file.exists() {
+            skipped("REQUIRE_VM", &format!("there is no {what} at images/output: `make images` makes it"));
+            return None;
+        }
+    }
+    if !cfg!(target_arch = "x86_64") {
+        skipped("REQUIRE_VM", "the QEMU engine needs x86_64");
+        return None;
+    }
+    Some((kernel, rootfs))
+}
+
+/// The sandbox of most tests: as small as MCP's.
+pub fn small() -> BoxConfig {
+    let resources = ResourceConfig { vcpus: 1, memory_mb: 256, ..ResourceConfig::default() };
+    BoxConfig { resources, ..BoxConfig::default() }
+}
