@@ -16,6 +16,8 @@ use tokio::process::{Child, Command};
 /// Processes and threads of one program: a fork bomb ends here, while every other program in the sandbox
 /// can still start its own.
 const MAX_PROCESSES: u32 = 512;
+/// Memory that one program leaves to the others: enough to start a command that ends it.
+const SPARE_BYTES: u64 = 24 * 1024 * 1024;
 
 /// One program's processes. Dropped, it kills them; see [`Group::leave_running`].
 #[derive(Debug)]
@@ -34,6 +36,13 @@ impl Group {
             sweep(parent);
             fs::create_dir(dir)?;
             fs::write(dir.join("pids.max"), MAX_PROCESSES.to_string())?;
+            let all_bytes: u64 = fs::read_to_string(parent.join("memory.max"))?
+                .trim_end()
+                .parse()
+                .map_err(io::Error::other)?;
+            fs::write(dir.join("memory.max"), all_bytes.saturating_sub(SPARE_BYTES).to_string())?;
+            // Killed one by one, the processes of a fork bomb come back faster than memory does.
+            fs::write(dir.join("memory.oom.group"), "1")?;
         }
         Ok(Self { dir, leader: std::cell::Cell::new(None), kill_on_drop: true })
     }

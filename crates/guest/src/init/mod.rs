@@ -68,7 +68,8 @@ pub fn run() -> ExitCode {
 }
 
 fn bring_up() -> Result<(), Error> {
-    mount_new("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, c"")?;
+    // Device nodes take no space; a file that somebody writes here by mistake takes memory.
+    mount_new("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, c"mode=755,size=1M")?;
     mount_new("proc", "/proc", "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c"")?;
     mount_new("sysfs", "/sys", "sysfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c"")?;
     modules::load("virtio_mmio")?;
@@ -127,7 +128,9 @@ fn mount_rest() -> Result<(), Error> {
     )?;
     // Memory that is written here stays taken when its writer is killed, so there must be little of it.
     mount_new("tmpfs", "/dev/shm", "tmpfs", flags, c"mode=1777,size=25%")?;
-    mount_new("tmpfs", "/run", "tmpfs", flags, c"mode=755,size=25%")?;
+    mount_new("tmpfs", "/run", "tmpfs", flags, c"mode=755,size=10%")?;
+    // The service's own, so that programs that fill /run can be followed by others.
+    mount_new("tmpfs", "/run/bouvet", "tmpfs", flags, c"mode=700,size=25%")?;
     mount_new("cgroup2", CGROUPS, "cgroup2", flags | MountFlags::NOEXEC, c"")?;
     for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
     {

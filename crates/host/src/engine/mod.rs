@@ -111,6 +111,7 @@ pub(crate) struct VmSpec {
     /// The writable disk, open for reading and writing.
     pub(crate) scratch: File,
     /// Its own directory.
+    #[cfg_attr(not(feature = "fake"), expect(dead_code, reason = "QEMU gets descriptors, and no path"))]
     pub(crate) dir: PathBuf,
 }
 

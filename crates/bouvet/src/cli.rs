@@ -1,0 +1,171 @@
+//! The command lines of both binaries.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{self, Config, VARIABLES};
+use crate::{bench, demo, failure, serve};
+
+/// The exit code of a wrong command line or configuration, as clap has it.
+const USAGE: u8 = 2;
+/// How long blocked threads are waited for at the end: one may be reading a terminal that nobody closes.
+const SHUTDOWN: Duration = Duration::from_millis(200);
+
+/// MCP server that gives each AI agent a private, isolated Linux computer.
+#[derive(Debug, Parser)]
+#[command(name = "bouvet-mcp", version, after_help = variables())]
+struct ServerLine {}
+
+/// Private, isolated Linux computers for AI agents.
+#[derive(Debug, Parser)]
+#[command(name = "bouvet", version)]
+struct BouvetLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the MCP server
+    #[command(after_help = variables())]
+    Serve,
+    /// Start a server, use everything that it offers once, and stop it
+    Demo,
+    /// Measure a server: times of calls, as its clients see them
+    Bench(BenchLine),
+}
+
+/// What `bench` can be told.
+#[derive(Debug, Args)]
+pub(crate) struct BenchLine {
+    /// Server to measure, like http://127.0.0.1:8080/mcp; one is started if this is left out
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+    /// How often each thing is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repeat: u32,
+    /// Also write the figures to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<std::path::PathBuf>,
+    /// Create and destroy this many sandboxes, and report what the machine had before and after
+    #[arg(long, value_name = "N")]
+    pub(crate) cycles: Option<u32>,
+}
+
+/// `bouvet-mcp`.
+pub fn server(args: std::env::ArgsOs) -> ExitCode {
+    match ServerLine::try_parse_from(args) {
+        Ok(ServerLine {}) => run_server(),
+        Err(error) => usage(&error),
+    }
+}
+
+/// `bouvet`.
+pub fn bouvet(args: std::env::ArgsOs) -> ExitCode {
+    match BouvetLine::try_parse_from(args) {
+        Ok(BouvetLine { command: Command::Serve }) => run_server(),
+        Ok(BouvetLine { command: Command::Demo }) => run_client(demo::run()),
+        Ok(BouvetLine { command: Command::Bench(line) }) => run_client(bench::run(line)),
+        Err(error) => usage(&error),
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nobody reads a failed write of a usage text.
+    error.print().ok();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::from(USAGE),
+    }
+}
+
+fn run_server() -> ExitCode {
+    let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    if let Err(text) = start_log(variable("RUST_LOG")) {
+        return fail(&text, USAGE);
+    }
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    for name in config::unknown_variables(names) {
+        tracing::warn!(%name, "this variable is not known; `bouvet-mcp --help` lists all");
+    }
+    let config = match Config::load(variable) {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string(), USAGE),
+    };
+    run_async(async {
+        match serve::serve(config).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&failure::of_start(&error), 1),
+        }
+    })
+}
+
+fn run_client(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    run_async(async {
+        match command.await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("{error:#}"), 1),
+        }
+    })
+}
+
+fn run_async(run: impl Future<Output = ExitCode>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("could not start the runtime: {error}"), 1),
+    };
+    let code = runtime.block_on(run);
+    runtime.shutdown_timeout(SHUTDOWN);
+    code
+}
+
+/// Logs go to standard error alone: standard output may be an MCP transport.
+fn start_log(filter: Option<String>) -> Result<(), String> {
+    let filter = filter.filter(|filter| !filter.trim().is_empty()).unwrap_or_else(|| "info".into());
+    let parsed = EnvFilter::try_new(&filter).map_err(|error| {
+        format!("RUST_LOG is `{filter}`; it must be a level or a filter like bouvet=debug,info: {error}")
+    })?;
+    tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+fn fail(text: &str, code: u8) -> ExitCode {
+    // Nobody reads a failed write of an error.
+    writeln!(std::io::stderr(), "error: {text}").ok();
+    ExitCode::from(code)
+}
+
+/// The table of variables, for `--help`.
+fn variables() -> String {
+    let mut text = String::from("Environment variables:\n");
+    for variable in VARIABLES {
+        let default = if variable.default.is_empty() { "none" } else { variable.default };
+        // Writing to a string cannot fail.
+        write!(
+            text,
+            "  {}\n      {}\n      {} [default: {default}]\n",
+            variable.name, variable.about, variable.allowed
+        )
+        .ok();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_lines_are_sound() {
+        ServerLine::command().debug_assert();
+        BouvetLine::command().debug_assert();
+    }
+}

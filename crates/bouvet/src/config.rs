@@ -1,0 +1,360 @@
+//! Configuration: the variables, their defaults, and what they may be.
+//!
+//! [`VARIABLES`] is the one table of them: the parser, the help texts and the reference in `docs/` all come
+//! from it. Values are read from an injected source, never from the environment itself.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bouvet_host::{BoxConfig, CgroupChoice, EngineChoice, HostOptions, ResourceConfig};
+
+/// One variable.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value when it is not set; empty for none.
+    pub default: &'static str,
+    /// What it may be, as an error or a reference says it.
+    pub allowed: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+}
+
+const fn variable(
+    name: &'static str,
+    default: &'static str,
+    allowed: &'static str,
+    about: &'static str,
+) -> Variable {
+    Variable { name, default, allowed, about }
+}
+
+/// All variables of the server.
+pub const VARIABLES: &[Variable] = &[
+    variable(
+        "BOUVET_KERNEL",
+        "/var/lib/bouvet/vmlinux",
+        "a path",
+        "Linux kernel of the VMs: an uncompressed vmlinux, with its modules in KERNEL.modules.cpio beside it",
+    ),
+    variable(
+        "BOUVET_ROOTFS",
+        "/var/lib/bouvet/debian-devbox.ext4",
+        "a path",
+        "root file system that all sandboxes share: an ext4, squashfs or erofs image",
+    ),
+    variable("BOUVET_CHROOT", "/tmp/bouvet", "a path", "working directory for the state of VMs"),
+    variable(
+        "BOUVET_ENGINE",
+        "auto",
+        "auto or qemu",
+        "what makes the VMs; auto takes the strongest that this machine can run",
+    ),
+    variable("BOUVET_TRANSPORT", "both", "stdio, http or both", "how MCP clients reach the server"),
+    variable("BOUVET_HTTP_HOST", "0.0.0.0", "an IP address", "address that the HTTP server binds"),
+    variable("BOUVET_HTTP_PORT", "8080", "1 to 65535", "port that the HTTP server binds"),
+    variable(
+        "BOUVET_ALLOWED_HOSTS",
+        "",
+        "host names, separated by commas",
+        "names by which clients may reach the HTTP server, beside IP addresses, localhost and names without a dot",
+    ),
+    variable(
+        "BOUVET_ALLOWED_ORIGINS",
+        "",
+        "origins like https://app.example.com, separated by commas",
+        "web pages that may use the HTTP server, beside those of this machine",
+    ),
+    variable("BOUVET_MAX_SANDBOXES", "100", "1 to 1000", "sandboxes that may exist at once"),
+    variable(
+        "BOUVET_SANDBOX_TIMEOUT_SECS",
+        "3600",
+        "0 to 31536000",
+        "age at which a sandbox is destroyed, in seconds; 0 for never",
+    ),
+    variable(
+        "BOUVET_DISK_MIB",
+        "2048",
+        "64 to 1048576",
+        "size of a sandbox's writable disk, in MiB; takes space only as it is written",
+    ),
+    variable(
+        "BOUVET_CGROUP",
+        "auto",
+        "auto, off or the path of a delegated cgroup",
+        "where the memory of VM processes is bounded on the host",
+    ),
+    variable(
+        "BOUVET_FIRST_UID",
+        "1900000000",
+        "1 to 2000000000",
+        "first of the user ids that VMs run as, one each, when the server is root",
+    ),
+    variable(
+        "RUST_LOG",
+        "info",
+        "error, warn, info, debug, trace or a filter like bouvet=debug,info",
+        "what is logged, to standard error",
+    ),
+];
+
+/// Limits that hold for every call, published with the defaults.
+pub const DEFAULT_MEMORY_MIB: u32 = 256;
+/// See [`DEFAULT_MEMORY_MIB`].
+pub const DEFAULT_VCPUS: u32 = 1;
+
+/// A variable with a value that it cannot have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable} is `{value}`; it must be {allowed}")]
+pub struct ConfigError {
+    /// The variable's name.
+    pub variable: &'static str,
+    /// What it was set to.
+    pub value: String,
+    /// What it may be.
+    pub allowed: &'static str,
+}
+
+/// How MCP clients reach the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Over standard input and output.
+    Stdio,
+    /// Over HTTP.
+    Http,
+    /// Both ways at once.
+    Both,
+}
+
+impl Transport {
+    /// Whether standard input and output are served.
+    pub fn stdio(self) -> bool {
+        matches!(self, Self::Stdio | Self::Both)
+    }
+
+    /// Whether HTTP is served.
+    pub fn http(self) -> bool {
+        matches!(self, Self::Http | Self::Both)
+    }
+}
+
+/// The HTTP side of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// Host names that clients may use.
+    pub allowed_hosts: Vec<String>,
+    /// Origins that browsers may come from.
+    pub allowed_origins: Vec<String>,
+}
+
+/// Everything that the server can be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What the host is made of.
+    pub host: HostOptions,
+    /// How clients come in.
+    pub transport: Transport,
+    /// The HTTP server.
+    pub http: HttpConfig,
+    /// A sandbox whose creator asked for nothing special.
+    pub sandbox: BoxConfig,
+}
+
+impl Config {
+    /// Reads the configuration from `source`, which gives a variable's value if it is set.
+    pub fn load(source: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let values = Values(&source);
+        let resources = ResourceConfig {
+            vcpus: DEFAULT_VCPUS,
+            memory_mb: DEFAULT_MEMORY_MIB,
+            disk_mb: values.number("BOUVET_DISK_MIB", 64..=1024 * 1024)?,
+            timeout: Duration::from_secs(
+                values.number("BOUVET_SANDBOX_TIMEOUT_SECS", 0..=31_536_000)?.into(),
+            ),
+        };
+        let address = SocketAddr::new(
+            values.parse::<IpAddr>("BOUVET_HTTP_HOST")?,
+            values.parse("BOUVET_HTTP_PORT").and_then(|port| match port {
+                0 => Err(values.error("BOUVET_HTTP_PORT")),
+                port => Ok(port),
+            })?,
+        );
+        Ok(Self {
+            host: HostOptions {
+                dir: values.path("BOUVET_CHROOT")?,
+                engine: values.engine()?,
+                kernel: values.path("BOUVET_KERNEL")?,
+                rootfs: values.path("BOUVET_ROOTFS")?,
+                max_sandboxes: values.number("BOUVET_MAX_SANDBOXES", 1..=1000)?,
+                cgroup: values.cgroup()?,
+                first_uid: values.number("BOUVET_FIRST_UID", 1..=2_000_000_000)?,
+            },
+            transport: match values.text("BOUVET_TRANSPORT").to_ascii_lowercase().as_str() {
+                "stdio" => Transport::Stdio,
+                "http" => Transport::Http,
+                "both" => Transport::Both,
+                _ => return Err(values.error("BOUVET_TRANSPORT")),
+            },
+            http: HttpConfig {
+                address,
+                allowed_hosts: values.list("BOUVET_ALLOWED_HOSTS"),
+                allowed_origins: values.list("BOUVET_ALLOWED_ORIGINS"),
+            },
+            sandbox: BoxConfig { resources, ..BoxConfig::default() },
+        })
+    }
+}
+
+/// Names among `set` that look like ours and are none of ours: misspelled, most likely.
+pub fn unknown_variables(set: impl Iterator<Item = String>) -> Vec<String> {
+    let ours = |name: &String| name.starts_with("BOUVET_") && !LATER.contains(&name.as_str());
+    set.filter(ours).filter(|name| VARIABLES.iter().all(|variable| variable.name != name)).collect()
+}
+
+/// Published variables of parts that do not exist yet; setting them is no mistake.
+const LATER: &[&str] = &[
+    "BOUVET_FIRECRACKER",
+    "BOUVET_ROOTFS_URL",
+    "BOUVET_POOL_ENABLED",
+    "BOUVET_POOL_MIN_SIZE",
+    "BOUVET_POOL_MAX_BOOTS",
+];
+
+/// The table's variable of this name.
+fn find(name: &str) -> &'static Variable {
+    match VARIABLES.iter().find(|variable| variable.name == name) {
+        Some(variable) => variable,
+        None => unreachable!("`{name}` is not in the table of variables"),
+    }
+}
+
+struct Values<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Values<'_> {
+    /// The value, or the default. Empty counts as not set, as in a compose file's `FOO: ${FOO}`.
+    fn text(&self, name: &str) -> String {
+        let set = (self.0)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        set.unwrap_or_else(|| find(name).default.to_owned())
+    }
+
+    fn error(&self, name: &str) -> ConfigError {
+        let Variable { name, allowed, .. } = find(name);
+        ConfigError { variable: name, value: self.text(name), allowed }
+    }
+
+    fn parse<T: std::str::FromStr>(&self, name: &str) -> Result<T, ConfigError> {
+        self.text(name).parse().map_err(|_| self.error(name))
+    }
+
+    fn number(&self, name: &str, allowed: std::ops::RangeInclusive<u32>) -> Result<u32, ConfigError> {
+        self.parse(name)
+            .and_then(|number| if allowed.contains(&number) { Ok(number) } else { Err(self.error(name)) })
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf, ConfigError> {
+        // Relative paths are taken from where the server was started, and stay what they were.
+        std::path::absolute(self.text(name)).map_err(|_| self.error(name))
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        self.text(name).split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn engine(&self) -> Result<EngineChoice, ConfigError> {
+        match self.text("BOUVET_ENGINE").to_ascii_lowercase().as_str() {
+            "auto" => Ok(EngineChoice::Auto),
+            "qemu" => Ok(EngineChoice::Qemu),
+            #[cfg(feature = "fake")]
+            "fake" => Ok(EngineChoice::Fake),
+            _ => Err(self.error("BOUVET_ENGINE")),
+        }
+    }
+
+    fn cgroup(&self) -> Result<CgroupChoice, ConfigError> {
+        match self.text("BOUVET_CGROUP").as_str() {
+            "auto" => Ok(CgroupChoice::Detect),
+            "off" => Ok(CgroupChoice::Off),
+            path if path.starts_with('/') => Ok(CgroupChoice::Below(path.into())),
+            _ => Err(self.error("BOUVET_CGROUP")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(set: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::load(|name| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn the_published_defaults_hold() {
+        let config = load(&[]).unwrap();
+        assert_eq!(config.host.kernel.to_str(), Some("/var/lib/bouvet/vmlinux"));
+        assert_eq!(config.host.rootfs.to_str(), Some("/var/lib/bouvet/debian-devbox.ext4"));
+        assert_eq!(config.host.dir.to_str(), Some("/tmp/bouvet"));
+        assert_eq!(config.host.engine, EngineChoice::Auto);
+        assert_eq!(config.transport, Transport::Both);
+        assert_eq!(config.http.address.to_string(), "0.0.0.0:8080");
+        assert_eq!((config.sandbox.resources.memory_mb, config.sandbox.resources.vcpus), (256, 1));
+        assert!(config.sandbox.validate().is_ok());
+    }
+
+    #[test]
+    fn a_bad_value_names_the_variable_the_value_and_what_is_allowed() {
+        let message = |name, value| load(&[(name, value)]).unwrap_err().to_string();
+        assert_eq!(message("BOUVET_HTTP_PORT", "0"), "BOUVET_HTTP_PORT is `0`; it must be 1 to 65535");
+        assert_eq!(
+            message("BOUVET_HTTP_PORT", "65536"),
+            "BOUVET_HTTP_PORT is `65536`; it must be 1 to 65535"
+        );
+        assert_eq!(
+            message("BOUVET_HTTP_HOST", "example"),
+            "BOUVET_HTTP_HOST is `example`; it must be an IP address"
+        );
+        assert_eq!(
+            message("BOUVET_TRANSPORT", "tcp"),
+            "BOUVET_TRANSPORT is `tcp`; it must be stdio, http or both"
+        );
+        assert_eq!(message("BOUVET_ENGINE", "xen"), "BOUVET_ENGINE is `xen`; it must be auto or qemu");
+        assert!(load(&[("BOUVET_CGROUP", "relative/path")]).is_err());
+    }
+
+    #[test]
+    fn numbers_hold_at_their_limits_and_not_past_them() {
+        for (name, last, past) in [
+            ("BOUVET_MAX_SANDBOXES", "1000", "1001"),
+            ("BOUVET_DISK_MIB", "64", "63"),
+            ("BOUVET_SANDBOX_TIMEOUT_SECS", "0", "-1"),
+            ("BOUVET_FIRST_UID", "1", "0"),
+        ] {
+            assert!(load(&[(name, last)]).is_ok(), "{name}={last}");
+            assert!(load(&[(name, past)]).is_err(), "{name}={past}");
+        }
+    }
+
+    #[test]
+    fn values_may_be_empty_spaced_and_of_any_case() {
+        let config = load(&[
+            ("BOUVET_TRANSPORT", " HTTP "),
+            ("BOUVET_HTTP_PORT", ""),
+            ("BOUVET_ALLOWED_HOSTS", "a.example, b.example,"),
+            ("BOUVET_HTTP_HOST", "::1"),
+        ])
+        .unwrap();
+        assert_eq!(config.transport, Transport::Http);
+        assert_eq!(config.http.address.to_string(), "[::1]:8080");
+        assert_eq!(config.http.allowed_hosts, ["a.example", "b.example"]);
+    }
+
+    #[test]
+    fn misspelled_variables_are_found() {
+        let set = ["BOUVET_HTTP_PROT", "BOUVET_HTTP_PORT", "BOUVET_POOL_ENABLED", "HOME"];
+        assert_eq!(unknown_variables(set.map(str::to_owned).into_iter()), ["BOUVET_HTTP_PROT"]);
+    }
+}

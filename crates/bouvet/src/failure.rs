@@ -1,0 +1,168 @@
+//! What clients read when something fails. This alone maps errors to their words.
+//!
+//! The reader is most often a model: each text says the fact, the limit where there is one, and what to call
+//! next.
+
+use std::fmt::Display;
+
+use bouvet_host::{
+    CreateError, EngineError, ExecError, FileError, InvalidConfig, Refusal, StartError, chain,
+};
+
+use crate::serve;
+
+/// Why a tool call failed, as its caller reads it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure(String);
+
+impl Failure {
+    fn new(fact: impl Display, hint: impl Display) -> Self {
+        Self(format!("{fact}. {hint}"))
+    }
+
+    /// `id` names no sandbox.
+    pub(crate) fn unknown_sandbox(id: &str) -> Self {
+        let fact = format!("there is no sandbox `{}`: it was destroyed, or never existed", clip(id));
+        Self::new(fact, "Call list_sandboxes to see those that exist, or create_sandbox for a new one.")
+    }
+
+    /// `language` is none that we run.
+    pub(crate) fn unknown_language(language: &str) -> Self {
+        let fact = format!("the language `{}` is not known", clip(language));
+        Self::new(
+            fact,
+            "Use python, node (or javascript), bash (or shell, sh) or rust; for others, run_command.",
+        )
+    }
+
+    /// An argument that is wrong by itself.
+    pub(crate) fn argument(fact: impl Display) -> Self {
+        Self::new(fact, "Correct the argument and call again; nothing was changed.")
+    }
+}
+
+/// Why the server did not start, as its operator reads it.
+pub(crate) fn of_start(error: &serve::Error) -> String {
+    let hint = match error {
+        serve::Error::Start(StartError::Engine(engine)) => of_engine(engine),
+        serve::Error::Start(StartError::Cgroup(_)) => {
+            "run the server as root, or name a cgroup that was delegated to it in BOUVET_CGROUP, or set \
+             BOUVET_CGROUP=off to run VMs without a host limit of their memory"
+        }
+        serve::Error::Start(StartError::Directory { .. } | StartError::Foreign(_)) => {
+            "set BOUVET_CHROOT to a directory of your own"
+        }
+        serve::Error::Listen(_) => {
+            "set BOUVET_HTTP_PORT to a free port, or BOUVET_TRANSPORT=stdio to serve no HTTP"
+        }
+        _ => return chain(error),
+    };
+    format!("{}\n  try: {hint}", chain(error))
+}
+
+fn of_engine(error: &EngineError) -> &'static str {
+    match error {
+        EngineError::Missing { what: "kernel", .. } | EngineError::NotAKernel(_) => {
+            "`make kernel` in the source tree makes images/output/vmlinux and the modules beside it; set BOUVET_KERNEL to it"
+        }
+        EngineError::Missing { .. } | EngineError::NotARootfs(_) => {
+            "`make rootfs` in the source tree makes images/output/debian-devbox.ext4; set BOUVET_ROOTFS to it"
+        }
+        EngineError::NoVmm(..) | EngineError::OldVmm { .. } => "`apt-get install qemu-system-x86`",
+        _ => "the server's requirements are in docs/SELF_HOST.md",
+    }
+}
+
+/// As much of a caller's own text as helps it recognise it.
+fn clip(text: &str) -> String {
+    let clipped: String = text.chars().take(64).collect();
+    clipped.escape_debug().to_string()
+}
+
+impl rmcp::model::IntoContents for Failure {
+    fn into_contents(self) -> Vec<rmcp::model::ContentBlock> {
+        self.0.into_contents()
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let hint = match refusal {
+            Refusal::Starting => "Call again in a moment.",
+            Refusal::Failed(_) => {
+                "Its files are lost. Call create_sandbox for a new one, and destroy_sandbox to forget this one."
+            }
+            Refusal::Destroyed => "Call create_sandbox for a new one.",
+        };
+        Self::new(refusal, hint)
+    }
+}
+
+impl From<InvalidConfig> for Failure {
+    fn from(error: InvalidConfig) -> Self {
+        let hint = match error.field {
+            "code" | "command" => {
+                "Write it to a file in parts with write_file (append) and run that file with run_command."
+            }
+            "content" => "Write it in parts: the first as usual, the rest with append.",
+            "stdin" => "Write it to a file with write_file and redirect the program's input from that.",
+            _ => return Self::argument(error),
+        };
+        Self::new(error, hint)
+    }
+}
+
+impl From<CreateError> for Failure {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Invalid(error) => error.into(),
+            CreateError::AtCapacity(_) => Self::new(
+                error,
+                "Destroy one that is not needed (list_sandboxes, destroy_sandbox), or retry after 30 s.",
+            ),
+            CreateError::NoHardware(_) => {
+                Self::new(error, "Create it without requiring hardware, or on another host.")
+            }
+            CreateError::ShuttingDown => Self::new(error, "Retry after it has restarted."),
+            CreateError::BringUp(_) => Self::new(
+                chain(&error),
+                "Retry once; if it fails again, the server's log tells its operator more.",
+            ),
+        }
+    }
+}
+
+impl From<ExecError> for Failure {
+    fn from(error: ExecError) -> Self {
+        match error {
+            ExecError::Refused(refusal) => refusal.into(),
+            ExecError::Invalid(error) => error.into(),
+            ExecError::TooMany(_) => Self::new(error, "Wait until one of them has ended."),
+            ExecError::NotStarted(_) => Self::new(
+                error,
+                "Check that the directory and the interpreter exist, with list_directory or run_command.",
+            ),
+            ExecError::Deadline(_) | ExecError::Link(_) => {
+                Self::new(error, "If the next call fails too, destroy the sandbox and create another.")
+            }
+        }
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Refused(refusal) => refusal.into(),
+            FileError::Invalid(error) => error.into(),
+            FileError::NotFound(_) => Self::new(error, "Use list_directory to see what is there."),
+            FileError::WrongKind(_) => Self::new(error, "Use list_directory to see what is there."),
+            FileError::DiskFull(_) => {
+                Self::new(error, "Remove files that are not needed with run_command, then retry.")
+            }
+            FileError::Failed(_) => Self::new(error, "Look at it with run_command."),
+            FileError::Deadline | FileError::Link(_) => {
+                Self::new(error, "If the next call fails too, destroy the sandbox and create another.")
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The HTTP server: `/mcp`, `/health` and `/`.
+//!
+//! rmcp speaks MCP over HTTP; what stands here makes it forgiving where the published commands need it, and
+//! strict where browsers could be turned against the machine that it runs on.
+
+mod gate;
+mod page;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::sse::{KeepAlive, Sse};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{any, get};
+use axum::serve::ListenerExt as _;
+use bouvet_host::Host;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use rmcp::transport::StreamableHttpServerConfig;
+use rmcp::transport::streamable_http_server::StreamableHttpService;
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::gate::Gate;
+use crate::config::HttpConfig;
+use crate::mcp::Server;
+
+/// A request's body. Ten MiB of content take up to six times that as JSON, each byte escaped.
+pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+/// How often an idle event stream shows that it is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const SESSION_ID: &str = "mcp-session-id";
+
+/// Why the HTTP server could not start.
+#[derive(Debug, thiserror::Error)]
+#[error("could not listen on {address}")]
+pub struct ListenError {
+    /// Where.
+    pub address: SocketAddr,
+    /// The system's answer.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// Binds the server's port.
+pub(crate) async fn listen(config: &HttpConfig) -> Result<TcpListener, ListenError> {
+    let address = config.address;
+    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
+}
+
+/// Serves until `end`, then lets requests under way finish.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    config: HttpConfig,
+    host: Host,
+    server: Server,
+    end: CancellationToken,
+) -> std::io::Result<()> {
+    let app = Arc::new(App::new(config, host, server, &end));
+    let router = Router::new()
+        .route("/", get(index))
+        .route("/health", get(health))
+        .route("/mcp", any(mcp))
+        .with_state(app);
+    // Without it a small answer waits for the client's delayed acknowledgement: 44 ms instead of 1.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "could not set TCP_NODELAY");
+        }
+    });
+    axum::serve(listener, router).with_graceful_shutdown(end.cancelled_owned()).await
+}
+
+struct App {
+    host: Host,
+    gate: Gate,
+    /// For clients that keep a session, as revisions before 2026-07-28 have it.
+    stateful: StreamableHttpService<Server, LocalSessionManager>,
+    /// For all others: each request stands alone, and is answered with plain JSON where it can be.
+    stateless: StreamableHttpService<Server, NeverSessionManager>,
+}
+
+impl App {
+    fn new(config: HttpConfig, host: Host, server: Server, end: &CancellationToken) -> Self {
+        let mut settings = StreamableHttpServerConfig::default()
+            // The gate has checked both already.
+            .disable_allowed_hosts()
+            .disable_allowed_origins()
+            .with_cancellation_token(end.child_token());
+        settings.max_request_body_bytes = MAX_BODY_BYTES;
+        let one_shot = settings.clone().with_legacy_session_mode(false).with_json_response(true);
+        let (first, second) = (server.clone(), server);
+        Self {
+            host,
+            gate: Gate::new(config),
+            stateful: StreamableHttpService::new(move || Ok(first.clone()), Arc::default(), settings),
+            stateless: StreamableHttpService::new(move || Ok(second.clone()), Arc::default(), one_shot),
+        }
+    }
+}
+
+async fn index(State(app): State<Arc<App>>) -> Response {
+    page::index(app.host.engine(), app.host.acceleration().name()).into_response()
+}
+
+#[derive(Deserialize)]
+struct HealthQuery {
+    details: Option<String>,
+}
+
+async fn health(State(app): State<Arc<App>>, Query(query): Query<HealthQuery>) -> Json<serde_json::Value> {
+    let mut health = json!({ "status": "healthy", "version": env!("CARGO_PKG_VERSION") });
+    if query.details.is_some() {
+        health["engine"] = app.host.engine().into();
+        health["acceleration"] = app.host.acceleration().name().into();
+        health["sandboxes"] = app.host.list().len().into();
+    }
+    Json(health)
+}
+
+async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
+    if let Err(refused) = app.gate.check(request.headers()) {
+        return (StatusCode::FORBIDDEN, refused.to_string()).into_response();
+    }
+    accept_all_that_we_send(request.headers_mut());
+    let in_session = request.headers().contains_key(SESSION_ID);
+    match *request.method() {
+        Method::POST => post(&app, request, in_session).await,
+        Method::GET if !in_session && !is_modern(request.headers()) => events(),
+        _ => app.stateful.handle(request).await.map(Body::new),
+    }
+}
+
+/// The transport demands that a client accepts both JSON and event streams. One that accepts anything, or
+/// does not say, accepts both.
+fn accept_all_that_we_send(headers: &mut HeaderMap) {
+    let all = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let all = all.collect::<Vec<_>>().join(",").to_ascii_lowercase();
+    let ours = ["*/*", "application/*", "application/json", "text/event-stream"];
+    if all.is_empty() || ours.iter().any(|kind| all.contains(kind)) {
+        let both = HeaderValue::from_static("application/json, text/event-stream");
+        headers.insert(header::ACCEPT, both);
+    }
+}
+
+/// Whether the client speaks a revision that has no sessions and no stream of its own.
+fn is_modern(headers: &HeaderMap) -> bool {
+    let version = headers.get("mcp-protocol-version").and_then(|value| value.to_str().ok());
+    version.is_some_and(|version| version >= "2026-07-28")
+}
+
+/// A stream of server events for a client without a session. There are none; it shows that we live.
+fn events() -> Response {
+    let none = futures_util::stream::pending::<Result<axum::response::sse::Event, Infallible>>();
+    Sse::new(none).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+async fn post(app: &App, request: Request, in_session: bool) -> Response {
+    let (parts, body) = request.into_parts();
+    let bytes = match Limited::new(body, MAX_BODY_BYTES).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let text = format!("a request may have {MAX_BODY_BYTES} bytes");
+            return rpc_error(StatusCode::PAYLOAD_TOO_LARGE, -32600, &text);
+        }
+        // The client went away, or lied about the length.
+        Err(error) => return rpc_error(StatusCode::BAD_REQUEST, -32700, &error.to_string()),
+    };
+    let method = match method_of(&bytes) {
+        Ok(method) => method,
+        Err((code, text)) => return rpc_error(StatusCode::BAD_REQUEST, code, text),
+    };
+    let starts_session = method.as_deref() == Some("initialize") && !is_modern(&parts.headers);
+    let request = Request::from_parts(parts, Body::from(bytes));
+    if in_session || starts_session {
+        app.stateful.handle(request).await.map(Body::new)
+    } else {
+        app.stateless.handle(request).await.map(Body::new)
+    }
+}
+
+/// The method of a JSON-RPC message; `None` for a response.
+fn method_of(bytes: &Bytes) -> Result<Option<String>, (i32, &'static str)> {
+    #[derive(Deserialize)]
+    struct Message {
+        method: Option<String>,
+    }
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first == Some(&b'[') {
+        return Err((-32600, "batches are not supported: send one message per request"));
+    }
+    match serde_json::from_slice::<Message>(bytes) {
+        Ok(message) => Ok(message.method),
+        Err(error) if error.is_data() => Err((-32600, "this is not a JSON-RPC message")),
+        Err(_) => Err((-32700, "this is not JSON")),
+    }
+}
+
+fn rpc_error(status: StatusCode, code: i32, message: &str) -> Response {
+    let error = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": code, "message": message } });
+    (status, Json(error)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_message_is_told_apart() {
+        let method = |text: &'static str| method_of(&Bytes::from_static(text.as_bytes()));
+        assert_eq!(
+            method(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#),
+            Ok(Some("tools/list".into()))
+        );
+        assert_eq!(method(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#), Ok(None));
+        assert_eq!(method("{").unwrap_err().0, -32700);
+        assert_eq!(method("").unwrap_err().0, -32700);
+        assert_eq!(method(" [{}]").unwrap_err().0, -32600);
+        assert_eq!(method("3").unwrap_err().0, -32600);
+    }
+
+    #[test]
+    fn clients_that_take_anything_take_both_kinds() {
+        let accepted = |value: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            value.map(|value| headers.insert(header::ACCEPT, HeaderValue::from_static(value)));
+            accept_all_that_we_send(&mut headers);
+            headers[header::ACCEPT].to_str().unwrap().to_owned()
+        };
+        let both = "application/json, text/event-stream";
+        for value in [None, Some("*/*"), Some("application/json"), Some("text/event-stream")] {
+            assert_eq!(accepted(value), both);
+        }
+        assert_eq!(accepted(Some("text/html")), "text/html");
+    }
+}

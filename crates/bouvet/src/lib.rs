@@ -1,0 +1,15 @@
+//! Every surface of Bouvet over the one core in `bouvet-host`.
+//!
+//! [`config`] is the only place that knows of variables; [`serve`] runs the server that they describe;
+//! [`mcp`] is the tools; [`http`] puts them and two pages behind one port; [`failure`] alone turns errors
+//! into what clients read.
+
+mod bench;
+pub mod cli;
+pub mod client;
+pub mod config;
+mod demo;
+mod failure;
+mod http;
+mod mcp;
+pub mod serve;

@@ -1,0 +1,79 @@
+//! The MCP server: what it says of itself, and the table of its tools.
+
+mod progress;
+mod tools;
+
+use bouvet_host::{BoxConfig, Host, Sandbox};
+use rmcp::handler::server::router::tool::ToolRouter;
+use rmcp::model::{
+    ErrorCode, Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+    PaginatedRequestParams, ServerCapabilities, ServerConfig,
+};
+use rmcp::service::RequestContext;
+use rmcp::{ErrorData, RoleServer, ServerHandler, tool_handler};
+
+use crate::failure::Failure;
+
+const INSTRUCTIONS: &str = "Bouvet gives you real, isolated Linux computers: each sandbox is a virtual machine with its \
+own kernel, Python 3, Node.js, Bash and Rust, root rights, a disk and no network. Call create_sandbox first and keep \
+its sandbox_id; files and background processes stay between calls until destroy_sandbox. execute_code runs a \
+program, run_command a shell command line; both return the exit code and what was printed.";
+
+/// The server of one client. Cheap to make; all share the host.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    host: Host,
+    /// A sandbox whose creator asked for nothing special.
+    sandbox: BoxConfig,
+    tools: ToolRouter<Self>,
+}
+
+impl Server {
+    pub(crate) fn new(host: Host, sandbox: BoxConfig) -> Self {
+        Self { host, sandbox, tools: tools::table() }
+    }
+
+    /// The sandbox that a client names.
+    fn find(&self, id: &str) -> Result<Sandbox, Failure> {
+        let found = id.parse().ok().and_then(|id| self.host.get(id));
+        found.ok_or_else(|| Failure::unknown_sandbox(id))
+    }
+}
+
+/// What this server does not have is answered as such, rather than with empty lists.
+fn not_offered<T>(method: &str) -> Result<T, ErrorData> {
+    Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("this server does not offer {method}"), None))
+}
+
+#[tool_handler(router = self.tools)]
+impl ServerHandler for Server {
+    fn get_info(&self) -> ServerConfig {
+        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+            .with_server_info(Implementation::new("bouvet", env!("CARGO_PKG_VERSION")))
+            .with_instructions(INSTRUCTIONS)
+    }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        not_offered("prompts/list")
+    }
+
+    async fn list_resources(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        not_offered("resources/list")
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        not_offered("resources/templates/list")
+    }
+}

@@ -1,0 +1,78 @@
+//! `list_sandboxes`.
+
+use bouvet_host::{SandboxInfo, State};
+use rmcp::handler::server::wrapper::Json;
+use rmcp::{tool, tool_router};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::timestamp;
+use crate::failure::Failure;
+use crate::mcp::Server;
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Sandboxes {
+    /// Oldest first.
+    sandboxes: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Entry {
+    /// Names the sandbox in every call.
+    sandbox_id: String,
+    /// starting, running, failed or destroying.
+    state: String,
+    /// Why it failed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    reason: Option<String>,
+    /// When it was created, in RFC 3339.
+    created_at: String,
+    /// When it will be destroyed at the latest; left out if never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    expires_at: Option<String>,
+    /// Its memory in MiB.
+    memory_mib: u32,
+    /// Its virtual CPUs.
+    vcpu_count: u32,
+    /// What made its VM.
+    engine: String,
+    /// What executes its instructions: kvm (hardware) or tcg (software emulation).
+    acceleration: String,
+}
+
+#[tool_router(router = list_sandboxes_tool, vis = "pub(super)")]
+impl Server {
+    /// List all sandboxes that exist, with their state and resources.
+    #[tool(annotations(
+        title = "List sandboxes",
+        read_only_hint = true,
+        destructive_hint = false,
+        idempotent_hint = true,
+        open_world_hint = false
+    ))]
+    async fn list_sandboxes(&self) -> Result<Json<Sandboxes>, Failure> {
+        let sandboxes = self.host.list().into_iter().map(|info| self.entry(info)).collect();
+        Ok(Json(Sandboxes { sandboxes }))
+    }
+}
+
+impl Server {
+    fn entry(&self, info: SandboxInfo) -> Entry {
+        Entry {
+            sandbox_id: info.id.to_string(),
+            state: info.state.name().to_owned(),
+            reason: match info.state {
+                State::Failed(reason) => Some(reason),
+                _ => None,
+            },
+            created_at: timestamp(info.created_at),
+            expires_at: info.expires_at.map(timestamp),
+            memory_mib: info.config.resources.memory_mb,
+            vcpu_count: info.config.resources.vcpus,
+            engine: self.host.engine().to_owned(),
+            acceleration: self.host.acceleration().name().to_owned(),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The tools, one file each.
+
+mod create_sandbox;
+mod destroy_sandbox;
+mod exec;
+mod execute_code;
+mod list_directory;
+mod list_sandboxes;
+mod read_file;
+mod run_command;
+mod write_file;
+
+use std::time::SystemTime;
+
+use rmcp::handler::server::router::tool::ToolRouter;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Server;
+
+/// All of them.
+pub(super) fn table() -> ToolRouter<Server> {
+    Server::create_sandbox_tool()
+        + Server::destroy_sandbox_tool()
+        + Server::list_sandboxes_tool()
+        + Server::execute_code_tool()
+        + Server::run_command_tool()
+        + Server::read_file_tool()
+        + Server::write_file_tool()
+        + Server::list_directory_tool()
+}
+
+/// The argument of tools that need nothing else.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SandboxArgs {
+    /// The sandbox, as create_sandbox named it.
+    sandbox_id: String,
+}
+
+/// The result of tools that have nothing to tell but that they succeeded.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Success {
+    /// Always true: failures are errors.
+    success: bool,
+}
+
+/// A moment as RFC 3339 has it, in UTC.
+fn timestamp(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}

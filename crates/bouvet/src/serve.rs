@@ -1,0 +1,106 @@
+//! Runs the server from its configuration to its end.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bouvet_host::{Host, StartError};
+use rmcp::ServiceExt as _;
+use rmcp::transport::async_rw::AsyncRwTransport;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::http::{self, ListenError, MAX_BODY_BYTES};
+use crate::mcp::Server;
+
+/// How long requests under way may take to finish once the server is to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why the server could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host could not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The port could not be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The HTTP server failed.
+    #[error("the HTTP server failed")]
+    Http(#[source] std::io::Error),
+    /// The system would not say when to end.
+    #[error("could not wait for signals")]
+    Signal(#[source] std::io::Error),
+}
+
+/// Serves until a signal, or until standard input ends where that is the only way in. Then destroys all
+/// sandboxes.
+pub async fn serve(config: Config) -> Result<(), Error> {
+    let end = CancellationToken::new();
+    end_on_signal(&end).map_err(Error::Signal)?;
+    // Taken first: it is what fails most often.
+    let listener = match config.transport.http() {
+        true => Some(http::listen(&config.http).await?),
+        false => None,
+    };
+    let host = Host::start(config.host).await?;
+    let server = Server::new(host.clone(), config.sandbox);
+
+    let http = async {
+        match listener {
+            Some(listener) => {
+                info!(address = %config.http.address, "serving MCP over HTTP at /mcp");
+                let serving = http::serve(listener, config.http, host.clone(), server.clone(), end.clone());
+                within_grace(&end, serving).await.unwrap_or(Ok(())).map_err(Error::Http)
+            }
+            None => Ok(()),
+        }
+    };
+    let stdio = async {
+        if config.transport.stdio() {
+            serve_stdio(server.clone(), &end).await;
+            if !config.transport.http() {
+                end.cancel();
+            }
+        }
+    };
+    let (served, ()) = tokio::join!(http, stdio);
+    info!("destroying all sandboxes");
+    host.shut_down().await;
+    served
+}
+
+async fn serve_stdio(server: Server, end: &CancellationToken) {
+    let (input, output) = rmcp::transport::stdio_pipes();
+    let transport = AsyncRwTransport::new_server(input, output).with_max_line_length(MAX_BODY_BYTES);
+    match server.serve_with_ct(transport, end.child_token()).await {
+        Ok(running) => match running.waiting().await {
+            Ok(reason) => info!(?reason, "standard input has ended"),
+            Err(error) => warn!(%error, "the stdio server failed"),
+        },
+        // Under a service manager there is nobody at the other end, and that is no fault.
+        Err(error) => info!(reason = %error, "no MCP client on standard input"),
+    }
+}
+
+fn end_on_signal(end: &CancellationToken) -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let end = end.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM"),
+            _ = interrupt.recv() => info!("SIGINT"),
+        }
+        end.cancel();
+    });
+    Ok(())
+}
+
+/// Runs `serving` to its end, but no longer than the grace period after `end`.
+async fn within_grace<T>(end: &CancellationToken, serving: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        result = serving => Some(result),
+        () = async { end.cancelled().await; tokio::time::sleep(GRACE).await } => None,
+    }
+}
