@@ -1,7 +1,7 @@
 //! The command lines of both binaries.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -128,11 +128,21 @@ fn run_async(run: impl Future<Output = ExitCode>) -> ExitCode {
 /// Logs go to standard error alone: standard output may be an MCP transport.
 fn start_log(filter: Option<String>) -> Result<(), String> {
     let filter = filter.filter(|filter| !filter.trim().is_empty()).unwrap_or_else(|| "info".into());
-    let parsed = EnvFilter::try_new(&filter).map_err(|error| {
+    let parsed = EnvFilter::try_new(log_filter(&filter)).map_err(|error| {
         format!("RUST_LOG is `{filter}`; it must be a level or a filter like bouvet=debug,info: {error}")
     })?;
-    tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
+    log.with_ansi(std::io::stderr().is_terminal()).init();
     Ok(())
+}
+
+/// `bouvet_mcp`, the server's published name in filters, stands for all crates of ours. The MCP library
+/// reports every request at `info`; at that level only its warnings are of use.
+fn log_filter(filter: &str) -> String {
+    let ours = filter.replace("bouvet_mcp", "bouvet");
+    let names_library = ours.contains("rmcp");
+    let quiet = ours.split(',').any(|part| part.trim().eq_ignore_ascii_case("info"));
+    if quiet && !names_library { format!("{ours},rmcp=warn") } else { ours }
 }
 
 fn fail(text: &str, code: u8) -> ExitCode {
@@ -162,6 +172,14 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn the_published_filters_mean_what_they_say() {
+        assert_eq!(log_filter("info"), "info,rmcp=warn");
+        assert_eq!(log_filter("bouvet_mcp=debug,info"), "bouvet=debug,info,rmcp=warn");
+        assert_eq!(log_filter("trace"), "trace");
+        assert_eq!(log_filter("info,rmcp=debug"), "info,rmcp=debug");
+    }
 
     #[test]
     fn the_command_lines_are_sound() {

@@ -94,23 +94,36 @@ impl Parent {
         }
     }
 
-    /// Kills and removes what an earlier host left below the parent.
-    pub(crate) fn reap(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                let cgroup = Cgroup { dir: entry.path() };
-                cgroup.kill()?;
-                cgroup.remove()?;
-            }
+    /// Kills and removes what a host that was killed left in its parent called `name`, if it is there.
+    pub(crate) fn reap(choice: &CgroupChoice, name: &str) {
+        let below = match choice {
+            CgroupChoice::Off => None,
+            CgroupChoice::Below(dir) => Some(dir.clone()),
+            CgroupChoice::Detect => hierarchy(Path::new("/sys/fs/cgroup")),
+        };
+        let Some(dir) = below.map(|below| below.join(name)).filter(|dir| dir.exists()) else { return };
+        // The next host makes do with what cannot be removed: its own cgroups have names of their own.
+        if let Err(error) = reap_all(&dir) {
+            tracing::warn!(%error, dir = %dir.display(), "could not clear cgroups that an earlier host left");
         }
-        Ok(())
     }
 
     /// Removes the parent itself.
     pub(crate) fn remove(&self) -> io::Result<()> {
         fs::remove_dir(&self.dir)
     }
+}
+
+fn reap_all(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            let cgroup = Cgroup { dir: entry.path() };
+            cgroup.kill()?;
+            cgroup.remove()?;
+        }
+    }
+    fs::remove_dir(dir)
 }
 
 /// The root of the hierarchy that controls memory.
@@ -159,8 +172,9 @@ impl Cgroup {
             processes.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw)
         {
             let opened = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+            // One that cannot be opened or killed any more has ended by itself.
             let Ok(process) = opened else { continue };
-            rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL)?;
+            rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).ok();
             let mut wait = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
             rustix::event::poll(&mut wait, Some(&rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 }))?;
         }

@@ -1,14 +1,12 @@
 //! The host: one directory, one engine, and the sandboxes on them.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::FlockOperation;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -22,6 +20,7 @@ use crate::disk::Blanks;
 use crate::engine::fake::Fake;
 use crate::engine::qemu::{self, Qemu};
 use crate::engine::{Acceleration, Engine, EngineChoice, EngineError};
+use crate::instance::Instance;
 use crate::sandbox::create::{self, BringUpError, Site};
 use crate::sandbox::owner::Owner;
 use crate::sandbox::state::{Event, State};
@@ -29,11 +28,13 @@ use crate::sandbox::{Sandbox, SandboxId, SandboxInfo};
 
 /// Failed sandboxes that stay known; the oldest are forgotten first.
 const MAX_FAILED: usize = 100;
+/// Distance between the first user ids of two hosts in one directory: more than one can use.
+const UIDS_PER_HOST: u32 = 10_000;
 
 /// What a host is made of.
 #[derive(Debug, Clone)]
 pub struct HostOptions {
-    /// Everything that the host writes goes here. Made if it is missing; used by one host at a time.
+    /// Everything that the host writes goes into a directory of its own in here. Made if it is missing.
     pub dir: PathBuf,
     /// What makes the VMs.
     pub engine: EngineChoice,
@@ -45,7 +46,7 @@ pub struct HostOptions {
     pub max_sandboxes: u32,
     /// Where the VMs' cgroups go.
     pub cgroup: CgroupChoice,
-    /// The first of `max_sandboxes` user ids that VMs run as, one each. Unused without privilege.
+    /// The first of the user ids that VMs run as, one each. Unused without privilege.
     pub first_uid: u32,
 }
 
@@ -64,9 +65,9 @@ pub enum StartError {
     /// Somebody else could have put things there.
     #[error("the directory `{0}` belongs to another user")]
     Foreign(PathBuf),
-    /// Another host works there.
-    #[error("the directory `{0}` is in use by another host")]
-    InUse(PathBuf),
+    /// As many hosts as may be work there.
+    #[error("the directory `{0}` is in use by {1} hosts, which is the limit")]
+    InUse(PathBuf, u32),
     /// VMs cannot be bounded.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -114,8 +115,7 @@ struct Inner {
     tasks: TaskTracker,
     closing: AtomicBool,
     cgroups: Option<cgroup::Parent>,
-    /// Held for as long as this host uses the directory.
-    _lock: File,
+    instance: Instance,
 }
 
 #[derive(Debug, Default)]
@@ -127,19 +127,18 @@ struct Registry {
 impl Host {
     /// Prepares the directory and the engine. What an earlier host left there is removed.
     pub async fn start(options: HostOptions) -> Result<Self, StartError> {
-        let lock = lock_dir(&options.dir)?;
-        let failed = |source| StartError::Directory { path: options.dir.clone(), source };
-        let dir = options.dir.join("sandboxes");
-        remove_if_there(&dir).map_err(failed)?;
-        fs::create_dir(&dir).map_err(failed)?;
+        let clear = |dir: &Path| cgroup::Parent::reap(&options.cgroup, &cgroup_name(dir));
+        let instance = Instance::claim(&options.dir, clear)?;
+        let dir = instance.dir.join("sandboxes");
+        fs::create_dir(&dir).map_err(|source| StartError::Directory { path: dir.clone(), source })?;
 
         let spawner = Arc::new(Spawner::start().map_err(StartError::Thread)?);
-        let (engine, cgroups) = start_engine(&options, spawner).await?;
+        let (engine, cgroups) = start_engine(&options, &instance, spawner).await?;
         info!(engine = engine.name(), acceleration = engine.acceleration().name(), "host started");
         let boots = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2));
         Ok(Self(Arc::new(Inner {
             engine,
-            blanks: Blanks::new(options.dir.clone()),
+            blanks: Blanks::new(instance.dir.clone()),
             dir,
             max_sandboxes: options.max_sandboxes,
             sandboxes: Mutex::default(),
@@ -147,7 +146,7 @@ impl Host {
             tasks: TaskTracker::new(),
             closing: AtomicBool::new(false),
             cgroups,
-            _lock: lock,
+            instance,
         })))
     }
 
@@ -251,9 +250,8 @@ impl Host {
         {
             tracing::warn!(%error, "could not remove the host's cgroup");
         }
-        let dir = self.0.dir.parent().unwrap_or(&self.0.dir);
-        if let Err(error) = fs::remove_dir_all(dir) {
-            tracing::warn!(%error, dir = %dir.display(), "could not remove the host's directory");
+        if let Err(error) = self.0.instance.remove() {
+            tracing::warn!(%error, "could not remove the host's directory");
         }
     }
 
@@ -291,22 +289,19 @@ impl Registry {
 /// What the choice means on this machine, and the parent of its VMs' cgroups.
 async fn start_engine(
     options: &HostOptions,
+    instance: &Instance,
     spawner: Arc<Spawner>,
 ) -> Result<(Box<dyn Engine>, Option<cgroup::Parent>), StartError> {
     match options.engine {
         EngineChoice::Auto | EngineChoice::Qemu => {
-            let cgroups = cgroup::Parent::prepare(&options.cgroup, &cgroup_name(&options.dir))?;
-            if let Some(cgroups) = &cgroups {
-                let failed = |source| StartError::Directory { path: options.dir.clone(), source };
-                cgroups.reap().map_err(failed)?;
-            }
+            let cgroups = cgroup::Parent::prepare(&options.cgroup, &cgroup_name(&instance.dir))?;
             let privileged = rustix::process::geteuid().is_root();
             let engine = Qemu::prepare(qemu::Options {
                 kernel: &options.kernel,
                 rootfs: &options.rootfs,
-                dir: &options.dir,
+                dir: &instance.dir,
                 cgroups: cgroups.clone(),
-                first_uid: privileged.then_some(options.first_uid),
+                first_uid: privileged.then_some(options.first_uid + instance.number * UIDS_PER_HOST),
                 spawner,
             });
             match engine.await {
@@ -319,7 +314,7 @@ async fn start_engine(
             }
         }
         #[cfg(feature = "fake")]
-        EngineChoice::Fake => Ok((Box::new(Fake::prepare(&options.dir, spawner)?), None)),
+        EngineChoice::Fake => Ok((Box::new(Fake::prepare(&instance.dir, spawner)?), None)),
     }
 }
 
@@ -334,61 +329,9 @@ fn cgroup_name(dir: &Path) -> String {
     name
 }
 
-/// Makes `dir` if need be, checks that it is ours alone, and locks it.
-fn lock_dir(dir: &Path) -> Result<File, StartError> {
-    let failed = |source| StartError::Directory { path: dir.to_owned(), source };
-    loop {
-        if let Some(parent) = dir.parent() {
-            fs::create_dir_all(parent).map_err(failed)?;
-        }
-        match fs::DirBuilder::new().mode(0o700).create(dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-            _ => {}
-        }
-        let metadata = fs::symlink_metadata(dir).map_err(failed)?;
-        if !metadata.is_dir() || metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(StartError::Foreign(dir.to_owned()));
-        }
-        let path = dir.join("lock");
-        let lock = match File::options().write(true).create(true).truncate(false).open(&path) {
-            // A host that was just ending took the directory with it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other.map_err(failed)?,
-        };
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(StartError::InUse(dir.to_owned()));
-        }
-        // The file that we locked may have been removed by a host that was ending; then nobody sees our lock.
-        let ours = lock.metadata().map_err(failed)?.ino();
-        if fs::metadata(&path).is_ok_and(|metadata| metadata.ino() == ours) {
-            return Ok(lock);
-        }
-    }
-}
-
-fn remove_if_there(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_directory_serves_one_host_at_a_time() {
-        let parent = tempfile::tempdir().unwrap();
-        let dir = parent.path().join("a/b");
-        let first = lock_dir(&dir).unwrap();
-        assert!(matches!(lock_dir(&dir), Err(StartError::InUse(_))));
-        drop(first);
-        let second = lock_dir(&dir).unwrap();
-        fs::remove_dir_all(&dir).unwrap();
-        drop(lock_dir(&dir).unwrap());
-        drop(second);
-    }
 
     #[test]
     fn cgroup_names_tell_directories_apart() {

@@ -12,6 +12,7 @@ mod engine;
 mod exec;
 mod files;
 mod host;
+mod instance;
 mod link;
 mod sandbox;
 mod undo;

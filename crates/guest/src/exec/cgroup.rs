@@ -36,11 +36,6 @@ impl Group {
             sweep(parent);
             fs::create_dir(dir)?;
             fs::write(dir.join("pids.max"), MAX_PROCESSES.to_string())?;
-            let all_bytes: u64 = fs::read_to_string(parent.join("memory.max"))?
-                .trim_end()
-                .parse()
-                .map_err(io::Error::other)?;
-            fs::write(dir.join("memory.max"), all_bytes.saturating_sub(SPARE_BYTES).to_string())?;
             // Killed one by one, the processes of a fork bomb come back faster than memory does.
             fs::write(dir.join("memory.oom.group"), "1")?;
         }

@@ -67,6 +67,7 @@ impl Executor {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
+        env.extend(program::image_environment());
         env.extend(self.env.lock().unwrap_or_else(PoisonError::into_inner).clone());
         env.extend(of_call);
         env

@@ -25,6 +25,15 @@ pub(super) fn install_runners(run_dir: &Path) -> io::Result<()> {
     RUNNERS.iter().try_for_each(|(name, text)| fs::write(run_dir.join(name), text))
 }
 
+/// What the image wants in every environment: `NAME=value` lines of `/etc/environment`, as pam_env(7) has
+/// them.
+pub(super) fn image_environment() -> Vec<(String, String)> {
+    let text = fs::read_to_string("/etc/environment").unwrap_or_default();
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let variables = lines.filter_map(|line| line.split_once('='));
+    variables.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()
+}
+
 /// The directory that holds the source of one run. Nothing is created until a file is stored.
 #[derive(Debug)]
 pub(super) struct Files(PathBuf);

@@ -1,0 +1,48 @@
+# What a person types. `make demo` and `make test` work from a fresh clone on Debian 12.
+
+ARCH ?= $(shell uname -m)
+KERNEL := $(CURDIR)/images/output/vmlinux
+ROOTFS := $(CURDIR)/images/output/debian-devbox.ext4
+# The server confines VMs by means that only root has. A configured kernel or rootfs goes before ours.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo) env \
+	BOUVET_KERNEL="$${BOUVET_KERNEL:-$(KERNEL)}" BOUVET_ROOTFS="$${BOUVET_ROOTFS:-$(ROOTFS)}"
+# Where cargo was installed by this very run, or by rustup without a new login.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help demo test run bench images kernel rootfs build check deps clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: deps build images ## Build everything, then use every tool once in a real VM
+	@$(AS_ROOT) target/release/bouvet demo
+
+test: deps images ## Run all tests, and say how many ran and which were skipped
+	@scripts/test.sh
+
+run: deps build images ## Serve MCP on http://localhost:8080/mcp
+	@$(AS_ROOT) BOUVET_TRANSPORT=http target/release/bouvet-mcp
+
+bench: deps build images ## Measure a server
+	@$(AS_ROOT) target/release/bouvet bench
+
+images: kernel rootfs ## Make what VMs boot from, unless it is there
+
+kernel: ## Make images/output/vmlinux [ARCH=x86_64|aarch64]
+	@images/kernel.sh $(ARCH)
+
+rootfs: ## Make images/output/debian-devbox.ext4 [ARCH=x86_64|aarch64]
+	@images/rootfs.sh $(ARCH)
+
+build: ## Build the binaries into target/release
+	@cargo build --release -p bouvet -p bouvet-mcp
+
+check: ## Check format and lints
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+deps: ## Install what is missing, through apt
+	@scripts/deps.sh
+
+clean: ## Remove what was built, but not the images
+	@cargo clean
