@@ -2,10 +2,6 @@
 //! was skipped.
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "test code: a panic is how it reports")]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "tests are configured by their environment, and start processes"
-)]
 
 pub mod conformance;
 pub mod site;

@@ -357,4 +357,25 @@ mod tests {
         let set = ["BOUVET_HTTP_PROT", "BOUVET_HTTP_PORT", "BOUVET_POOL_ENABLED", "HOME"];
         assert_eq!(unknown_variables(set.map(str::to_owned).into_iter()), ["BOUVET_HTTP_PROT"]);
     }
+
+    /// The reference in `docs/` is this table; BOUVET_RECORD_DOCS=1 writes it there.
+    #[test]
+    fn the_reference_lists_every_variable_as_it_is() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CONFIG.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = text.split_once("<!-- variables: generated, do not edit -->\n").unwrap();
+        let (table, after) = rest.split_once("<!-- end -->").unwrap();
+        let mut expected =
+            String::from("| Variable | Default | Allowed | Description |\n|---|---|---|---|\n");
+        for Variable { name, default, allowed, about } in VARIABLES {
+            let default = if default.is_empty() { "none".to_owned() } else { format!("`{default}`") };
+            expected.push_str(&format!("| `{name}` | {default} | {allowed} | {about} |\n"));
+        }
+        if std::env::var_os("BOUVET_RECORD_DOCS").is_some() {
+            let marker = "<!-- variables: generated, do not edit -->\n";
+            std::fs::write(path, format!("{before}{marker}{expected}<!-- end -->{after}")).unwrap();
+            return;
+        }
+        assert_eq!(table, expected, "docs/CONFIG.md differs from the table of variables");
+    }
 }

@@ -16,8 +16,6 @@ use tokio::process::{Child, Command};
 /// Processes and threads of one program: a fork bomb ends here, while every other program in the sandbox
 /// can still start its own.
 const MAX_PROCESSES: u32 = 512;
-/// Memory that one program leaves to the others: enough to start a command that ends it.
-const SPARE_BYTES: u64 = 24 * 1024 * 1024;
 
 /// One program's processes. Dropped, it kills them; see [`Group::leave_running`].
 #[derive(Debug)]
