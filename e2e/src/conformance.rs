@@ -68,7 +68,7 @@ async fn sh(sandbox: &Sandbox, command: &str) -> String {
 
 /// Waits until `command` succeeds.
 async fn eventually(sandbox: &Sandbox, command: &str) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while run(sandbox, Program::Command, command).await.exit.exit_code != 0 {
         assert!(Instant::now() < deadline, "`{command}` never succeeded");
     }
@@ -277,8 +277,11 @@ pub async fn a_sandbox_past_its_time_says_so(host: &Host) {
     let seconds = if host.engine() == "fake" { 1 } else { 20 };
     config.resources.timeout = Duration::from_secs(seconds);
     let sandbox = host.create(config).await.unwrap();
-    let exec = sandbox.exec(ExecRequest::new(Program::Command, "sleep 3222")).await.unwrap();
-    let error = exec.finish().await.unwrap_err();
+    let error = match sandbox.exec(ExecRequest::new(Program::Command, "sleep 3222")).await {
+        Ok(exec) => exec.finish().await.unwrap_err(),
+        // On a busy machine its time was over before the program could start.
+        Err(error) => error,
+    };
     assert!(error.to_string().contains(&format!("its time of {seconds} s is over")), "{error}");
 }
 
@@ -307,11 +310,11 @@ pub async fn capacity_is_a_limit(host: &Host) {
     if host.acceleration().name() != "kvm" {
         assert!(matches!(host.create(hardware).await, Err(CreateError::NoHardware(_))));
     }
-    let _one = create(host).await;
-    let rest = futures_util::future::join_all(
-        (1..=20).map(|_| tokio::time::timeout(Duration::ZERO, host.create(small()))),
-    );
-    let refused =
-        rest.await.into_iter().filter(|made| matches!(made, Ok(Err(CreateError::AtCapacity(20))))).count();
-    assert_eq!(refused, 1);
+    let most = crate::site::MAX_SANDBOXES;
+    let all = futures_util::future::join_all((0..most).map(|_| host.create(small()))).await;
+    let held: Vec<Sandbox> = all.into_iter().map(Result::unwrap).collect();
+    let one_more = host.create(small()).await;
+    assert!(matches!(one_more, Err(CreateError::AtCapacity(limit)) if limit == most));
+    held[0].destroy().await;
+    create(host).await;
 }

@@ -7,6 +7,9 @@ use tempfile::TempDir;
 
 use crate::skip::skipped;
 
+/// Sandboxes that a test's host may have at once.
+pub const MAX_SANDBOXES: u32 = 12;
+
 /// A host, and the directory that it must leave empty.
 #[derive(Debug)]
 pub struct Site {
@@ -34,7 +37,7 @@ impl Site {
             engine,
             kernel,
             rootfs,
-            max_sandboxes: 20,
+            max_sandboxes: MAX_SANDBOXES,
             cgroup: CgroupChoice::Detect,
             first_uid: 1_900_000_000,
         };

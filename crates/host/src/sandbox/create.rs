@@ -22,7 +22,8 @@ use crate::undo::Undo;
 
 /// From the start of a VM to its guest's first answer. An emulated VM on a busy machine takes seconds.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
-const PERSONALISE_DEADLINE: Duration = Duration::from_secs(10);
+/// Its guest's first work: emulated, and with other VMs booting beside it, that takes a while.
+const PERSONALISE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a VM whose link failed is given to end by itself, which tells more.
 const POST_MORTEM: Duration = Duration::from_secs(1);
 const ENTROPY_BYTES: usize = 64;
