@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bouvet_host::{
-    BoxConfig, CreateError, ExecError, ExecEvent, ExecRequest, ExecResult, FileError, Host, Program, Refusal,
-    Sandbox, State,
+    BoxConfig, CreateError, ExecError, ExecEvent, ExecRequest, FileError, Host, Program, Refusal, Sandbox,
+    State,
 };
 use bytes::Bytes;
 
+use crate::drive::{eventually, run, sh};
 use crate::site::small;
 
 /// Makes a test of every case, on the site that `$site` starts.
@@ -53,25 +54,6 @@ macro_rules! conform {
 
 async fn create(host: &Host) -> Sandbox {
     host.create(small()).await.unwrap()
-}
-
-async fn run(sandbox: &Sandbox, program: Program, source: &str) -> ExecResult {
-    let exec = sandbox.exec(ExecRequest::new(program, source.to_owned())).await.unwrap();
-    exec.finish().await.unwrap()
-}
-
-async fn sh(sandbox: &Sandbox, command: &str) -> String {
-    let result = run(sandbox, Program::Command, command).await;
-    assert_eq!(result.exit.exit_code, 0, "{command}: {}", result.stderr.text());
-    result.stdout.text().trim_end().to_owned()
-}
-
-/// Waits until `command` succeeds.
-async fn eventually(sandbox: &Sandbox, command: &str) {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while run(sandbox, Program::Command, command).await.exit.exit_code != 0 {
-        assert!(Instant::now() < deadline, "`{command}` never succeeded");
-    }
 }
 
 pub async fn a_program_s_output_and_exit_code_come_back(host: &Host) {

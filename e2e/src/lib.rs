@@ -4,5 +4,6 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "test code: a panic is how it reports")]
 
 pub mod conformance;
+pub mod drive;
 pub mod site;
 pub mod skip;

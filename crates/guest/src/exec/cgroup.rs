@@ -16,6 +16,8 @@ use tokio::process::{Child, Command};
 /// Processes and threads of one program: a fork bomb ends here, while every other program in the sandbox
 /// can still start its own.
 const MAX_PROCESSES: u32 = 512;
+/// Memory that programs left in the background leave to those that are called: enough for an interpreter.
+const FOREGROUND_BYTES: u64 = 32 * 1024 * 1024;
 
 /// One program's processes. Dropped, it kills them; see [`Group::leave_running`].
 #[derive(Debug)]
@@ -100,10 +102,27 @@ impl Group {
         killed.is_some_and(|count| count != "0")
     }
 
-    /// Lets processes that the program put into the background live on.
+    /// Lets processes that the program put into the background live on, with a little less memory: what
+    /// runs into its limit is killed, so that limit must not be the one of all programs together.
     pub(super) fn leave_running(mut self) {
         self.kill_on_drop = false;
+        let Some(dir) = self.dir.take() else { return };
+        if fs::remove_dir(&dir).is_ok() {
+            return;
+        }
+        // Writing waits until the processes are within the limit.
+        tokio::task::spawn_blocking(move || {
+            // Failing means that they have ended, and a sweep removed the cgroup.
+            limit_background(&dir).ok();
+        });
     }
+}
+
+fn limit_background(dir: &Path) -> io::Result<()> {
+    let all = fs::read_to_string(dir.with_file_name("memory.max"))?;
+    // `max`, no limit, is no number: then there is nothing to stay below.
+    let Ok(all) = all.trim_end().parse::<u64>() else { return Ok(()) };
+    fs::write(dir.join("memory.max"), all.saturating_sub(FOREGROUND_BYTES).to_string())
 }
 
 impl Drop for Group {
