@@ -295,7 +295,7 @@ impl Exec {
                 }
                 Some(Output::Exit(exit)) => {
                     self.ended = true;
-                    return Ok(Some(ExecEvent::Exit(Box::new(self.result(exit)))));
+                    return self.result(exit).map(|result| Some(ExecEvent::Exit(Box::new(result))));
                 }
                 None => return Err(ExecError::Link("it ended the call without an exit".into())),
             }
@@ -314,22 +314,25 @@ impl Exec {
         }
     }
 
-    fn result(&mut self, exit: v1::ExecExit) -> ExecResult {
-        let captured = |head: &mut Vec<u8>, tail: Option<v1::OutputTail>| {
-            let v1::OutputTail { tail, dropped_bytes } = tail.unwrap_or_default();
-            Captured { head: std::mem::take(head), dropped_bytes, tail: tail.into() }
-        };
-        ExecResult {
-            stdout: captured(&mut self.stdout, exit.stdout),
-            stderr: captured(&mut self.stderr, exit.stderr),
+    fn result(&mut self, exit: v1::ExecExit) -> Result<ExecResult, ExecError> {
+        Ok(ExecResult {
+            stdout: captured(&mut self.stdout, exit.stdout)?,
+            stderr: captured(&mut self.stderr, exit.stderr)?,
             exit: ExecExit {
                 exit_code: exit.exit_code,
                 timed_out: exit.timed_out,
                 out_of_memory: exit.out_of_memory,
                 duration: Duration::from_micros(exit.duration_us),
             },
-        }
+        })
     }
+}
+
+fn captured(head: &mut Vec<u8>, tail: Option<v1::OutputTail>) -> Result<Captured, ExecError> {
+    let v1::OutputTail { tail: data, dropped_bytes } = tail.unwrap_or_default();
+    let mut tail = Vec::new();
+    bounded(&mut tail, &data)?;
+    Ok(Captured { head: std::mem::take(head), dropped_bytes, tail })
 }
 
 /// Keeps `data`, as long as the guest keeps to the limit that it was given.

@@ -220,3 +220,6 @@ impl AsyncWrite for Frames {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod hostile;

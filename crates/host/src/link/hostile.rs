@@ -1,0 +1,306 @@
+//! Guests that do not keep to the rules: each must cost its own calls, and nothing else.
+//!
+//! A script plays the guest at the other end of a socket pair. It goes as far as the honest protocol takes
+//! it to the place it attacks: the handshake, the frames, HTTP/2, gRPC, the messages.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bouvet_wire::frame::MAX_DISCARDED_BYTES;
+use bouvet_wire::limits::{MAX_LIST_ENTRIES, MAX_MESSAGE_BYTES};
+use bouvet_wire::v1::{self, exec_output::Output};
+use futures_util::{StreamExt as _, stream};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+
+use super::*;
+use crate::exec::{Exec, ExecError, ExecRequest, Program};
+use crate::files::{self, FileError};
+
+/// A pair: the host's end of the stream, and the guest's.
+fn streams() -> (UnixStream, UnixStream) {
+    UnixStream::pair().unwrap()
+}
+
+/// Reads the host's HELLO at the guest's end.
+async fn hello(mut stream: UnixStream) -> (Preamble, Frames) {
+    let (mut decoder, mut input) = (Decoder::guest(), BytesMut::new());
+    let hello = loop {
+        if let Some(Event::Preamble(hello)) = decoder.next(&mut input).unwrap() {
+            break hello;
+        }
+        assert_ne!(stream.read_buf(&mut input).await.unwrap(), 0);
+    };
+    let (epoch, data, output) = (hello.epoch, Bytes::new(), BytesMut::new());
+    (hello, Frames { stream, epoch, decoder, input, data, output })
+}
+
+/// The error of a handshake in which the guest answers `answer`, and then closes its end.
+async fn handshake(answer: impl FnOnce(Preamble) -> Vec<u8>) -> LinkError {
+    let (host, guest) = streams();
+    let guest = async {
+        let (preamble, mut frames) = hello(guest).await;
+        // The host may have seen enough before all of it is sent.
+        frames.stream.write_all(&answer(preamble)).await.ok();
+    };
+    let (link, ()) = tokio::join!(Link::connect(host, Duration::from_secs(60)), guest);
+    link.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_handshake_that_goes_wrong_ends() {
+    assert!(matches!(handshake(|_| Vec::new()).await, LinkError::Closed));
+    assert!(matches!(handshake(|hello| hello.ack()[..20].to_vec()).await, LinkError::Closed));
+    let garbage = handshake(|_| vec![0xB0; 2 * MAX_DISCARDED_BYTES]).await;
+    assert!(matches!(garbage, LinkError::Violation(Violation::NoAck)), "{garbage:?}");
+    let stale = |hello: Preamble| {
+        let stale = Preamble { epoch: Epoch::new(1), ..hello }.ack();
+        stale.repeat(2 * MAX_DISCARDED_BYTES / stale.len())
+    };
+    let stale = handshake(stale).await;
+    assert!(matches!(stale, LinkError::Violation(Violation::NoAck)), "{stale:?}");
+    let other = handshake(|hello| Preamble { generation: 7_000, ..hello }.ack()).await;
+    assert!(matches!(other, LinkError::Generation(7_000)), "{other:?}");
+}
+
+#[tokio::test]
+async fn a_guest_that_never_answers_meets_the_deadline() {
+    let (host, _guest) = streams();
+    let error = Link::connect(host, Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(error, LinkError::Deadline(_)), "{error:?}");
+}
+
+/// A link whose guest keeps to the rules of the handshake, and then does `attack`.
+async fn linked<A>(attack: impl FnOnce(Frames) -> A) -> Link
+where
+    A: Future<Output = ()> + Send + 'static,
+{
+    let (host, guest) = streams();
+    let (link, mut frames) = tokio::join!(Link::connect(host, Duration::from_secs(60)), async {
+        let (preamble, mut frames) = hello(guest).await;
+        frames.stream.write_all(&preamble.ack()).await.unwrap();
+        frames
+    });
+    frames.input.clear();
+    tokio::spawn(attack(frames));
+    link.unwrap()
+}
+
+async fn read(link: &Link) -> FileError {
+    files::read(link.client(), "file".into(), 0, 1000).await.unwrap_err()
+}
+
+/// Asserts that these bytes after the handshake break the link.
+async fn assert_breaks(bytes: impl FnOnce(Epoch) -> Vec<u8> + Send + 'static, expected: &str) {
+    let mut link = linked(|mut frames| async move {
+        let bytes = bytes(frames.epoch);
+        frames.stream.write_all(&bytes).await.ok();
+        // Held open: the bytes alone must do it.
+        std::future::pending().await
+    })
+    .await;
+    let error = read(&link).await;
+    assert!(matches!(error, FileError::Link(_)), "{error:?}");
+    let broken = link.broken().await;
+    assert!(broken.contains(expected), "{broken}");
+}
+
+fn raw_header(epoch: u32, length: u32) -> Vec<u8> {
+    [epoch.to_le_bytes(), length.to_le_bytes()].concat()
+}
+
+fn framed(epoch: Epoch, payload: &[u8]) -> Vec<u8> {
+    [&frame::header(epoch, payload.len())[..], payload].concat()
+}
+
+#[tokio::test]
+async fn frames_that_break_the_rules_break_the_link() {
+    let number = |epoch| u32::from_le_bytes(*frame::header(epoch, 1).first_chunk().unwrap());
+    assert_breaks(move |epoch| raw_header(number(epoch) ^ 1, 10), "unknown connection").await;
+    assert_breaks(move |epoch| raw_header(number(epoch), 0), "a frame of 0 bytes").await;
+    assert_breaks(move |epoch| raw_header(number(epoch), u32::MAX), "a frame of 4294967295 bytes").await;
+    let past = u32::try_from(MAX_PAYLOAD_BYTES).unwrap() + 1;
+    assert_breaks(move |epoch| raw_header(number(epoch), past), "a frame of 32761 bytes").await;
+    assert_breaks(|epoch| framed(epoch, b"HTTP/1.1 200 OK\r\n\r\n"), "the link broke").await;
+    // HTTP/2 frames: a length past the limit, and a stream that nobody asked for.
+    assert_breaks(|epoch| framed(epoch, b"\xff\xff\xff\x04\x00\x00\x00\x00\x00"), "the link broke").await;
+    assert_breaks(|epoch| framed(epoch, b"\0\0\x01\x00\x00\0\0\0\x63x"), "the link broke").await;
+}
+
+#[tokio::test]
+async fn half_a_frame_and_then_the_end_breaks_the_link() {
+    let mut link = linked(|mut frames| async move {
+        let frame = framed(frames.epoch, &[0; 100]);
+        frames.stream.write_all(&frame[..50]).await.unwrap();
+    })
+    .await;
+    assert!(matches!(read(&link).await, FileError::Link(_)));
+    link.broken().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_falls_silent_meets_each_calls_deadline() {
+    let link = linked(|frames| async move {
+        let _held = frames;
+        std::future::pending().await
+    })
+    .await;
+    // From here on time passes only when nothing else can happen.
+    tokio::time::pause();
+    assert!(matches!(read(&link).await, FileError::Deadline));
+    let error = Exec::start(link.client(), ExecRequest::new(Program::Command, "true")).await.unwrap_err();
+    assert!(matches!(error, ExecError::Deadline(_)), "{error:?}");
+}
+
+/// What a guest sends without end, as HTTP/2 frames.
+fn floods() -> Vec<Vec<u8>> {
+    let settings = b"\0\0\0\x04\0\0\0\0\0".to_vec();
+    let ping = b"\0\0\x08\x06\0\0\0\0\0bouvet!!".to_vec();
+    let priority = b"\0\0\x05\x02\0\0\0\0\x01\0\0\0\0\0".to_vec();
+    vec![settings, ping, priority]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_hold_no_other_sandbox_up() {
+    let mut flooded = Vec::new();
+    for flood in floods() {
+        let link = linked(|mut frames| async move {
+            let hello = framed(frames.epoch, b"\0\0\0\x04\0\0\0\0\0");
+            let repeated = framed(frames.epoch, &flood.repeat(1000));
+            frames.stream.write_all(&hello).await.ok();
+            // Until the host has had enough of it, or the test is over.
+            while frames.stream.write_all(&repeated).await.is_ok() {
+                let mut answers = [0; 65536];
+                frames.stream.try_read(&mut answers).ok();
+            }
+        });
+        flooded.push(link.await);
+    }
+    let honest = answering(|_| one_message(&v1::ListReply::default())).await;
+    for _ in 0..100 {
+        assert!(files::list(honest.client(), "/".into()).await.unwrap().entries.is_empty());
+    }
+}
+
+type Chunks = stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
+
+/// A link whose guest speaks HTTP/2 by the rules, and answers every call with what `answer` makes of it.
+async fn answering(
+    answer: impl Fn(&str) -> http::Response<StreamBody<Chunks>> + Clone + Send + 'static,
+) -> Link {
+    linked(|frames| async move {
+        let service = hyper::service::service_fn(move |call: http::Request<hyper::body::Incoming>| {
+            let answer = answer(call.uri().path());
+            async move {
+                // Taken to its end, as an honest guest would.
+                call.into_body().collect().await.ok();
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        server.serve_connection(TokioIo::new(frames), service).await.ok();
+    })
+    .await
+}
+
+fn response(
+    chunks: impl futures_util::Stream<Item = Frame<Bytes>> + Send + 'static,
+) -> http::Response<StreamBody<Chunks>> {
+    let body = StreamBody::new(chunks.map(Ok).boxed());
+    http::Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+}
+
+/// `message` with gRPC's prefix: a flag, and its length.
+fn prefixed(message: &impl prost::Message) -> Frame<Bytes> {
+    let bytes = message.encode_to_vec();
+    let length = u32::try_from(bytes.len()).unwrap();
+    Frame::data([&[0], &length.to_be_bytes()[..], &bytes].concat().into())
+}
+
+fn success() -> Frame<Bytes> {
+    Frame::trailers(http::HeaderMap::from_iter([(
+        http::HeaderName::from_static("grpc-status"),
+        http::HeaderValue::from_static("0"),
+    )]))
+}
+
+fn one_message(message: &impl prost::Message) -> http::Response<StreamBody<Chunks>> {
+    response(stream::iter([prefixed(message), success()]))
+}
+
+#[tokio::test]
+async fn answers_that_are_no_grpc_fail_their_call() {
+    let past = u32::try_from(MAX_MESSAGE_BYTES).unwrap() + 1;
+    let raw = [
+        ("a length of 4 GiB", b"\0\xff\xff\xff\xff".to_vec()),
+        ("a length past the limit", [&[0], &past.to_be_bytes()[..]].concat()),
+        ("a flag that means nothing", b"\x07\0\0\0\x01x".to_vec()),
+        ("compression that nobody agreed on", b"\x01\0\0\0\x01x".to_vec()),
+        ("a message that is none", b"\0\0\0\0\x03\xff\xff\xff".to_vec()),
+    ];
+    for (what, raw) in raw {
+        let link =
+            answering(move |_| response(stream::iter([Frame::data(raw.clone().into()), success()]))).await;
+        let error = read(&link).await;
+        assert!(matches!(error, FileError::Link(_)), "{what}: {error:?}");
+    }
+    let link = answering(|_| response(stream::iter([prefixed(&v1::ReadChunk::default())]))).await;
+    let error = read(&link).await;
+    assert!(matches!(&error, FileError::Failed(why) if why.contains("trailer")), "{error:?}");
+}
+
+#[tokio::test]
+async fn headers_past_the_limit_fail_their_call() {
+    let link = answering(|_| {
+        let mut response = one_message(&v1::ListReply::default());
+        let much = "x".repeat(2 * MAX_HEADER_BYTES as usize);
+        response.headers_mut().insert("x-much", http::HeaderValue::try_from(much).unwrap());
+        response
+    })
+    .await;
+    assert!(matches!(read(&link).await, FileError::Link(_)));
+}
+
+#[tokio::test]
+async fn more_than_was_asked_for_fails_the_call() {
+    let endless = || {
+        let chunk = v1::ReadChunk { file_bytes: 1, data: vec![b'x'; 300].into() };
+        response(stream::repeat(()).map(move |()| prefixed(&chunk)))
+    };
+    let link = answering(move |_| endless()).await;
+    let error = read(&link).await;
+    assert!(matches!(&error, FileError::Link(fact) if fact.contains("more than was asked")), "{error:?}");
+
+    let entries = vec![v1::ListEntry::default(); MAX_LIST_ENTRIES as usize + 1];
+    let link =
+        answering(move |_| one_message(&v1::ListReply { entries: entries.clone(), truncated: false })).await;
+    let error = files::list(link.client(), "/".into()).await.unwrap_err();
+    assert!(matches!(&error, FileError::Link(fact) if fact.contains("more than was asked")), "{error:?}");
+}
+
+/// How a program of which the guest says `outputs` ends.
+async fn exec(outputs: Vec<Output>) -> ExecError {
+    let link = answering(move |_| {
+        let messages: Vec<_> =
+            outputs.iter().map(|output| prefixed(&v1::ExecOutput { output: Some(output.clone()) })).collect();
+        response(stream::iter(messages).chain(stream::iter([success()])))
+    })
+    .await;
+    let exec = Exec::start(link.client(), ExecRequest::new(Program::Command, "true")).await.unwrap();
+    exec.finish().await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_program_that_was_never_run_like_that_fails_its_call() {
+    let error = exec(vec![Output::Started(v1::ExecStarted { pid: 1 })]).await;
+    assert!(matches!(&error, ExecError::Link(fact) if fact.contains("without an exit")), "{error:?}");
+
+    let much = Output::Stdout(vec![b'x'; 100_000].into());
+    let error = exec(vec![much; 100]).await;
+    assert!(matches!(&error, ExecError::Link(fact) if fact.contains("more output")), "{error:?}");
+
+    let tail = v1::OutputTail { tail: vec![b'x'; 1_000_000].into(), dropped_bytes: u64::MAX };
+    let exit = v1::ExecExit { stderr: Some(tail), duration_us: u64::MAX, ..v1::ExecExit::default() };
+    let error = exec(vec![Output::Exit(exit)]).await;
+    assert!(matches!(&error, ExecError::Link(fact) if fact.contains("more output")), "{error:?}");
+}
