@@ -99,7 +99,14 @@ impl From<Refusal> for Failure {
 }
 
 impl From<InvalidConfig> for Failure {
-    fn from(error: InvalidConfig) -> Self {
+    fn from(mut error: InvalidConfig) -> Self {
+        // The core calls a few things by other names than the tools do.
+        error.field = match error.field {
+            "resources.memory_mb" => "memory_mib",
+            "resources.vcpus" => "vcpu_count",
+            "timeout" => "timeout_ms",
+            field => field,
+        };
         let hint = match error.field {
             "code" | "command" => {
                 "Write it to a file in parts with write_file (append) and run that file with run_command."

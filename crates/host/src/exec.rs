@@ -26,7 +26,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// What the guest gets beyond a program's own deadline: to kill it, and to send what it had printed.
 const GRACE: Duration = Duration::from_secs(15);
 /// What is kept of the beginning, and of the end, of each output stream.
-pub(crate) const OUTPUT_PART_BYTES: u32 = 512 * 1024;
+const OUTPUT_PART_BYTES: u32 = 512 * 1024;
 
 const _: () = assert!(OUTPUT_PART_BYTES as usize <= MAX_OUTPUT_PART_BYTES);
 const _: () = assert!(MAX_COMMAND_BYTES <= MAX_PROGRAM_BYTES);
@@ -180,6 +180,24 @@ pub struct Captured {
 }
 
 impl Captured {
+    /// The same with at most `part_bytes` of its beginning and of its end.
+    pub fn clipped(mut self, part_bytes: usize) -> Self {
+        if self.head.len() + self.tail.len() <= 2 * part_bytes {
+            return self;
+        }
+        let rest = self.head.split_off(self.head.len().min(part_bytes));
+        if self.dropped_bytes == 0 {
+            // There is no gap between the two: the end may begin in what was the head.
+            self.tail.splice(..0, rest);
+        } else {
+            self.dropped_bytes += rest.len() as u64;
+        }
+        let over = self.tail.len().saturating_sub(part_bytes);
+        self.tail.drain(..over);
+        self.dropped_bytes += over as u64;
+        self
+    }
+
     /// The output as text, with a line that says what was left out.
     pub fn text(&self) -> String {
         let mut text = String::from_utf8_lossy(&self.head).into_owned();
@@ -362,6 +380,20 @@ mod tests {
         assert!(request.validate().is_err());
         request.timeout = Duration::from_micros(1);
         assert!(request.validate().is_err());
+    }
+
+    #[test]
+    fn clipping_keeps_both_ends_and_counts_what_lies_between() {
+        let of = |head: &[u8], dropped_bytes, tail: &[u8]| Captured {
+            head: head.to_vec(),
+            dropped_bytes,
+            tail: tail.to_vec(),
+        };
+        assert_eq!(of(b"abc", 0, b"d").clipped(2), of(b"abc", 0, b"d"), "it fits");
+        assert_eq!(of(b"abcdefg", 0, b"").clipped(2), of(b"ab", 3, b"fg"));
+        assert_eq!(of(b"abcd", 0, b"e").clipped(2), of(b"ab", 1, b"de"));
+        assert_eq!(of(b"abcd", 7, b"wxyz").clipped(2), of(b"ab", 11, b"yz"));
+        assert_eq!(of(b"abcd", 7, b"z").clipped(2), of(b"ab", 9, b"z"));
     }
 
     #[test]

@@ -12,11 +12,11 @@ use crate::mcp::Server;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Args {
-    /// Memory in MiB; 256 if left out.
-    #[schemars(with = "u32", range(min = 128))]
+    /// Memory in MiB.
+    #[schemars(with = "u32", range(min = 128), extend("default" = 256))]
     memory_mib: Option<u32>,
-    /// Virtual CPUs; 1 if left out.
-    #[schemars(with = "u32", range(min = 1, max = 32))]
+    /// Virtual CPUs.
+    #[schemars(with = "u32", range(min = 1, max = 32), extend("default" = 1))]
     vcpu_count: Option<u32>,
 }
 

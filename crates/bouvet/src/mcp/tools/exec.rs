@@ -7,24 +7,23 @@ use bouvet_host::{Exec, ExecEvent, ExecRequest, ExecResult};
 use rmcp::RoleServer;
 use rmcp::service::RequestContext;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::mcp::Server;
 use crate::mcp::progress::Progress;
 
+/// What is kept of the beginning, and of the end, of each output stream. A model reads no more with profit,
+/// and both streams, twice in one result, still fit into the 1 MiB that clients take as one event.
+const OUTPUT_PART_BYTES: usize = 64 * 1024;
+const DEFAULT_TIMEOUT_MS: u64 = 60_000;
+
 /// What either tool may be told beyond its program.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default)]
+#[derive(Debug, Default)]
 pub(super) struct Options {
-    /// When the program and all that it started is killed, in milliseconds; 60000 if left out.
-    #[schemars(with = "u64", range(min = 1, max = 86_400_000))]
     pub(super) timeout_ms: Option<u64>,
-    /// Environment variables for the program.
     pub(super) env: BTreeMap<String, String>,
-    /// Its working directory; the home directory if left out.
     pub(super) cwd: String,
-    /// What it reads from its standard input.
     pub(super) stdin: String,
 }
 
@@ -33,9 +32,9 @@ pub(super) struct Options {
 pub(super) struct Outcome {
     /// 0 for success; 128 + the signal's number when a signal ended it.
     exit_code: i32,
-    /// What it printed: at most the first and the last 512 KiB.
+    /// What it printed: at most the first and the last 64 KiB.
     stdout: String,
-    /// What it printed as errors: at most the first and the last 512 KiB.
+    /// What it printed as errors: at most the first and the last 64 KiB.
     stderr: String,
     /// How long it ran, in milliseconds.
     duration_ms: u64,
@@ -57,9 +56,7 @@ impl Server {
         context: &RequestContext<RoleServer>,
     ) -> Result<Outcome, Failure> {
         let sandbox = self.find(sandbox_id)?;
-        if let Some(timeout_ms) = options.timeout_ms {
-            request.timeout = Duration::from_millis(timeout_ms);
-        }
+        request.timeout = Duration::from_millis(options.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS));
         request.env = options.env;
         request.cwd = options.cwd;
         request.stdin = options.stdin.into();
@@ -94,14 +91,16 @@ async fn until(due: Option<tokio::time::Instant>) {
 
 impl From<ExecResult> for Outcome {
     fn from(result: ExecResult) -> Self {
+        let ExecResult { exit, stdout, stderr } = result;
+        let (stdout, stderr) = (stdout.clipped(OUTPUT_PART_BYTES), stderr.clipped(OUTPUT_PART_BYTES));
         Self {
-            exit_code: result.exit.exit_code,
-            stdout: result.stdout.text(),
-            stderr: result.stderr.text(),
-            duration_ms: u64::try_from(result.exit.duration.as_millis()).unwrap_or(u64::MAX),
-            timed_out: result.exit.timed_out,
-            truncated: result.truncated(),
-            out_of_memory: result.exit.out_of_memory,
+            exit_code: exit.exit_code,
+            truncated: stdout.dropped_bytes > 0 || stderr.dropped_bytes > 0,
+            stdout: stdout.text(),
+            stderr: stderr.text(),
+            duration_ms: u64::try_from(exit.duration.as_millis()).unwrap_or(u64::MAX),
+            timed_out: exit.timed_out,
+            out_of_memory: exit.out_of_memory,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `execute_code`.
 
+use std::collections::BTreeMap;
+
 use bouvet_host::{ExecRequest, Program};
 use rmcp::handler::server::wrapper::{Json, Parameters};
 use rmcp::service::RequestContext;
@@ -12,6 +14,7 @@ use crate::failure::Failure;
 use crate::mcp::Server;
 
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct Args {
     /// The sandbox, as create_sandbox named it.
     sandbox_id: String,
@@ -19,8 +22,19 @@ struct Args {
     language: String,
     /// The source code, at most 10 MiB. A Rust program needs a main function.
     code: String,
-    #[serde(flatten)]
-    options: Options,
+    /// When the program and all that it started is killed, in milliseconds.
+    #[serde(default)]
+    #[schemars(with = "u64", range(min = 1, max = 86_400_000), extend("default" = 60_000))]
+    timeout_ms: Option<u64>,
+    /// Environment variables for the program.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    /// Its working directory; the home directory if left out.
+    #[serde(default)]
+    cwd: String,
+    /// What it reads from its standard input.
+    #[serde(default)]
+    stdin: String,
 }
 
 #[tool_router(router = execute_code_tool, vis = "pub(super)")]
@@ -40,9 +54,9 @@ impl Server {
         Parameters(args): Parameters<Args>,
         context: RequestContext<RoleServer>,
     ) -> Result<Json<Outcome>, Failure> {
-        let language = program(&args.language)?;
-        let request = ExecRequest::new(language, args.code);
-        self.run(&args.sandbox_id, request, args.options, &context).await.map(Json)
+        let Args { sandbox_id, language, code, timeout_ms, env, cwd, stdin } = args;
+        let request = ExecRequest::new(program(&language)?, code);
+        self.run(&sandbox_id, request, Options { timeout_ms, env, cwd, stdin }, &context).await.map(Json)
     }
 }
 

@@ -1,14 +1,18 @@
 //! `list_sandboxes`.
 
 use bouvet_host::{SandboxInfo, State};
-use rmcp::handler::server::wrapper::Json;
+use rmcp::handler::server::wrapper::{Json, Parameters};
 use rmcp::{tool, tool_router};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::timestamp;
 use crate::failure::Failure;
 use crate::mcp::Server;
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct NoArgs {}
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Sandboxes {
@@ -52,7 +56,7 @@ impl Server {
         idempotent_hint = true,
         open_world_hint = false
     ))]
-    async fn list_sandboxes(&self) -> Result<Json<Sandboxes>, Failure> {
+    async fn list_sandboxes(&self, _: Parameters<NoArgs>) -> Result<Json<Sandboxes>, Failure> {
         let sandboxes = self.host.list().into_iter().map(|info| self.entry(info)).collect();
         Ok(Json(Sandboxes { sandboxes }))
     }

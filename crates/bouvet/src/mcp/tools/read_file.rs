@@ -23,7 +23,7 @@ struct Args {
     offset: u64,
     /// The most bytes to read; 10 MiB, which is the limit, if left out.
     #[serde(default = "all")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_CONTENT_BYTES))]
     limit_bytes: usize,
 }
 
@@ -58,6 +58,12 @@ impl Server {
     ))]
     async fn read_file(&self, Parameters(args): Parameters<Args>) -> Result<Json<Content>, Failure> {
         let sandbox = self.find(&args.sandbox_id)?;
+        if !(1..=MAX_CONTENT_BYTES).contains(&args.limit_bytes) {
+            let given = args.limit_bytes;
+            return Err(Failure::argument(format!(
+                "`limit_bytes` is {given}; 1 to {MAX_CONTENT_BYTES} are allowed"
+            )));
+        }
         let read = sandbox.read(&args.path, args.offset, args.limit_bytes).await?;
         Ok(Json(present(read, args.offset)))
     }

@@ -1,5 +1,7 @@
 //! `run_command`.
 
+use std::collections::BTreeMap;
+
 use bouvet_host::{ExecRequest, Program};
 use rmcp::handler::server::wrapper::{Json, Parameters};
 use rmcp::service::RequestContext;
@@ -12,13 +14,25 @@ use crate::failure::Failure;
 use crate::mcp::Server;
 
 #[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct Args {
     /// The sandbox, as create_sandbox named it.
     sandbox_id: String,
     /// The command line, at most 1 MiB, for Bash.
     command: String,
-    #[serde(flatten)]
-    options: Options,
+    /// When the program and all that it started is killed, in milliseconds.
+    #[serde(default)]
+    #[schemars(with = "u64", range(min = 1, max = 86_400_000), extend("default" = 60_000))]
+    timeout_ms: Option<u64>,
+    /// Environment variables for the program.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    /// Its working directory; the home directory if left out.
+    #[serde(default)]
+    cwd: String,
+    /// What it reads from its standard input.
+    #[serde(default)]
+    stdin: String,
 }
 
 #[tool_router(router = run_command_tool, vis = "pub(super)")]
@@ -37,7 +51,8 @@ impl Server {
         Parameters(args): Parameters<Args>,
         context: RequestContext<RoleServer>,
     ) -> Result<Json<Outcome>, Failure> {
-        let request = ExecRequest::new(Program::Command, args.command);
-        self.run(&args.sandbox_id, request, args.options, &context).await.map(Json)
+        let Args { sandbox_id, command, timeout_ms, env, cwd, stdin } = args;
+        let request = ExecRequest::new(Program::Command, command);
+        self.run(&sandbox_id, request, Options { timeout_ms, env, cwd, stdin }, &context).await.map(Json)
     }
 }
