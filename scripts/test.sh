@@ -28,6 +28,8 @@ sum() {
 part rust cargo test --workspace --features bouvet-host/fake --no-fail-fast
 part build cargo build -p bouvet-mcp
 export BOUVET_BIN=$PWD/target/debug/bouvet-mcp
+part python e2e/python/run.sh
+part conformance e2e/conformance/run.sh
 
 # A Rust test that skips itself passes for cargo.
 rust_skips=$(wc -l <"$BOUVET_SKIP_LOG")

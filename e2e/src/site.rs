@@ -38,7 +38,12 @@ impl Site {
             kernel,
             rootfs,
             max_sandboxes: MAX_SANDBOXES,
-            cgroup: CgroupChoice::Detect,
+            // Only root can bound VMs where no cgroup was delegated.
+            cgroup: if rustix::process::geteuid().is_root() {
+                CgroupChoice::Detect
+            } else {
+                CgroupChoice::Off
+            },
             first_uid: 1_900_000_000,
         };
         Self { host: Host::start(options).await.unwrap(), parent }

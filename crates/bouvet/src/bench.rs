@@ -10,10 +10,26 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::BenchLine;
 use crate::client::{Client, ServerProcess};
 
 const MB: usize = 1_000_000;
+/// What a run can be told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Line {
+    /// Server to measure, like http://127.0.0.1:8080/mcp; one is started if this is left out
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+    /// How often each thing is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repeat: u32,
+    /// Also write the figures to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<std::path::PathBuf>,
+    /// Create and destroy this many sandboxes, and report what the machine had before and after
+    #[arg(long, value_name = "N")]
+    pub(crate) cycles: Option<u32>,
+}
+
 /// Content of one call: under the limit of 10 MiB.
 const PART_BYTES: usize = 10 * MB;
 
@@ -30,7 +46,7 @@ struct Row {
     rate_mb_s: Option<f64>,
 }
 
-pub(crate) async fn run(line: BenchLine) -> anyhow::Result<()> {
+pub(crate) async fn run(line: Line) -> anyhow::Result<()> {
     let own = match &line.url {
         Some(_) => None,
         None => Some(ServerProcess::start().await?),

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Config, VARIABLES};
-use crate::{bench, demo, failure, serve};
+use crate::{advice, bench, demo, serve};
 
 /// The exit code of a wrong command line or configuration, as clap has it.
 const USAGE: u8 = 2;
@@ -38,24 +38,7 @@ enum Command {
     /// Start a server, use everything that it offers once, and stop it
     Demo,
     /// Measure a server: times of calls, as its clients see them
-    Bench(BenchLine),
-}
-
-/// What `bench` can be told.
-#[derive(Debug, Args)]
-pub(crate) struct BenchLine {
-    /// Server to measure, like http://127.0.0.1:8080/mcp; one is started if this is left out
-    #[arg(long)]
-    pub(crate) url: Option<String>,
-    /// How often each thing is measured
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(crate) repeat: u32,
-    /// Also write the figures to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<std::path::PathBuf>,
-    /// Create and destroy this many sandboxes, and report what the machine had before and after
-    #[arg(long, value_name = "N")]
-    pub(crate) cycles: Option<u32>,
+    Bench(bench::Line),
 }
 
 /// `bouvet-mcp`.
@@ -101,7 +84,7 @@ fn run_server() -> ExitCode {
     run_async(async {
         match serve::serve(config).await {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&failure::of_start(&error), 1),
+            Err(error) => fail(&advice::on(&error), 1),
         }
     })
 }

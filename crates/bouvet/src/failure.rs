@@ -1,15 +1,11 @@
-//! What clients read when something fails. This alone maps errors to their words.
+//! What clients read when something fails. This alone maps errors of tool calls to their words.
 //!
 //! The reader is most often a model: each text says the fact, the limit where there is one, and what to call
 //! next.
 
 use std::fmt::Display;
 
-use bouvet_host::{
-    CreateError, EngineError, ExecError, FileError, InvalidConfig, Refusal, StartError, chain,
-};
-
-use crate::serve;
+use bouvet_host::{CreateError, ExecError, FileError, InvalidConfig, Refusal, chain};
 
 /// Why a tool call failed, as its caller reads it.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,38 +34,6 @@ impl Failure {
     /// An argument that is wrong by itself.
     pub(crate) fn argument(fact: impl Display) -> Self {
         Self::new(fact, "Correct the argument and call again; nothing was changed.")
-    }
-}
-
-/// Why the server did not start, as its operator reads it.
-pub(crate) fn of_start(error: &serve::Error) -> String {
-    let hint = match error {
-        serve::Error::Start(StartError::Engine(engine)) => of_engine(engine),
-        serve::Error::Start(StartError::Cgroup(_)) => {
-            "run the server as root, or name a cgroup that was delegated to it in BOUVET_CGROUP, or set \
-             BOUVET_CGROUP=off to run VMs without a host limit of their memory"
-        }
-        serve::Error::Start(StartError::Directory { .. } | StartError::Foreign(_)) => {
-            "set BOUVET_CHROOT to a directory of your own"
-        }
-        serve::Error::Listen(_) => {
-            "set BOUVET_HTTP_PORT to a free port, or BOUVET_TRANSPORT=stdio to serve no HTTP"
-        }
-        _ => return chain(error),
-    };
-    format!("{}\n  try: {hint}", chain(error))
-}
-
-fn of_engine(error: &EngineError) -> &'static str {
-    match error {
-        EngineError::Missing { what: "kernel", .. } | EngineError::NotAKernel(_) => {
-            "`make kernel` in the source tree makes images/output/vmlinux and the modules beside it; set BOUVET_KERNEL to it"
-        }
-        EngineError::Missing { .. } | EngineError::NotARootfs(_) => {
-            "`make rootfs` in the source tree makes images/output/debian-devbox.ext4; set BOUVET_ROOTFS to it"
-        }
-        EngineError::NoVmm(..) | EngineError::OldVmm { .. } => "`apt-get install qemu-system-x86`",
-        _ => "the server's requirements are in docs/SELF_HOST.md",
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod gate;
 mod page;
+mod plain;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -136,7 +137,16 @@ async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
     match *request.method() {
         Method::POST => post(&app, request, in_session).await,
         Method::GET if !in_session && !is_modern(request.headers()) => events(),
+        Method::DELETE => deleted(app.stateful.handle(request).await.map(Body::new)),
         _ => app.stateful.handle(request).await.map(Body::new),
+    }
+}
+
+/// The official Python client takes 202, which rmcp says, for a failure to end the session.
+fn deleted(response: Response) -> Response {
+    match response.status() {
+        StatusCode::ACCEPTED => StatusCode::NO_CONTENT.into_response(),
+        _ => response,
     }
 }
 
@@ -180,11 +190,12 @@ async fn post(app: &App, request: Request, in_session: bool) -> Response {
         Err((code, text)) => return rpc_error(StatusCode::BAD_REQUEST, code, text),
     };
     let starts_session = method.as_deref() == Some("initialize") && !is_modern(&parts.headers);
+    let streamed = plain::wants_progress(&bytes);
     let request = Request::from_parts(parts, Body::from(bytes));
-    if in_session || starts_session {
-        app.stateful.handle(request).await.map(Body::new)
-    } else {
-        app.stateless.handle(request).await.map(Body::new)
+    match in_session || starts_session {
+        true if streamed => app.stateful.handle(request).await.map(Body::new),
+        true => plain::only_answer(app.stateful.handle(request).await.map(Body::new)).await,
+        false => app.stateless.handle(request).await.map(Body::new),
     }
 }
 

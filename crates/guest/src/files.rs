@@ -16,7 +16,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::service::Answers;
+use crate::answers::Answers;
 
 /// Bytes of a listing that fit into one message beside its own overhead.
 const MAX_LIST_BYTES: usize = MAX_MESSAGE_BYTES / 2;

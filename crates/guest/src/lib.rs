@@ -4,6 +4,7 @@
 //! then on only reaps. [`serve`] is the service: it answers the host over the link, and nothing else.
 //! The two are separate processes, so that nothing that a host call does can take PID 1 down.
 
+mod answers;
 mod exec;
 mod files;
 pub mod init;

@@ -5,16 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bouvet_wire::v1;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use bouvet_wire::v1::guest_server::GuestServer;
 
+use crate::answers::Answers;
 use crate::exec::{self, Executor};
 use crate::{files, personalise};
-
-/// A stream of answers. Its drop is how a handler learns that the host has lost interest.
-pub(crate) type Answers<T> = ReceiverStream<Result<T, Status>>;
 
 /// What one guest offers its host.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Memory that a Linux guest with its tools needs at least.
 const MIN_MEMORY_MB: u32 = 128;
-/// More than any machine that this runs on gives one sandbox; the host's own limit is tighter.
+/// More than any machine gives one sandbox. What this machine has is checked by the host.
 const MAX_MEMORY_MB: u32 = 1024 * 1024;
 const MAX_VCPUS: u32 = 32;
 const DISK_MB: std::ops::RangeInclusive<u32> = 64..=1024 * 1024;

@@ -105,6 +105,15 @@ impl Spawner {
         let mut command = Command::new(&spec.program);
         command.args(&spec.args).env_clear().current_dir("/").kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        #[expect(
+            unsafe_code,
+            reason = "a process can only drop what it inherited itself, between fork and exec"
+        )]
+        // SAFETY: `close_inherited` makes one system call. It runs before the descriptors that the program
+        // is to have are put in place, in the order of registration.
+        unsafe {
+            command.pre_exec(close_inherited);
+        }
         let mappings = spec
             .fds
             .into_iter()
@@ -128,6 +137,18 @@ impl Spawner {
         }
         Ok(command)
     }
+}
+
+/// Has every descriptor closed at the program's start that is not put in place for it later: whoever started
+/// this process may have left some open that are none of a VM's business.
+fn close_inherited() -> io::Result<()> {
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: the call only sets a flag of descriptors; it closes none (close_range(2)).
+    let result = unsafe {
+        let flags = libc::CLOSE_RANGE_CLOEXEC;
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Runs in the child, where only system calls are allowed.
@@ -183,7 +204,8 @@ where
 {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
     let mut command = Command::new(find_program(program));
-    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    // Without the environment: it could name configuration files for it.
+    command.args(args).env_clear().stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(TOOL_DEADLINE, command.output())
         .await
         .map_err(|_| ToolError::Deadline(program.to_owned()))?

@@ -7,14 +7,14 @@ use bouvet_wire::limits::{CHUNK_BYTES, MAX_OUTPUT_PART_BYTES, MAX_PROGRAM_BYTES}
 use bouvet_wire::v1::{self, exec_input::Input, exec_output::Output};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use crate::boxconfig::{InvalidConfig, check_env};
 use crate::link::Client;
-use crate::sandbox::Sandbox;
-use crate::sandbox::state::Refusal;
+use crate::sandbox::post_mortem;
+use crate::sandbox::state::{Refusal, State};
 
 /// The longest shell command.
 const MAX_COMMAND_BYTES: usize = 1024 * 1024;
@@ -262,8 +262,8 @@ pub struct Exec {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     ended: bool,
-    /// Whose it is, and its place among the running programs.
-    sandbox: Option<(Sandbox, OwnedSemaphorePermit)>,
+    /// The state of its sandbox, and its place among the programs that run there.
+    sandbox: Option<(watch::Receiver<State>, OwnedSemaphorePermit)>,
 }
 
 impl Exec {
@@ -285,7 +285,11 @@ impl Exec {
         })
     }
 
-    pub(crate) fn belongs_to(mut self, sandbox: Sandbox, permit: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn belongs_to(
+        mut self,
+        sandbox: watch::Receiver<State>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
         self.sandbox = Some((sandbox, permit));
         self
     }
@@ -294,7 +298,7 @@ impl Exec {
     pub async fn next(&mut self) -> Result<Option<ExecEvent>, ExecError> {
         match (self.receive().await, &self.sandbox) {
             // Why the VM died says more than that its link broke.
-            (Err(ExecError::Link(fact)), Some((sandbox, _))) => Err(sandbox.post_mortem(fact).await),
+            (Err(ExecError::Link(fact)), Some((sandbox, _))) => Err(explained(sandbox.clone(), fact).await),
             (event, _) => event,
         }
     }
@@ -351,6 +355,11 @@ fn captured(head: &mut Vec<u8>, tail: Option<v1::OutputTail>) -> Result<Captured
     let mut tail = Vec::new();
     bounded(&mut tail, &data)?;
     Ok(Captured { head: std::mem::take(head), dropped_bytes, tail })
+}
+
+/// The error of a call whose link broke.
+pub(crate) async fn explained(sandbox: watch::Receiver<State>, fact: String) -> ExecError {
+    post_mortem::reason(sandbox).await.map_or(ExecError::Link(fact), ExecError::Refused)
 }
 
 /// Keeps `data`, as long as the guest keeps to the limit that it was given.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::boxconfig::{BoxConfig, InvalidConfig};
 use crate::cgroup::{self, CgroupChoice, CgroupError};
@@ -20,7 +20,7 @@ use crate::disk::Blanks;
 use crate::engine::fake::Fake;
 use crate::engine::qemu::{self, Qemu};
 use crate::engine::{Acceleration, Engine, EngineChoice, EngineError};
-use crate::instance::Instance;
+use crate::instance::{ClaimError, Instance};
 use crate::sandbox::create::{self, BringUpError, Site};
 use crate::sandbox::owner::Owner;
 use crate::sandbox::state::{Event, State};
@@ -28,8 +28,10 @@ use crate::sandbox::{Sandbox, SandboxId, SandboxInfo};
 
 /// Failed sandboxes that stay known; the oldest are forgotten first.
 const MAX_FAILED: usize = 100;
-/// Distance between the first user ids of two hosts in one directory: more than one can use.
+/// Distance between the first user ids of two hosts: more than one can use.
 const UIDS_PER_HOST: u32 = 10_000;
+/// Where the hosts of a machine tell their ranges of user ids apart.
+const UID_CLAIMS: &str = "/run/bouvet";
 
 /// What a host is made of.
 #[derive(Debug, Clone)]
@@ -53,21 +55,12 @@ pub struct HostOptions {
 /// Why a host could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The directory cannot be used.
-    #[error("could not use the directory `{path}`")]
-    Directory {
-        /// [`HostOptions::dir`].
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// Somebody else could have put things there.
-    #[error("the directory `{0}` belongs to another user")]
-    Foreign(PathBuf),
-    /// As many hosts as may be work there.
-    #[error("the directory `{0}` is in use by {1} hosts, which is the limit")]
-    InUse(PathBuf, u32),
+    /// There is no place for it.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// Something in its directory could not be made.
+    #[error("could not make `{0}`")]
+    Directory(PathBuf, #[source] io::Error),
     /// VMs cannot be bounded.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -114,8 +107,16 @@ struct Inner {
     boots: Semaphore,
     tasks: TaskTracker,
     closing: AtomicBool,
-    cgroups: Option<cgroup::Parent>,
+    ground: Ground,
+}
+
+/// What a host stands on, and gives back at its end.
+#[derive(Debug)]
+struct Ground {
     instance: Instance,
+    /// Its range of user ids; only root has any to give.
+    uids: Option<Instance>,
+    cgroups: Option<cgroup::Parent>,
 }
 
 #[derive(Debug, Default)]
@@ -127,27 +128,46 @@ struct Registry {
 impl Host {
     /// Prepares the directory and the engine. What an earlier host left there is removed.
     pub async fn start(options: HostOptions) -> Result<Self, StartError> {
-        let clear = |dir: &Path| cgroup::Parent::reap(&options.cgroup, &cgroup_name(dir));
-        let instance = Instance::claim(&options.dir, clear)?;
-        let dir = instance.dir.join("sandboxes");
-        fs::create_dir(&dir).map_err(|source| StartError::Directory { path: dir.clone(), source })?;
+        let ground = Ground::claim(&options)?;
+        match Self::on(&ground, &options).await {
+            Ok((engine, dir)) => Ok(Self::new(engine, dir, ground, &options)),
+            Err(error) => {
+                ground.give_back();
+                Err(error)
+            }
+        }
+    }
 
+    async fn on(ground: &Ground, options: &HostOptions) -> Result<(Box<dyn Engine>, PathBuf), StartError> {
+        let dir = ground.instance.dir.join("sandboxes");
+        fs::create_dir(&dir).map_err(|source| StartError::Directory(dir.clone(), source))?;
         let spawner = Arc::new(Spawner::start().map_err(StartError::Thread)?);
-        let (engine, cgroups) = start_engine(&options, &instance, spawner).await?;
-        info!(engine = engine.name(), acceleration = engine.acceleration().name(), "host started");
+        Ok((start_engine(options, ground, spawner).await?, dir))
+    }
+
+    fn new(engine: Box<dyn Engine>, dir: PathBuf, ground: Ground, options: &HostOptions) -> Self {
+        info!(
+            engine = engine.name(),
+            acceleration = engine.acceleration().name(),
+            own_users = ground.uids.is_some(),
+            memory_bounded = ground.cgroups.is_some(),
+            "host started"
+        );
+        if ground.uids.is_none() {
+            warn!("not root: VMs run as this process's own user, in its network namespace");
+        }
         let boots = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2));
-        Ok(Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             engine,
-            blanks: Blanks::new(instance.dir.clone()),
+            blanks: Blanks::new(ground.instance.dir.clone()),
             dir,
             max_sandboxes: options.max_sandboxes,
             sandboxes: Mutex::default(),
             boots: Semaphore::new(boots),
             tasks: TaskTracker::new(),
             closing: AtomicBool::new(false),
-            cgroups,
-            instance,
-        })))
+            ground,
+        }))
     }
 
     /// The engine's name: `qemu`.
@@ -163,6 +183,7 @@ impl Host {
     /// Makes a sandbox. When the returned future is dropped early, the sandbox is destroyed.
     pub async fn create(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
         config.validate()?;
+        fits_machine(&config)?;
         if config.require_hardware && self.acceleration() != Acceleration::Hardware {
             return Err(CreateError::NoHardware(self.acceleration().name()));
         }
@@ -199,6 +220,7 @@ impl Host {
         let live = match brought_up {
             Ok(live) => live,
             Err(error) => {
+                warn!(sandbox = %id, error = %crate::chain(&error), "sandbox not created");
                 owner.happen(Event::Destroy);
                 self.registry().forget(id, slot);
                 owner.happen(Event::Released);
@@ -245,14 +267,7 @@ impl Host {
                 () = tokio::time::sleep(std::time::Duration::from_millis(50)) => {}
             }
         }
-        if let Some(cgroups) = &self.0.cgroups
-            && let Err(error) = cgroups.remove()
-        {
-            tracing::warn!(%error, "could not remove the host's cgroup");
-        }
-        if let Err(error) = self.0.instance.remove() {
-            tracing::warn!(%error, "could not remove the host's directory");
-        }
+        self.0.ground.give_back();
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
@@ -286,36 +301,78 @@ impl Registry {
     }
 }
 
-/// What the choice means on this machine, and the parent of its VMs' cgroups.
+impl Ground {
+    fn claim(options: &HostOptions) -> Result<Self, StartError> {
+        let clear = |dir: &Path| cgroup::Parent::reap(&options.cgroup, &cgroup_name(dir));
+        let instance = Instance::claim(&options.dir, clear)?;
+        let mut ground = Self { instance, uids: None, cgroups: None };
+        match ground.claim_rest(options) {
+            Ok(()) => Ok(ground),
+            Err(error) => {
+                ground.give_back();
+                Err(error)
+            }
+        }
+    }
+
+    fn claim_rest(&mut self, options: &HostOptions) -> Result<(), StartError> {
+        if !options.engine.has_vms() {
+            return Ok(());
+        }
+        if rustix::process::geteuid().is_root() {
+            self.uids = Some(Instance::claim(Path::new(UID_CLAIMS), |_| {})?);
+        }
+        self.cgroups = cgroup::Parent::prepare(&options.cgroup, &cgroup_name(&self.instance.dir))?;
+        Ok(())
+    }
+
+    fn give_back(&self) {
+        let warn = |what: &str, error: io::Error| warn!(%error, "could not remove the host's {what}");
+        if let Some(Err(error)) = self.cgroups.as_ref().map(cgroup::Parent::remove) {
+            warn("cgroup", error);
+        }
+        if let Some(Err(error)) = self.uids.as_ref().map(Instance::remove) {
+            warn("claim on user ids", error);
+        }
+        if let Err(error) = self.instance.remove() {
+            warn("directory", error);
+        }
+    }
+}
+
 async fn start_engine(
     options: &HostOptions,
-    instance: &Instance,
+    ground: &Ground,
     spawner: Arc<Spawner>,
-) -> Result<(Box<dyn Engine>, Option<cgroup::Parent>), StartError> {
+) -> Result<Box<dyn Engine>, StartError> {
     match options.engine {
         EngineChoice::Auto | EngineChoice::Qemu => {
-            let cgroups = cgroup::Parent::prepare(&options.cgroup, &cgroup_name(&instance.dir))?;
-            let privileged = rustix::process::geteuid().is_root();
+            let first = |claim: &Instance| options.first_uid + claim.number * UIDS_PER_HOST;
             let engine = Qemu::prepare(qemu::Options {
                 kernel: &options.kernel,
                 rootfs: &options.rootfs,
-                dir: &instance.dir,
-                cgroups: cgroups.clone(),
-                first_uid: privileged.then_some(options.first_uid + instance.number * UIDS_PER_HOST),
+                dir: &ground.instance.dir,
+                cgroups: ground.cgroups.clone(),
+                first_uid: ground.uids.as_ref().map(first),
                 spawner,
             });
-            match engine.await {
-                Ok(engine) => Ok((Box::new(engine), cgroups)),
-                Err(error) => {
-                    // The error that counts is the engine's.
-                    cgroups.map(|cgroups| cgroups.remove().ok());
-                    Err(error.into())
-                }
-            }
+            Ok(Box::new(engine.await?))
         }
         #[cfg(feature = "fake")]
-        EngineChoice::Fake => Ok((Box::new(Fake::prepare(&instance.dir, spawner)?), None)),
+        EngineChoice::Fake => Ok(Box::new(Fake::prepare(&ground.instance.dir, spawner)?)),
     }
+}
+
+/// Refuses what this machine could never give: its kernel would end the VM, or something else, for it.
+fn fits_machine(config: &BoxConfig) -> Result<(), InvalidConfig> {
+    let info = rustix::system::sysinfo();
+    let total_mb = info.totalram.saturating_mul(u64::from(info.mem_unit)) / 1024 / 1024;
+    let asked_mb = config.resources.memory_mb;
+    if u64::from(asked_mb) <= total_mb {
+        return Ok(());
+    }
+    let allowed = format!("this machine has {total_mb} MiB");
+    Err(InvalidConfig { field: "resources.memory_mb", value: format!("{asked_mb} MiB"), allowed })
 }
 
 /// One name per directory, so that two hosts on one machine do not reap each other's VMs.

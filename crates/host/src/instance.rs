@@ -1,6 +1,8 @@
-//! Which directory a host works in. Several hosts may share one parent: each takes a directory of its own in
-//! it, and holds a lock there for as long as it lives. One that nobody holds was left by a host that was
-//! killed, and is cleared by the next that starts.
+//! What one host has for itself: a directory to work in, and a range of user ids.
+//!
+//! Several hosts may share one parent directory: each takes a directory of its own in it, and holds a lock
+//! there for as long as it lives. One that nobody holds was left by a host that was killed, and is cleared by
+//! the next that starts. User ids are told apart by the same means, with one parent for the whole machine.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,10 +11,28 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use crate::host::StartError;
-
 /// Hosts that may share a parent directory.
-const MAX_HOSTS: u32 = 16;
+pub(crate) const MAX_HOSTS: u32 = 64;
+
+/// Why a host found no place.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// The directory cannot be used.
+    #[error("could not use the directory `{path}`")]
+    Directory {
+        /// The parent of the hosts' directories.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else could have put things there.
+    #[error("the directory `{0}` belongs to another user")]
+    Foreign(PathBuf),
+    /// As many hosts as may be work there.
+    #[error("the directory `{0}` is in use by {1} hosts, which is the limit")]
+    InUse(PathBuf, u32),
+}
 
 /// A claim on one directory, for as long as this is held.
 #[derive(Debug)]
@@ -27,9 +47,9 @@ pub(crate) struct Instance {
 impl Instance {
     /// Takes the first directory in `parent` that no living host holds. Calls `clear` for every such
     /// directory, this one included, before it empties it.
-    pub(crate) fn claim(parent: &Path, clear: impl Fn(&Path)) -> Result<Self, StartError> {
+    pub(crate) fn claim(parent: &Path, clear: impl Fn(&Path)) -> Result<Self, ClaimError> {
         prepare(parent)?;
-        let failed = |source| StartError::Directory { path: parent.to_owned(), source };
+        let failed = |source| ClaimError::Directory { path: parent.to_owned(), source };
         let mut claimed = None;
         for number in 0..MAX_HOSTS {
             let dir = parent.join(format!("host-{number}"));
@@ -45,7 +65,7 @@ impl Instance {
                 fs::remove_dir_all(&dir).map_err(failed)?;
             }
         }
-        claimed.ok_or_else(|| StartError::InUse(parent.to_owned(), MAX_HOSTS))
+        claimed.ok_or_else(|| ClaimError::InUse(parent.to_owned(), MAX_HOSTS))
     }
 
     /// Removes the directory, and the parent if no other host uses it.
@@ -59,15 +79,15 @@ impl Instance {
 }
 
 /// Makes `parent` if need be, and checks that nobody else can put things there.
-fn prepare(parent: &Path) -> Result<(), StartError> {
-    let failed = |source| StartError::Directory { path: parent.to_owned(), source };
+fn prepare(parent: &Path) -> Result<(), ClaimError> {
+    let failed = |source| ClaimError::Directory { path: parent.to_owned(), source };
     if let Some(above) = parent.parent() {
         fs::create_dir_all(above).map_err(failed)?;
     }
     make(parent).map_err(failed)?;
     let metadata = fs::symlink_metadata(parent).map_err(failed)?;
     if !metadata.is_dir() || metadata.uid() != rustix::process::geteuid().as_raw() {
-        return Err(StartError::Foreign(parent.to_owned()));
+        return Err(ClaimError::Foreign(parent.to_owned()));
     }
     Ok(())
 }
@@ -154,7 +174,7 @@ mod tests {
     fn there_is_a_limit() {
         let above = tempfile::tempdir().unwrap();
         let held: Vec<_> = (0..MAX_HOSTS).map(|_| Instance::claim(above.path(), |_| ()).unwrap()).collect();
-        assert!(matches!(Instance::claim(above.path(), |_| ()), Err(StartError::InUse(_, MAX_HOSTS))));
+        assert!(matches!(Instance::claim(above.path(), |_| ()), Err(ClaimError::InUse(_, MAX_HOSTS))));
         drop(held);
     }
 }

@@ -23,6 +23,7 @@ pub use engine::{Acceleration, EngineChoice, EngineError};
 pub use exec::{Captured, Exec, ExecError, ExecEvent, ExecExit, ExecRequest, ExecResult, Program};
 pub use files::{FileContent, FileError, ListEntry, Listing, MAX_CONTENT_BYTES};
 pub use host::{CreateError, Host, HostOptions, StartError};
+pub use instance::ClaimError;
 pub use sandbox::state::{Refusal, State};
 pub use sandbox::{Sandbox, SandboxId, SandboxInfo};
 

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::service::Answers;
+use crate::answers::Answers;
 use cgroup::Group;
 use output::Capture;
 

@@ -30,12 +30,23 @@ pub enum EngineChoice {
     Fake,
 }
 
+impl EngineChoice {
+    /// Whether it makes VMs, whose processes must be confined.
+    pub(crate) fn has_vms(self) -> bool {
+        match self {
+            Self::Auto | Self::Qemu => true,
+            #[cfg(feature = "fake")]
+            Self::Fake => false,
+        }
+    }
+}
+
 /// What executes a guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acceleration {
     /// The processor, through KVM.
     Hardware,
-    /// The VMM, by translating them. The same isolation, and slower.
+    /// The VMM, by translating them. Slower, and the boundary is the VMM's code alone.
     Software,
     /// Nothing stands between: the `fake` engine.
     None,
@@ -88,6 +99,9 @@ pub enum EngineError {
     /// No engine runs on this processor.
     #[error("no engine for this architecture: the QEMU engine needs x86_64")]
     Architecture,
+    /// Processes cannot be confined as those of VMs must be.
+    #[error("could not confine a process as a VM's must be")]
+    Confine(#[source] io::Error),
     /// The VM's process could not be confined or started.
     #[error("could not start the VMM, confined as it must be")]
     Spawn(#[source] io::Error),

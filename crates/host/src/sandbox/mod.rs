@@ -2,12 +2,13 @@
 
 pub(crate) mod create;
 pub(crate) mod owner;
+pub(crate) mod post_mortem;
 pub(crate) mod state;
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -15,14 +16,12 @@ use uuid::Uuid;
 
 use self::state::{Refusal, Request, State};
 use crate::boxconfig::BoxConfig;
-use crate::exec::{Exec, ExecError, ExecRequest};
+use crate::exec::{self, Exec, ExecError, ExecRequest};
 use crate::files::{self, FileContent, FileError, Listing};
 use crate::link::Client;
 
 /// Programs that may run at once in one sandbox.
 const MAX_OPEN_EXECS: usize = 64;
-/// How long a call that failed with its link waits to learn why the VM died.
-const POST_MORTEM: Duration = Duration::from_millis(500);
 
 /// Names one sandbox. Random, so that nobody finds another's by guessing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -134,8 +133,8 @@ impl Sandbox {
         let permit = permit.map_err(|_| ExecError::TooMany(MAX_OPEN_EXECS))?;
         let client = self.client()?;
         match Exec::start(client, request).await {
-            Ok(exec) => Ok(exec.belongs_to(self.clone(), permit)),
-            Err(ExecError::Link(fact)) => Err(self.post_mortem(fact).await),
+            Ok(exec) => Ok(exec.belongs_to(self.watch(), permit)),
+            Err(ExecError::Link(fact)) => Err(exec::explained(self.watch(), fact).await),
             Err(error) => Err(error),
         }
     }
@@ -183,21 +182,9 @@ impl Sandbox {
     async fn explained<T>(&self, result: Result<T, FileError>) -> Result<T, FileError> {
         match result {
             Err(FileError::Link(fact)) => {
-                Err(self.reason().await.map_or(FileError::Link(fact), FileError::Refused))
+                Err(post_mortem::reason(self.watch()).await.map_or(FileError::Link(fact), FileError::Refused))
             }
             result => result,
         }
-    }
-
-    pub(crate) async fn post_mortem(&self, fact: String) -> ExecError {
-        self.reason().await.map_or(ExecError::Link(fact), ExecError::Refused)
-    }
-
-    /// Why this sandbox cannot be used any more; `None` if it still can.
-    async fn reason(&self) -> Option<Refusal> {
-        let mut state = self.0.state.clone();
-        let ended = state.wait_for(|state| *state != State::Running);
-        let ended = tokio::time::timeout(POST_MORTEM, ended).await.ok()?.ok()?.clone();
-        state::legal(&ended, Request::Use).err()
     }
 }

@@ -12,6 +12,8 @@ use crate::mcp::Server;
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+// Clients exist that insist on a list, even of nothing.
+#[schemars(extend("properties" = {}))]
 struct NoArgs {}
 
 #[derive(Debug, Serialize, JsonSchema)]

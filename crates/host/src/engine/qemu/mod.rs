@@ -13,10 +13,11 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::process::Child;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use self::args::{Fds, Machine, TRANSLATION_MB};
 use super::log::Log;
@@ -30,6 +31,10 @@ const OLDEST: (u32, u32) = (7, 2);
 /// What QEMU itself takes, beside the guest's memory and translated code: heap, stacks, libraries, and the
 /// cached pages of its disks.
 const OVERHEAD_MB: u64 = 128;
+/// What of a file tells its format: an ext4 superblock lies in the second KiB.
+const START_BYTES: usize = 2048;
+/// How long a process that does nothing may take.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the engine is made of.
 #[derive(Debug)]
@@ -68,6 +73,7 @@ impl Qemu {
         check_version().await?;
         check_kernel(options.kernel)?;
         check_rootfs(options.rootfs)?;
+        check_confinement(&options).await?;
         let initramfs = options.dir.join("initramfs");
         write_initramfs(&initramfs, options.kernel)?;
         Ok(Self {
@@ -197,11 +203,30 @@ fn parse_version(printed: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn read_start(what: &'static str, path: &Path) -> Result<[u8; 2048], EngineError> {
+/// The first bytes of a file, where formats are told apart; zeros after its end.
+fn read_start(what: &'static str, path: &Path) -> Result<[u8; START_BYTES], EngineError> {
     let failed = |source| EngineError::Missing { what, path: path.to_owned(), source };
-    let mut start = [0; 2048];
-    File::open(path).and_then(|mut file| file.read_exact(&mut start)).map_err(failed)?;
+    let mut read = Vec::with_capacity(START_BYTES);
+    let file = File::open(path).map_err(failed)?;
+    file.take(START_BYTES as u64).read_to_end(&mut read).map_err(failed)?;
+    let mut start = [0; START_BYTES];
+    start[..read.len()].copy_from_slice(&read);
     Ok(start)
+}
+
+/// Starts the VMM, confined as a VM's process will be, to do nothing. In a container without the capability
+/// to unshare, every VM would fail by the same error, and later.
+async fn check_confinement(options: &Options<'_>) -> Result<(), EngineError> {
+    let program =
+        Spec { program: confine::find_program(BINARY), args: vec!["--version".into()], fds: Vec::new() };
+    let (id, namespaces) = (options.first_uid, options.first_uid.is_some());
+    let confinement = Confinement { id, namespaces, ..Confinement::default() };
+    let probe = async {
+        let status = options.spawner.spawn(program, confinement).await?.wait().await?;
+        if status.success() { Ok(()) } else { Err(io::Error::other(format!("the VMM ended ({status})"))) }
+    };
+    let probed = tokio::time::timeout(PROBE_DEADLINE, probe).await;
+    probed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(EngineError::Confine)
 }
 
 fn check_kernel(path: &Path) -> Result<(), EngineError> {
@@ -231,7 +256,10 @@ fn write_initramfs(path: &Path, kernel: &Path) -> Result<(), EngineError> {
     let failed = |error| EngineError::Prepare("the initramfs", error);
     let modules = match fs::read(&beside) {
         Ok(modules) => modules,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            warn!(modules = %Path::new(&beside).display(), "no modules beside the kernel: it must have virtio built in");
+            Vec::new()
+        }
         Err(error) => return Err(failed(error)),
     };
     let mut file = File::create(path).map_err(failed)?;

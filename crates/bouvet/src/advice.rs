@@ -1,0 +1,47 @@
+//! What an operator reads when the server does not start: the error, and what to do about it.
+
+use bouvet_host::{ClaimError, EngineError, StartError, chain};
+
+use crate::serve::Error;
+
+/// `error` in words.
+pub(crate) fn on(error: &Error) -> String {
+    let hint = match error {
+        Error::Start(start) => of_start(start),
+        Error::Listen(_) => "set BOUVET_HTTP_PORT to a free port, or BOUVET_TRANSPORT=stdio to serve no HTTP",
+        Error::Http(_) | Error::Signal(_) => return chain(error),
+    };
+    format!("{}\n  try: {hint}", chain(error))
+}
+
+fn of_start(error: &StartError) -> &'static str {
+    match error {
+        StartError::Engine(engine) => of_engine(engine),
+        StartError::Cgroup(_) => {
+            "run the server as root, or name a cgroup that was delegated to it in BOUVET_CGROUP, or set \
+             BOUVET_CGROUP=off to run VMs without a host limit of their memory"
+        }
+        StartError::Claim(ClaimError::InUse(..)) => {
+            "stop one of them, or set BOUVET_CHROOT to another directory"
+        }
+        StartError::Claim(_) | StartError::Directory(..) => "set BOUVET_CHROOT to a directory of your own",
+        StartError::Thread(_) => "raise the limit of this service's threads (`ulimit -u`, `TasksMax`)",
+    }
+}
+
+fn of_engine(error: &EngineError) -> &'static str {
+    match error {
+        EngineError::Missing { what: "kernel", .. } | EngineError::NotAKernel(_) => {
+            "`make kernel` in the source tree makes images/output/vmlinux and the modules beside it; set \
+             BOUVET_KERNEL to it"
+        }
+        EngineError::Missing { .. } | EngineError::NotARootfs(_) => {
+            "`make rootfs` in the source tree makes images/output/debian-devbox.ext4; set BOUVET_ROOTFS to it"
+        }
+        EngineError::NoVmm(..) | EngineError::OldVmm { .. } => "`apt-get install qemu-system-x86`",
+        EngineError::Confine(_) => {
+            "run it as root with all capabilities (in a container: `--cap-add=SYS_ADMIN`), or as an ordinary user"
+        }
+        _ => "the server's requirements are in docs/SELF_HOST.md",
+    }
+}
