@@ -202,6 +202,14 @@ def test_a_session_begins_and_ends(http_server: Server) -> None:
     assert http_server.request("POST", "/mcp", LIST, headers)[0] == 404
 
 
+def test_too_large_a_request_is_refused(http_server: Server) -> None:
+    limit = 64 * bouvet.MIB
+    fits = LIST + " " * (limit - len(LIST))
+    assert http_server.post(fits)[0] == 200
+    status, _, body = http_server.post(fits + " ")
+    assert status == 413 and str(limit) in body
+
+
 def test_an_unknown_session_is_not_found(http_server: Server) -> None:
     for session in [str(uuid.uuid4()), "x", "../"]:
         headers = {"mcp-session-id": session, "Content-Type": "application/json"}

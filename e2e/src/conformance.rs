@@ -40,6 +40,7 @@ macro_rules! conform {
             long_output_keeps_its_head_and_tail
             a_command_may_be_a_megabyte_long
             many_programs_run_at_once
+            there_is_a_most_of_programs
             programs_that_cannot_start_say_why
             files_are_written_read_and_listed
             files_appear_whole_or_not_at_all
@@ -163,6 +164,18 @@ pub async fn many_programs_run_at_once(host: &Host) {
     });
     let outputs = futures_util::future::join_all(programs).await;
     assert_eq!(outputs, (0..16).map(|number| number.to_string()).collect::<Vec<_>>());
+}
+
+pub async fn there_is_a_most_of_programs(host: &Host) {
+    let sandbox = create(host).await;
+    let mut running = Vec::new();
+    for _ in 0..64 {
+        running.push(sandbox.exec(ExecRequest::new(Program::Command, "sleep 3233")).await.unwrap());
+    }
+    let error = sandbox.exec(ExecRequest::new(Program::Command, "true")).await.unwrap_err();
+    assert!(matches!(error, ExecError::TooMany(64)), "{error}");
+    running.pop();
+    assert_eq!(sh(&sandbox, "echo room again").await, "room again");
 }
 
 pub async fn programs_that_cannot_start_say_why(host: &Host) {

@@ -389,6 +389,13 @@ mod tests {
         assert!(request.validate().is_err());
         request.timeout = Duration::from_micros(1);
         assert!(request.validate().is_err());
+        let with_env = |value: &str| {
+            let mut request = ExecRequest::new(Program::Bash, "true");
+            request.env.insert("A".into(), value.into());
+            request.validate()
+        };
+        assert!(with_env(&"x".repeat(MAX_ENV_BYTES - 1)).is_ok());
+        assert!(with_env(&"x".repeat(MAX_ENV_BYTES)).is_err());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! it to the place it attacks: the handshake, the frames, HTTP/2, gRPC, the messages.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bouvet_wire::frame::MAX_DISCARDED_BYTES;
@@ -14,8 +16,14 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 
 use super::*;
+use crate::boxconfig::BoxConfig;
+use crate::disk::Blanks;
+use crate::engine::{Acceleration, Engine, EngineError, Vm, VmSpec};
 use crate::exec::{Exec, ExecError, ExecRequest, Program};
 use crate::files::{self, FileError};
+use crate::sandbox::SandboxId;
+use crate::sandbox::create::{self, BringUpError, Site};
+use crate::undo::Undo;
 
 /// A pair: the host's end of the stream, and the guest's.
 fn streams() -> (UnixStream, UnixStream) {
@@ -70,20 +78,21 @@ async fn a_guest_that_never_answers_meets_the_deadline() {
     assert!(matches!(error, LinkError::Deadline(_)), "{error:?}");
 }
 
-/// A link whose guest keeps to the rules of the handshake, and then does `attack`.
-async fn linked<A>(attack: impl FnOnce(Frames) -> A) -> Link
+/// A guest that keeps to the rules of the handshake, and then does `attack`.
+async fn guest<A: Future<Output = ()>>(stream: UnixStream, attack: impl FnOnce(Frames) -> A) {
+    let (preamble, mut frames) = hello(stream).await;
+    frames.stream.write_all(&preamble.ack()).await.unwrap();
+    attack(frames).await;
+}
+
+/// A link to such a guest.
+async fn linked<A>(attack: impl FnOnce(Frames) -> A + Send + 'static) -> Link
 where
     A: Future<Output = ()> + Send + 'static,
 {
-    let (host, guest) = streams();
-    let (link, mut frames) = tokio::join!(Link::connect(host, Duration::from_secs(60)), async {
-        let (preamble, mut frames) = hello(guest).await;
-        frames.stream.write_all(&preamble.ack()).await.unwrap();
-        frames
-    });
-    frames.input.clear();
-    tokio::spawn(attack(frames));
-    link.unwrap()
+    let (host, theirs) = streams();
+    tokio::spawn(guest(theirs, attack));
+    Link::connect(host, Duration::from_secs(60)).await.unwrap()
 }
 
 async fn read(link: &Link) -> FileError {
@@ -130,6 +139,8 @@ async fn frames_that_break_the_rules_break_the_link() {
 #[tokio::test]
 async fn half_a_frame_and_then_the_end_breaks_the_link() {
     let mut link = linked(|mut frames| async move {
+        // The link is up once HTTP/2 has begun.
+        frames.stream.read_u8().await.unwrap();
         let frame = framed(frames.epoch, &[0; 100]);
         frames.stream.write_all(&frame[..50]).await.unwrap();
     })
@@ -184,28 +195,28 @@ async fn floods_hold_no_other_sandbox_up() {
 
 type Chunks = stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
 
-/// A link whose guest speaks HTTP/2 by the rules, and answers every call with what `answer` makes of it.
-async fn answering(
-    answer: impl Fn(&str) -> http::Response<StreamBody<Chunks>> + Clone + Send + 'static,
-) -> Link {
-    linked(|frames| async move {
-        let service = hyper::service::service_fn(move |call: http::Request<hyper::body::Incoming>| {
-            let answer = answer(call.uri().path());
-            async move {
-                // Taken to its end, as an honest guest would.
-                call.into_body().collect().await.ok();
-                Ok::<_, Infallible>(answer)
-            }
-        });
-        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        server.serve_connection(TokioIo::new(frames), service).await.ok();
-    })
-    .await
+type Answer = http::Response<StreamBody<Chunks>>;
+
+/// Speaks HTTP/2 by the rules, and answers every call with what `answer` makes of its path.
+async fn serve(frames: Frames, answer: impl Fn(&str) -> Answer + Clone + Send + 'static) {
+    let service = hyper::service::service_fn(move |call: http::Request<hyper::body::Incoming>| {
+        let answer = answer(call.uri().path());
+        async move {
+            // Taken to its end, as an honest guest would.
+            call.into_body().collect().await.ok();
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    server.serve_connection(TokioIo::new(frames), service).await.ok();
 }
 
-fn response(
-    chunks: impl futures_util::Stream<Item = Frame<Bytes>> + Send + 'static,
-) -> http::Response<StreamBody<Chunks>> {
+/// A link to a guest that does.
+async fn answering(answer: impl Fn(&str) -> Answer + Clone + Send + 'static) -> Link {
+    linked(|frames| serve(frames, answer)).await
+}
+
+fn response(chunks: impl futures_util::Stream<Item = Frame<Bytes>> + Send + 'static) -> Answer {
     let body = StreamBody::new(chunks.map(Ok).boxed());
     http::Response::builder().header("content-type", "application/grpc").body(body).unwrap()
 }
@@ -224,7 +235,7 @@ fn success() -> Frame<Bytes> {
     )]))
 }
 
-fn one_message(message: &impl prost::Message) -> http::Response<StreamBody<Chunks>> {
+fn one_message(message: &impl prost::Message) -> Answer {
     response(stream::iter([prefixed(message), success()]))
 }
 
@@ -303,4 +314,68 @@ async fn a_program_that_was_never_run_like_that_fails_its_call() {
     let exit = v1::ExecExit { stderr: Some(tail), duration_us: u64::MAX, ..v1::ExecExit::default() };
     let error = exec(vec![Output::Exit(exit)]).await;
     assert!(matches!(&error, ExecError::Link(fact) if fact.contains("more output")), "{error:?}");
+}
+
+/// An engine whose VMs are scripted guests.
+#[derive(Debug)]
+struct Scripted {
+    /// What they say when they are to become a sandbox's own.
+    reply: v1::PersonaliseReply,
+    stopped: Arc<AtomicBool>,
+}
+
+#[async_trait::async_trait]
+impl Engine for Scripted {
+    fn name(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn acceleration(&self) -> Acceleration {
+        Acceleration::None
+    }
+
+    async fn boot(&self, _: VmSpec, _: &mut Undo) -> Result<Box<dyn Vm>, EngineError> {
+        let (host, theirs) = streams();
+        let reply = self.reply.clone();
+        tokio::spawn(guest(theirs, |frames| serve(frames, move |_| one_message(&reply))));
+        Ok(Box::new(ScriptedVm { link: Some(host), stopped: self.stopped.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct ScriptedVm {
+    link: Option<UnixStream>,
+    stopped: Arc<AtomicBool>,
+}
+
+#[async_trait::async_trait]
+impl Vm for ScriptedVm {
+    fn connect(&mut self) -> io::Result<UnixStream> {
+        Ok(self.link.take().unwrap())
+    }
+
+    async fn exited(&mut self) -> String {
+        std::future::pending().await
+    }
+
+    async fn stop(&mut self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+}
+
+#[tokio::test]
+async fn a_vm_that_does_not_become_the_sandbox_s_own_is_not_handed_out() {
+    let bring_up = async |generation| {
+        let dir = tempfile::tempdir().unwrap();
+        let reply = v1::PersonaliseReply { generation, ..v1::PersonaliseReply::default() };
+        let engine = Scripted { reply, stopped: Arc::default() };
+        let blanks = Blanks::new(dir.path().to_owned());
+        let site = Site { engine: &engine, blanks: &blanks, dir: dir.path(), slot: 0 };
+        let live = create::bring_up(site, SandboxId::random(), &BoxConfig::default()).await;
+        (live.map(drop), engine.stopped.load(Ordering::Acquire))
+    };
+    let (handed_out, stopped) = bring_up(bouvet_wire::GENERATION).await;
+    assert!(handed_out.is_ok() && !stopped, "{handed_out:?}");
+    let (handed_out, stopped) = bring_up(bouvet_wire::GENERATION + 1).await;
+    assert!(matches!(handed_out, Err(BringUpError::Personalise(_))) && stopped, "{handed_out:?}");
 }
