@@ -1,11 +1,12 @@
 # What a person types. `make demo` and `make test` work from a fresh clone on Debian 12.
 
 ARCH ?= $(shell uname -m)
-KERNEL := $(CURDIR)/images/output/vmlinux
-ROOTFS := $(CURDIR)/images/output/debian-devbox.ext4
-# The server confines VMs by means that only root has. A configured kernel or rootfs goes before ours.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo) env \
-	BOUVET_KERNEL="$${BOUVET_KERNEL:-$(KERNEL)}" BOUVET_ROOTFS="$${BOUVET_ROOTFS:-$(ROOTFS)}"
+# A configured kernel or rootfs goes before ours.
+export BOUVET_KERNEL ?= $(CURDIR)/images/output/vmlinux
+export BOUVET_ROOTFS ?= $(CURDIR)/images/output/debian-devbox.ext4
+# The server confines VMs by means that only root has. Its configuration must get through sudo.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo \
+	--preserve-env=$(shell env | sed -n 's/^\(BOUVET_[A-Z_]*\|RUST_LOG\)=.*/\1/p' | paste -sd,),BOUVET_KERNEL,BOUVET_ROOTFS,BOUVET_TRANSPORT)
 # Where cargo was installed by this very run, or by rustup without a new login.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
@@ -21,7 +22,7 @@ test: deps images ## Run all tests, and say how many ran and which were skipped
 	@scripts/test.sh
 
 run: deps build images ## Serve MCP on http://localhost:8080/mcp
-	@$(AS_ROOT) BOUVET_TRANSPORT=http target/release/bouvet-mcp
+	@BOUVET_TRANSPORT=http $(AS_ROOT) target/release/bouvet-mcp
 
 bench: deps build images ## Measure a server
 	@$(AS_ROOT) target/release/bouvet bench

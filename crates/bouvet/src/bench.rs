@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 use crate::client::{Client, ServerProcess};
 
 const MB: usize = 1_000_000;
+/// What one call writes, and what one reads: answers carry their content twice.
+const WRITE_BYTES: usize = 10 * MB;
+const READ_BYTES: usize = 4 * MB;
+
 /// What a run can be told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Line {
@@ -29,9 +33,6 @@ pub(crate) struct Line {
     #[arg(long, value_name = "N")]
     pub(crate) cycles: Option<u32>,
 }
-
-/// Content of one call: under the limit of 10 MiB.
-const PART_BYTES: usize = 10 * MB;
 
 /// What was measured of one thing.
 #[derive(Debug, Serialize)]
@@ -82,10 +83,8 @@ impl Bench {
     async fn calls(&mut self, repeat: u32) -> anyhow::Result<()> {
         let sandbox = self.create("create_sandbox (cold)", repeat).await?;
         self.commands(&sandbox, repeat).await?;
-        for (name, parts, part_bytes, repeat) in
-            [("1 MB", 1, MB, repeat), ("100 MB", 10, PART_BYTES, repeat.div_ceil(3))]
-        {
-            self.transfer(&sandbox, name, parts, part_bytes, repeat).await?;
+        for (name, bytes, repeat) in [("1 MB", MB, repeat), ("100 MB", 100 * MB, repeat.div_ceil(3))] {
+            self.transfer(&sandbox, name, bytes, repeat).await?;
         }
         self.destroy(&sandbox).await?;
         Ok(())
@@ -153,30 +152,22 @@ impl Bench {
     }
 
     /// Writes and reads a file in parts of at most what one call takes.
-    async fn transfer(
-        &mut self,
-        sandbox: &str,
-        name: &str,
-        parts: usize,
-        part_bytes: usize,
-        repeat: u32,
-    ) -> anyhow::Result<()> {
-        let text = "x".repeat(part_bytes);
-        let bytes = parts * part_bytes;
+    async fn transfer(&mut self, sandbox: &str, name: &str, bytes: usize, repeat: u32) -> anyhow::Result<()> {
+        let part = "x".repeat(bytes.min(WRITE_BYTES));
         let (mut writes, mut reads) = (Vec::new(), Vec::new());
         for _ in 0..repeat {
             self.progress.set_message(format!("{name} file"));
             let started = Instant::now();
-            for part in 0..parts {
+            for offset in (0..bytes).step_by(WRITE_BYTES) {
                 let arguments =
-                    json!({ "sandbox_id": sandbox, "path": "big", "content": text, "append": part > 0 });
+                    json!({ "sandbox_id": sandbox, "path": "big", "content": part, "append": offset > 0 });
                 self.client.call("write_file", arguments).await?;
             }
             writes.push(started.elapsed());
             let started = Instant::now();
             let mut read = 0;
-            for part in 0..parts {
-                let arguments = json!({ "sandbox_id": sandbox, "path": "big", "offset": part * part_bytes, "limit_bytes": part_bytes });
+            while read < bytes {
+                let arguments = json!({ "sandbox_id": sandbox, "path": "big", "offset": read, "limit_bytes": READ_BYTES });
                 let content = self.client.call("read_file", arguments).await?;
                 read += length(&content)?;
             }

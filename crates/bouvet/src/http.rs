@@ -190,7 +190,7 @@ async fn post(app: &App, request: Request, in_session: bool) -> Response {
         Err((code, text)) => return rpc_error(StatusCode::BAD_REQUEST, code, text),
     };
     let starts_session = method.as_deref() == Some("initialize") && !is_modern(&parts.headers);
-    let streamed = plain::wants_progress(&bytes);
+    let streamed = plain::needs_stream(&bytes);
     let request = Request::from_parts(parts, Body::from(bytes));
     match in_session || starts_session {
         true if streamed => app.stateful.handle(request).await.map(Body::new),

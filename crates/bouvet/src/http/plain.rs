@@ -1,4 +1,4 @@
-//! Plain JSON for clients in a session that asked for no progress. There rmcp answers every request with a
+//! Plain JSON in a session, for requests that will be told of no progress. There rmcp answers everything with a
 //! stream of events, and the official Python client takes at most 1 MiB in one: too little for a file.
 
 use axum::body::Body;
@@ -8,14 +8,17 @@ use futures_util::StreamExt as _;
 use serde::Deserialize;
 use sse_stream::SseStream;
 
-/// Whether `request`, a JSON-RPC message, asks to be told of progress: then only a stream will do.
-pub(super) fn wants_progress(request: &[u8]) -> bool {
+use crate::mcp;
+
+/// Whether the caller of `request`, a JSON-RPC message, will be told of progress: then only a stream will do.
+pub(super) fn needs_stream(request: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Request {
         params: Params,
     }
     #[derive(Deserialize)]
     struct Params {
+        name: String,
         #[serde(rename = "_meta")]
         meta: Meta,
     }
@@ -24,9 +27,9 @@ pub(super) fn wants_progress(request: &[u8]) -> bool {
         #[serde(rename = "progressToken")]
         _progress_token: serde::de::IgnoredAny,
     }
-    // What lacks any of these has no token.
-    serde_json::from_slice::<Request>(request)
-        .is_ok_and(|Request { params: Params { meta: Meta { .. } } }| true)
+    // What lacks any of these calls no tool, or has no token.
+    let request = serde_json::from_slice::<Request>(request);
+    request.is_ok_and(|Request { params: Params { name, meta: Meta { .. } } }| mcp::reports_progress(&name))
 }
 
 /// `response` with the answer alone, if it is a stream of events that ends with one.
@@ -69,13 +72,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_wanted_by_those_who_sent_a_token() {
-        let with = |meta: &str| format!(r#"{{"method":"tools/call","params":{{"name":"x"{meta}}}}}"#);
-        assert!(wants_progress(with(r#","_meta":{"progressToken":"a"}"#).as_bytes()));
-        assert!(wants_progress(with(r#","_meta":{"progressToken":0,"other":1}"#).as_bytes()));
-        assert!(!wants_progress(with(r#","_meta":{}"#).as_bytes()));
-        assert!(!wants_progress(with("").as_bytes()));
-        assert!(!wants_progress(br#"{"method":"ping"}"#));
+    fn a_stream_is_for_those_who_sent_a_token_to_a_tool_that_uses_it() {
+        let needs = |tool: &str, meta: &str| {
+            let request = format!(r#"{{"method":"tools/call","params":{{"name":"{tool}"{meta}}}}}"#);
+            needs_stream(request.as_bytes())
+        };
+        assert!(needs("run_command", r#","_meta":{"progressToken":"a"}"#));
+        assert!(needs("execute_code", r#","_meta":{"progressToken":0,"other":1}"#));
+        assert!(!needs("read_file", r#","_meta":{"progressToken":0}"#));
+        assert!(!needs("run_command", r#","_meta":{}"#));
+        assert!(!needs("run_command", ""));
+        assert!(!needs_stream(br#"{"method":"ping"}"#));
     }
 
     #[tokio::test]

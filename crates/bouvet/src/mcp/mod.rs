@@ -40,6 +40,11 @@ impl Server {
     }
 }
 
+/// Whether `tool` tells callers who ask for it how it is getting on.
+pub(crate) fn reports_progress(tool: &str) -> bool {
+    matches!(tool, "execute_code" | "run_command")
+}
+
 /// What this server does not have is answered as such, rather than with empty lists.
 fn not_offered<T>(method: &str) -> Result<T, ErrorData> {
     Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("this server does not offer {method}"), None))

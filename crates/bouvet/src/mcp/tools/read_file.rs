@@ -21,14 +21,18 @@ struct Args {
     /// The byte to start at; 0 if left out.
     #[serde(default)]
     offset: u64,
-    /// The most bytes to read; 10 MiB, which is the limit, if left out.
-    #[serde(default = "all")]
+    /// The most bytes to read. More need another call, from next_offset on.
+    #[serde(default = "default_limit")]
     #[schemars(range(min = 1, max = MAX_CONTENT_BYTES))]
     limit_bytes: usize,
 }
 
-fn all() -> usize {
-    MAX_CONTENT_BYTES
+/// A result carries its content twice, as structure and as text, and the official Rust client takes answers
+/// of at most 16 MiB.
+const DEFAULT_LIMIT_BYTES: usize = 4 * 1024 * 1024;
+
+fn default_limit() -> usize {
+    DEFAULT_LIMIT_BYTES
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
