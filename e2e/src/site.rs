@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bouvet_host::{BoxConfig, CgroupChoice, EngineChoice, Host, HostOptions, ResourceConfig};
+use bouvet_host::{BoxConfig, CgroupChoice, EngineChoice, Host, HostOptions, PoolOptions, ResourceConfig};
 use tempfile::TempDir;
 
 use crate::skip::skipped;
@@ -21,16 +21,29 @@ pub struct Site {
 impl Site {
     /// On the engine without VMs.
     pub async fn fake() -> Option<Self> {
-        Some(Self::start(EngineChoice::Fake, Path::new("/").into(), Path::new("/").into()).await)
+        Some(
+            Self::start(EngineChoice::Fake, (Path::new("/").into(), Path::new("/").into()), None, None).await,
+        )
     }
 
     /// On QEMU; `None`, and the test is skipped, where it cannot run.
     pub async fn qemu() -> Option<Self> {
-        let (kernel, rootfs) = images()?;
-        Some(Self::start(EngineChoice::Qemu, kernel, rootfs).await)
+        // All tests share one template of each size.
+        let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates");
+        Some(Self::start(EngineChoice::Qemu, images()?, Some(templates), None).await)
     }
 
-    async fn start(engine: EngineChoice, kernel: PathBuf, rootfs: PathBuf) -> Self {
+    /// On QEMU, with templates of its own in `dir` and a pool; `None` like [`Site::qemu`].
+    pub async fn with_pool(dir: &Path, pool: Option<PoolOptions>) -> Option<Self> {
+        Some(Self::start(EngineChoice::Qemu, images()?, Some(dir.to_owned()), pool).await)
+    }
+
+    async fn start(
+        engine: EngineChoice,
+        (kernel, rootfs): (PathBuf, PathBuf),
+        templates: Option<PathBuf>,
+        pool: Option<PoolOptions>,
+    ) -> Self {
         let parent = tempfile::tempdir().unwrap();
         let options = HostOptions {
             dir: parent.path().join("host"),
@@ -45,6 +58,8 @@ impl Site {
                 CgroupChoice::Off
             },
             first_uid: 1_900_000_000,
+            templates,
+            pool,
         };
         Self { host: Host::start(options).await.unwrap(), parent }
     }

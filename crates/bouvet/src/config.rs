@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bouvet_host::{BoxConfig, CgroupChoice, EngineChoice, HostOptions, ResourceConfig};
+use bouvet_host::{BoxConfig, CgroupChoice, EngineChoice, HostOptions, PoolOptions, ResourceConfig};
 
 /// One variable.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +46,15 @@ pub const VARIABLES: &[Variable] = &[
         "root file system that all sandboxes share: an ext4, squashfs or erofs image",
     ),
     variable("BOUVET_CHROOT", "/tmp/bouvet", "a path", "working directory for the state of VMs"),
+    variable(
+        "BOUVET_TEMPLATES",
+        "auto",
+        "auto, off or a path",
+        "where VMs are kept that sandboxes are cloned from: auto is `templates` in BOUVET_CHROOT; off boots every sandbox",
+    ),
+    variable("BOUVET_POOL_ENABLED", "true", "true or false", "whether sandboxes wait ready to be created"),
+    variable("BOUVET_POOL_MIN_SIZE", "3", "0 to 1000", "sandboxes that wait ready"),
+    variable("BOUVET_POOL_MAX_BOOTS", "2", "1 to 64", "sandboxes that are made ready at once"),
     variable(
         "BOUVET_ENGINE",
         "auto",
@@ -192,6 +201,8 @@ impl Config {
                 max_sandboxes: values.number("BOUVET_MAX_SANDBOXES", 1..=1000)?,
                 cgroup: values.cgroup()?,
                 first_uid: values.number("BOUVET_FIRST_UID", 1..=2_000_000_000)?,
+                templates: values.templates()?,
+                pool: values.pool(&resources)?,
             },
             transport: match values.text("BOUVET_TRANSPORT").to_ascii_lowercase().as_str() {
                 "stdio" => Transport::Stdio,
@@ -216,13 +227,7 @@ pub fn unknown_variables(set: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 /// Published variables of parts that do not exist yet; setting them is no mistake.
-const LATER: &[&str] = &[
-    "BOUVET_FIRECRACKER",
-    "BOUVET_ROOTFS_URL",
-    "BOUVET_POOL_ENABLED",
-    "BOUVET_POOL_MIN_SIZE",
-    "BOUVET_POOL_MAX_BOOTS",
-];
+const LATER: &[&str] = &["BOUVET_FIRECRACKER", "BOUVET_ROOTFS_URL"];
 
 /// The table's variable of this name.
 fn find(name: &str) -> &'static Variable {
@@ -235,6 +240,25 @@ fn find(name: &str) -> &'static Variable {
 struct Values<'a>(&'a dyn Fn(&str) -> Option<String>);
 
 impl Values<'_> {
+    fn templates(&self) -> Result<Option<PathBuf>, ConfigError> {
+        match self.text("BOUVET_TEMPLATES").as_str() {
+            "auto" => Ok(Some(self.path("BOUVET_CHROOT")?.join("templates"))),
+            "off" => Ok(None),
+            _ => self.path("BOUVET_TEMPLATES").map(Some),
+        }
+    }
+
+    fn pool(&self, resources: &ResourceConfig) -> Result<Option<PoolOptions>, ConfigError> {
+        let enabled = match self.text("BOUVET_POOL_ENABLED").to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => true,
+            "false" | "0" | "no" | "off" => false,
+            _ => return Err(self.error("BOUVET_POOL_ENABLED")),
+        };
+        let size = self.number("BOUVET_POOL_MIN_SIZE", 0..=1000)?;
+        let boots = self.number("BOUVET_POOL_MAX_BOOTS", 1..=64)?;
+        Ok((enabled && size > 0).then(|| PoolOptions { size, boots, resources: resources.clone() }))
+    }
+
     /// The value, or the default. Empty counts as not set, as in a compose file's `FOO: ${FOO}`.
     fn text(&self, name: &str) -> String {
         let set = (self.0)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());

@@ -95,7 +95,8 @@ impl From<CreateError> for Failure {
                 Self::new(error, "Create it without requiring hardware, or on another host.")
             }
             CreateError::ShuttingDown => Self::new(error, "Retry after it has restarted."),
-            CreateError::BringUp(_) => Self::new(
+            CreateError::Busy(_) => Self::new(error, "This machine is at capacity: retry after 10 s."),
+            CreateError::BringUp(_) | CreateError::Templates(_) => Self::new(
                 chain(&error),
                 "Retry once; if it fails again, the server's log tells its operator more.",
             ),

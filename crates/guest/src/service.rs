@@ -50,6 +50,11 @@ impl v1::guest_server::Guest for Service {
         Ok(Response::new(reply))
     }
 
+    async fn warm(&self, request: Request<v1::WarmRequest>) -> Result<Response<v1::WarmReply>, Status> {
+        exec::warm(&self.executor, request.into_inner().programs()).await?;
+        Ok(Response::new(v1::WarmReply {}))
+    }
+
     type ExecStream = Answers<v1::ExecOutput>;
 
     async fn exec(

@@ -42,11 +42,8 @@ impl Blanks {
     /// Makes an empty ext4 of `size_mb` MiB at `path`. Sparse: it takes space as it is written.
     pub(crate) async fn copy_to(&self, path: &Path, size_mb: u32) -> Result<File, DiskError> {
         let blank = self.blank(size_mb).await?;
-        let path = path.to_owned();
-        let copied = tokio::task::spawn_blocking(move || {
-            copy_sparse(&blank, &path).map_err(|source| DiskError::Write { path, source })
-        });
-        copied.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        let failed = |source| DiskError::Write { path: path.to_owned(), source };
+        copy(File::open(blank).map_err(failed)?, path.to_owned()).await
     }
 
     async fn blank(&self, size_mb: u32) -> Result<PathBuf, DiskError> {
@@ -70,12 +67,19 @@ impl Blanks {
     }
 }
 
-/// Copies `from` to a new file at `to`: shared extents where the file system can, else the data and not
+/// Copies the disk `from` to a new file at `to`.
+pub(crate) async fn copy(from: File, to: PathBuf) -> Result<File, DiskError> {
+    let copied = tokio::task::spawn_blocking(move || {
+        copy_sparse(&from, &to).map_err(|source| DiskError::Write { path: to, source })
+    });
+    copied.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// Copies `source` to a new file at `to`: shared extents where the file system can, else the data and not
 /// the holes.
-fn copy_sparse(from: &Path, to: &Path) -> io::Result<File> {
-    let source = File::open(from)?;
+pub(crate) fn copy_sparse(source: &File, to: &Path) -> io::Result<File> {
     let target = File::options().read(true).write(true).create_new(true).open(to)?;
-    if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
+    if rustix::fs::ioctl_ficlone(&target, source).is_ok() {
         return Ok(target);
     }
     let length = source.metadata()?.len();
@@ -89,7 +93,7 @@ fn copy_sparse(from: &Path, to: &Path) -> io::Result<File> {
             Err(error) => return Err(error.into()),
         };
         let end = rustix::fs::seek(source.as_fd(), SeekFrom::Hole(data))?;
-        copy_range(&source, &target, data, end)?;
+        copy_range(source, &target, data, end)?;
         at = end;
     }
     Ok(target)
@@ -118,13 +122,13 @@ mod tests {
     fn a_copy_has_the_same_bytes_and_holes() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-        let source = File::create(&from).unwrap();
+        let source = File::options().read(true).write(true).create_new(true).open(&from).unwrap();
         source.set_len(64 << 20).unwrap();
         source.write_all_at(b"head", 0).unwrap();
         source.write_all_at(b"middle", 40 << 20).unwrap();
-        drop(copy_sparse(&from, &to).unwrap());
+        drop(copy_sparse(&source, &to).unwrap());
         assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap());
         assert!(fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20, "the holes were filled");
-        assert!(copy_sparse(&from, &to).is_err(), "an existing disk is never written over");
+        assert!(copy_sparse(&source, &to).is_err(), "an existing disk is never written over");
     }
 }

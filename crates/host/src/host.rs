@@ -4,11 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -19,17 +21,24 @@ use crate::disk::Blanks;
 #[cfg(feature = "fake")]
 use crate::engine::fake::Fake;
 use crate::engine::qemu::{self, Qemu};
-use crate::engine::{Acceleration, Engine, EngineChoice, EngineError};
+use crate::engine::{Acceleration, Engine, EngineChoice, EngineError, Frozen};
 use crate::instance::{ClaimError, Instance};
-use crate::sandbox::create::{self, BringUpError, Site};
+use crate::pool::{Entry, Pool, PoolOptions};
+use crate::sandbox::create::{self, BringUpError, Live, Origin, Site};
 use crate::sandbox::owner::Owner;
 use crate::sandbox::state::{Event, State};
 use crate::sandbox::{Sandbox, SandboxId, SandboxInfo};
+use crate::template::{Shape, StoreError, Templates};
 
 /// Failed sandboxes that stay known; the oldest are forgotten first.
 const MAX_FAILED: usize = 100;
 /// Distance between the first user ids of two hosts: more than one can use.
 const UIDS_PER_HOST: u32 = 10_000;
+/// Callers that may wait for a VM to start. On the smallest machine that is half a minute.
+const MAX_WAITING: usize = 256;
+/// How long a refill of the pool that failed waits before the next; twice as long after each, up to the most.
+const MIN_PATIENCE: Duration = Duration::from_secs(1);
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
 /// Where the hosts of a machine tell their ranges of user ids apart.
 const UID_CLAIMS: &str = "/run/bouvet";
 
@@ -50,6 +59,11 @@ pub struct HostOptions {
     pub cgroup: CgroupChoice,
     /// The first of the user ids that VMs run as, one each. Unused without privilege.
     pub first_uid: u32,
+    /// Where templates are kept, which outlive the host and may be shared by hosts. `None`: every sandbox is a
+    /// VM that is booted for it.
+    pub templates: Option<PathBuf>,
+    /// Clones that wait ready. Needs templates.
+    pub pool: Option<PoolOptions>,
 }
 
 /// Why a host could not start.
@@ -67,6 +81,9 @@ pub enum StartError {
     /// VMs cannot be made.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Templates cannot be kept.
+    #[error(transparent)]
+    Templates(#[from] StoreError),
     /// A thread could not be started.
     #[error("could not start a thread")]
     Thread(#[source] io::Error),
@@ -84,12 +101,18 @@ pub enum CreateError {
     /// There are as many as may be.
     #[error("there are {0} sandboxes, which is the limit")]
     AtCapacity(u32),
+    /// More are asked for than this machine keeps up with.
+    #[error("{0} sandboxes wait to be made, which is the limit")]
+    Busy(usize),
     /// The host is ending.
     #[error("the host is shutting down")]
     ShuttingDown,
     /// It did not come up.
     #[error(transparent)]
     BringUp(#[from] BringUpError),
+    /// Its template could not be kept or read.
+    #[error(transparent)]
+    Templates(#[from] StoreError),
 }
 
 /// Makes and keeps sandboxes. Cheap to clone; every clone is the same host.
@@ -103,10 +126,13 @@ struct Inner {
     dir: PathBuf,
     max_sandboxes: u32,
     sandboxes: Mutex<Registry>,
-    /// Boots at once: more only make each other slower.
-    boots: Semaphore,
+    templates: Option<Templates>,
+    pool: Option<Pool>,
+    /// VMs that start at once: more only make each other slower. The others wait in order.
+    starts: Semaphore,
+    waiting: AtomicUsize,
     tasks: TaskTracker,
-    closing: AtomicBool,
+    closing: CancellationToken,
     ground: Ground,
 }
 
@@ -129,8 +155,8 @@ impl Host {
     /// Prepares the directory and the engine. What an earlier host left there is removed.
     pub async fn start(options: HostOptions) -> Result<Self, StartError> {
         let ground = Ground::claim(&options)?;
-        match Self::on(&ground, &options).await {
-            Ok((engine, dir)) => Ok(Self::new(engine, dir, ground, &options)),
+        match Inner::new(&ground, &options).await {
+            Ok(inner) => Ok(Self::open(inner(ground), &options)),
             Err(error) => {
                 ground.give_back();
                 Err(error)
@@ -138,36 +164,24 @@ impl Host {
         }
     }
 
-    async fn on(ground: &Ground, options: &HostOptions) -> Result<(Box<dyn Engine>, PathBuf), StartError> {
-        let dir = ground.instance.dir.join("sandboxes");
-        fs::create_dir(&dir).map_err(|source| StartError::Directory(dir.clone(), source))?;
-        let spawner = Arc::new(Spawner::start().map_err(StartError::Thread)?);
-        Ok((start_engine(options, ground, spawner).await?, dir))
-    }
-
-    fn new(engine: Box<dyn Engine>, dir: PathBuf, ground: Ground, options: &HostOptions) -> Self {
+    fn open(inner: Inner, options: &HostOptions) -> Self {
         info!(
-            engine = engine.name(),
-            acceleration = engine.acceleration().name(),
-            own_users = ground.uids.is_some(),
-            memory_bounded = ground.cgroups.is_some(),
+            engine = inner.engine.name(),
+            acceleration = inner.engine.acceleration().name(),
+            own_users = inner.ground.uids.is_some(),
+            memory_bounded = inner.ground.cgroups.is_some(),
+            clones = inner.templates.is_some(),
             "host started"
         );
-        if ground.uids.is_none() {
+        if inner.engine.freezes().is_some() && inner.ground.uids.is_none() {
             warn!("not root: VMs run as this process's own user, in its network namespace");
         }
-        let boots = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2));
-        Self(Arc::new(Inner {
-            engine,
-            blanks: Blanks::new(ground.instance.dir.clone()),
-            dir,
-            max_sandboxes: options.max_sandboxes,
-            sandboxes: Mutex::default(),
-            boots: Semaphore::new(boots),
-            tasks: TaskTracker::new(),
-            closing: AtomicBool::new(false),
-            ground,
-        }))
+        let host = Self(Arc::new(inner));
+        let refills = host.0.pool.as_ref().and(options.pool.as_ref()).map_or(0, |pool| pool.boots);
+        for _ in 0..refills {
+            host.0.tasks.spawn(host.clone().refill());
+        }
+        host
     }
 
     /// The engine's name: `qemu`.
@@ -187,7 +201,7 @@ impl Host {
         if config.require_hardware && self.acceleration() != Acceleration::Hardware {
             return Err(CreateError::NoHardware(self.acceleration().name()));
         }
-        if self.0.closing.load(Ordering::Acquire) {
+        if self.0.closing.is_cancelled() {
             return Err(CreateError::ShuttingDown);
         }
         let (done, made) = oneshot::channel();
@@ -203,21 +217,23 @@ impl Host {
     }
 
     async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
-        let id = SandboxId::random();
+        let pooled = self.0.pool.as_ref().and_then(|pool| pool.take(&config));
+        let (id, slot) = match &pooled {
+            Some(entry) => (entry.id, entry.slot),
+            None => (SandboxId::random(), self.registry().take_slot()),
+        };
         let (sender, state) = watch::channel(State::Starting);
         let (destroy, receiver) = mpsc::channel(1);
         let mut owner = Owner { id, state: sender, destroy: receiver };
         let sandbox = Sandbox::new(id, config.clone(), state, destroy);
-        let lifetime = config.resources.timeout;
-        let slot = self.registry().admit(&sandbox, self.0.max_sandboxes)?;
-
+        let admitted = self.registry().admit(&sandbox, self.0.max_sandboxes);
+        if let Err(error) = admitted {
+            self.unused(pooled, slot).await;
+            return Err(error);
+        }
         let started = Instant::now();
-        let site = Site { engine: &*self.0.engine, blanks: &self.0.blanks, dir: &self.0.dir, slot };
-        let brought_up = match self.0.boots.acquire().await {
-            Ok(_turn) => create::bring_up(site, id, &config).await.map_err(CreateError::from),
-            Err(_closed) => Err(CreateError::ShuttingDown),
-        };
-        let live = match brought_up {
+        let warm = pooled.is_some();
+        let live = match self.bring_up(pooled, id, slot, &config).await {
             Ok(live) => live,
             Err(error) => {
                 warn!(sandbox = %id, error = %crate::chain(&error), "sandbox not created");
@@ -227,8 +243,9 @@ impl Host {
                 return Err(error);
             }
         };
-        info!(sandbox = %id, took_ms = started.elapsed().as_millis(), "sandbox created");
+        info!(sandbox = %id, warm, took_ms = started.elapsed().as_millis(), "sandbox created");
         sandbox.set_client(live.link.client());
+        let lifetime = config.resources.timeout;
         let expires = (!lifetime.is_zero()).then(|| started + lifetime);
         let (host, mut running) = (self.clone(), sandbox.watch());
         self.0.tasks.spawn(async move {
@@ -239,6 +256,107 @@ impl Host {
         // An error means that it has ended already, which its state tells.
         running.wait_for(|state| *state != State::Starting).await.ok();
         Ok(sandbox)
+    }
+
+    /// Returns what a sandbox that is not to be would have been.
+    async fn unused(&self, pooled: Option<Entry>, slot: u32) {
+        match (pooled, &self.0.pool) {
+            (Some(entry), Some(pool)) => {
+                if let Some(entry) = pool.put(entry) {
+                    self.release(entry).await;
+                }
+            }
+            _ => self.registry().free_slot(slot),
+        }
+    }
+
+    async fn release(&self, entry: Entry) {
+        entry.vm.release().await;
+        self.registry().free_slot(entry.slot);
+    }
+
+    /// Wakes the clone that was taken from the pool, or makes another.
+    async fn bring_up(
+        &self,
+        pooled: Option<Entry>,
+        id: SandboxId,
+        slot: u32,
+        config: &BoxConfig,
+    ) -> Result<Live, CreateError> {
+        if let Some(entry) = pooled {
+            match entry.vm.claim(id, config).await {
+                Ok(live) => return Ok(live),
+                Err(error) => {
+                    warn!(sandbox = %id, error = %crate::chain(&error), "a waiting clone did not wake")
+                }
+            }
+        }
+        let _place = Place::in_line(&self.0.waiting)?;
+        let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
+        let template = self.template(Shape::from(&config.resources)).await?;
+        let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown)?;
+        let origin = template.as_deref().map_or(Origin::Boot, Origin::Clone);
+        Ok(create::bring_up(self.site(slot), id, config, origin).await?)
+    }
+
+    /// The template of `shape`, built if need be; `None` where sandboxes are booted.
+    async fn template(&self, shape: Shape) -> Result<Option<Arc<Frozen>>, CreateError> {
+        let Some(templates) = &self.0.templates else { return Ok(None) };
+        let build = || async {
+            let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown)?;
+            let slot = self.registry().take_slot();
+            let built = create::template(self.site(slot), shape).await;
+            self.registry().free_slot(slot);
+            Ok::<_, CreateError>(built?)
+        };
+        templates.get(shape, build).await.map(Some)
+    }
+
+    fn site(&self, slot: u32) -> Site<'_> {
+        Site { engine: &*self.0.engine, blanks: &self.0.blanks, dir: &self.0.dir, slot }
+    }
+
+    /// Keeps the pool full until it is closed.
+    async fn refill(self) {
+        let Some(pool) = &self.0.pool else { return };
+        let mut patience = MIN_PATIENCE;
+        while let Some(_making) = pool.wanted().await {
+            match self.waiting_clone(pool.shape()).await {
+                Ok(entry) => {
+                    patience = MIN_PATIENCE;
+                    if let Some(entry) = pool.put(entry) {
+                        self.release(entry).await;
+                    }
+                }
+                Err(CreateError::ShuttingDown) => return,
+                Err(error) => {
+                    warn!(error = %crate::chain(&error), "could not fill the pool");
+                    tokio::select! {
+                        () = tokio::time::sleep(patience) => {}
+                        () = self.0.closing.cancelled() => return,
+                    }
+                    patience = (patience * 2).min(MAX_PATIENCE);
+                }
+            }
+        }
+    }
+
+    async fn waiting_clone(&self, shape: Shape) -> Result<Entry, CreateError> {
+        let template = self.template(shape).await?.ok_or(CreateError::ShuttingDown)?;
+        let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown)?;
+        let (id, slot) = (SandboxId::random(), self.registry().take_slot());
+        match create::wait(self.site(slot), id, shape, &template).await {
+            Ok(vm) => Ok(Entry { id, slot, vm }),
+            Err(error) => {
+                self.registry().free_slot(slot);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Clones that wait in the pool.
+    pub fn pooled(&self) -> usize {
+        self.0.pool.as_ref().map_or(0, Pool::ready)
     }
 
     /// The sandbox of this name, whatever its state.
@@ -255,16 +373,18 @@ impl Host {
 
     /// Destroys all sandboxes and removes everything that this host has made. Later calls fail.
     pub async fn shut_down(&self) {
-        self.0.closing.store(true, Ordering::Release);
-        self.0.boots.close();
+        self.0.closing.cancel();
+        self.0.starts.close();
         self.0.tasks.close();
+        let pooled = self.0.pool.as_ref().map(Pool::close).unwrap_or_default();
+        futures_util::future::join_all(pooled.into_iter().map(|entry| self.release(entry))).await;
         while !self.0.tasks.is_empty() {
             let sandboxes: Vec<_> = self.registry().sandboxes.values().cloned().collect();
             futures_util::future::join_all(sandboxes.iter().map(Sandbox::destroy)).await;
             // Creations under way end by themselves, and are destroyed by the next turn if they succeed.
             tokio::select! {
                 () = self.0.tasks.wait() => {}
-                () = tokio::time::sleep(std::time::Duration::from_millis(50)) => {}
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
             }
         }
         self.0.ground.give_back();
@@ -275,9 +395,60 @@ impl Host {
     }
 }
 
+impl Inner {
+    /// Everything but the ground, which is left to the caller to give back if this fails.
+    async fn new(
+        ground: &Ground,
+        options: &HostOptions,
+    ) -> Result<impl FnOnce(Ground) -> Self + use<>, StartError> {
+        let dir = ground.instance.dir.join("sandboxes");
+        fs::create_dir(&dir).map_err(|source| StartError::Directory(dir.clone(), source))?;
+        let spawner = Arc::new(Spawner::start().map_err(StartError::Thread)?);
+        let engine = start_engine(options, ground, spawner).await?;
+        let templates = match (&options.templates, engine.freezes()) {
+            (Some(templates), Some(basis)) => Some(Templates::new(templates.clone(), basis)?),
+            _ => None,
+        };
+        let pool = templates.as_ref().and(options.pool.as_ref()).map(Pool::new);
+        let starts = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2));
+        let (blanks, max_sandboxes) = (Blanks::new(ground.instance.dir.clone()), options.max_sandboxes);
+        Ok(move |ground| Self {
+            engine,
+            blanks,
+            dir,
+            max_sandboxes,
+            sandboxes: Mutex::default(),
+            templates,
+            pool,
+            starts: Semaphore::new(starts),
+            waiting: AtomicUsize::new(0),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            ground,
+        })
+    }
+}
+
+/// A place among those who wait for a VM to start.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn in_line(waiting: &'a AtomicUsize) -> Result<Self, CreateError> {
+        let before = waiting.fetch_add(1, Ordering::Relaxed);
+        let place = Self(waiting);
+        if before >= MAX_WAITING { Err(CreateError::Busy(MAX_WAITING)) } else { Ok(place) }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Registry {
-    /// Adds a sandbox, and finds it a slot. Failed ones hold nothing and do not count.
-    fn admit(&mut self, sandbox: &Sandbox, limit: u32) -> Result<u32, CreateError> {
+    /// Adds a sandbox. Failed ones hold nothing and do not count.
+    fn admit(&mut self, sandbox: &Sandbox, limit: u32) -> Result<(), CreateError> {
         let failed = |sandbox: &&Sandbox| matches!(sandbox.state(), State::Failed(_));
         let mut old: Vec<_> = self.sandboxes.values().filter(failed).cloned().collect();
         if self.sandboxes.len() - old.len() >= limit as usize {
@@ -288,15 +459,24 @@ impl Registry {
             // Its owner removes it.
             forgotten.request_destroy();
         }
-        // There are never more than `limit` living ones and a few failed ones: a free number is near.
-        let slot = (0..).find(|slot| !self.used_slots.contains(slot)).unwrap_or_default();
-        self.used_slots.insert(slot);
         self.sandboxes.insert(sandbox.id(), sandbox.clone());
-        Ok(slot)
+        Ok(())
     }
 
     fn forget(&mut self, id: SandboxId, slot: u32) {
         self.sandboxes.remove(&id);
+        self.free_slot(slot);
+    }
+
+    /// A number that no other VM of this host has. A free one is near: there are never more VMs than
+    /// sandboxes may be and clones may wait.
+    fn take_slot(&mut self) -> u32 {
+        let slot = (0..).find(|slot| !self.used_slots.contains(slot)).unwrap_or_default();
+        self.used_slots.insert(slot);
+        slot
+    }
+
+    fn free_slot(&mut self, slot: u32) {
         self.used_slots.remove(&slot);
     }
 }

@@ -14,7 +14,9 @@ mod files;
 mod host;
 mod instance;
 mod link;
+mod pool;
 mod sandbox;
+mod template;
 mod undo;
 
 pub use boxconfig::{BoxConfig, InvalidConfig, ResourceConfig};
@@ -24,8 +26,10 @@ pub use exec::{Captured, Exec, ExecError, ExecEvent, ExecExit, ExecRequest, Exec
 pub use files::{FileContent, FileError, ListEntry, Listing, MAX_CONTENT_BYTES};
 pub use host::{CreateError, Host, HostOptions, StartError};
 pub use instance::ClaimError;
+pub use pool::PoolOptions;
 pub use sandbox::state::{Refusal, State};
 pub use sandbox::{Sandbox, SandboxId, SandboxInfo};
+pub use template::StoreError;
 
 /// An error and its causes in one line: `could not do this: because of that`.
 pub fn chain(error: &dyn std::error::Error) -> String {

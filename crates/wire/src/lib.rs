@@ -14,12 +14,12 @@ pub mod limits;
 
 /// The generation of this contract. Host and guest of one sandbox are always built together, so unequal
 /// generations mean a stale template or initramfs, and the link is refused.
-pub const GENERATION: u32 = 1;
+pub const GENERATION: u32 = 2;
 
 /// Name of the virtio-serial port that carries the link.
 pub const LINK_PORT: &str = "bouvet.link";
 
-/// Messages and service of generation 1.
+/// Messages and service.
 #[expect(
     missing_docs,
     clippy::all,

@@ -30,6 +30,9 @@ use output::Capture;
 /// hold its pipes open.
 const DRAIN: Duration = Duration::from_millis(50);
 
+/// How long an empty program may take: emulated, the first run of a compiler takes many seconds.
+const WARM_DEADLINE: Duration = Duration::from_secs(120);
+
 type Answer = mpsc::Sender<Result<v1::ExecOutput, Status>>;
 
 /// What all runs share.
@@ -88,6 +91,30 @@ pub(crate) async fn run(
     let run = Run::spawn(&executor, start, &source)?;
     tokio::spawn(run.finish(input, answer));
     Ok(ReceiverStream::new(answers))
+}
+
+/// Runs an empty program of each kind, one after the other.
+pub(crate) async fn warm(
+    executor: &Executor,
+    programs: impl Iterator<Item = v1::Program>,
+) -> Result<(), Status> {
+    for program in programs {
+        let source: &[u8] = match program {
+            v1::Program::Unspecified => return Err(Status::invalid_argument("a program needs a kind")),
+            v1::Program::Rust => b"fn main() {}",
+            _ => b"",
+        };
+        let start = v1::ExecStart { program: program.into(), ..v1::ExecStart::default() };
+        let mut run = Run::spawn(executor, start, source)?;
+        // Nobody reads what it might print, and it is given no input.
+        drop((run.child.stdin.take(), run.child.stdout.take(), run.child.stderr.take()));
+        let ended = tokio::time::timeout(WARM_DEADLINE, run.child.wait()).await;
+        let status = ended.map_err(|_| Status::deadline_exceeded("an empty program did not end"))??;
+        if !status.success() {
+            return Err(Status::internal(format!("an empty program failed ({status}): {program:?}")));
+        }
+    }
+    Ok(())
 }
 
 fn check(start: &v1::ExecStart) -> Result<(), Status> {

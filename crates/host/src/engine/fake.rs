@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::UnixStream;
 use tokio::process::Child;
 
 use super::log::Log;
-use super::{Acceleration, Engine, EngineError, Vm, VmSpec};
+use super::{Acceleration, Engine, EngineError, Frozen, Vm, VmSpec};
 use crate::confine::{Confinement, Spawner, Spec};
 use crate::undo::Undo;
 
@@ -62,6 +63,19 @@ impl Engine for Fake {
         let link = UnixStream::from_std(ours).map_err(EngineError::Spawn)?;
         Ok(Box::new(FakeVm { child, stderr, link: Some(link) }))
     }
+
+    fn freezes(&self) -> Option<String> {
+        None
+    }
+
+    async fn restore(&self, _: VmSpec, _: &Frozen, _: &mut Undo) -> Result<Box<dyn Vm>, EngineError> {
+        Err(cannot("restore"))
+    }
+}
+
+/// What the tests of other engines are for.
+fn cannot(what: &str) -> EngineError {
+    EngineError::Freeze(format!("there is no VM to {what}"))
 }
 
 #[derive(Debug)]
@@ -82,6 +96,18 @@ impl Vm for FakeVm {
             Ok(status) => format!("the guest ended ({status}): {}", self.stderr.last_lines(3)),
             Err(error) => format!("the guest cannot be watched: {error}"),
         }
+    }
+
+    async fn pause(&mut self) -> Result<(), EngineError> {
+        Err(cannot("pause"))
+    }
+
+    async fn resume(&mut self) -> Result<(), EngineError> {
+        Err(cannot("resume"))
+    }
+
+    async fn freeze(&mut self) -> Result<Bytes, EngineError> {
+        Err(cannot("freeze"))
     }
 
     async fn stop(&mut self) {

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use tokio::net::UnixStream;
 
 use crate::cgroup::CgroupError;
@@ -108,6 +109,12 @@ pub enum EngineError {
     /// The VM's process could not be bounded.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// A running VM did not do as it was told.
+    #[error("the VMM did not obey")]
+    Control(#[from] qemu::QmpError),
+    /// A VM could not be frozen.
+    #[error("could not freeze the VM: {0}")]
+    Freeze(String),
     /// A file or a socket for the VM could not be made.
     #[error("could not prepare {0}")]
     Prepare(&'static str, #[source] io::Error),
@@ -124,9 +131,22 @@ pub(crate) struct VmSpec {
     pub(crate) memory_mb: u32,
     /// The writable disk, open for reading and writing.
     pub(crate) scratch: File,
+    /// What its memory is made of, if it is to be frozen: a file of this size, which it alone uses.
+    pub(crate) memory: Option<File>,
     /// Its own directory.
     #[cfg_attr(not(feature = "fake"), expect(dead_code, reason = "QEMU gets descriptors, and no path"))]
     pub(crate) dir: PathBuf,
+}
+
+/// A VM that was stopped for good between two instructions, to go on as many others.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    /// Its memory: sealed, so that nobody can change it.
+    pub(crate) memory: File,
+    /// The state of its processors and devices, in the engine's own form.
+    pub(crate) devices: Bytes,
+    /// Its writable disk as it was then.
+    pub(crate) scratch: File,
 }
 
 /// Makes VMs.
@@ -140,6 +160,19 @@ pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
 
     /// Starts a VM. What it acquires it pushes to `undo`, to be released after the VM was stopped.
     async fn boot(&self, spec: VmSpec, undo: &mut Undo) -> Result<Box<dyn Vm>, EngineError>;
+
+    /// What a frozen VM depends on beside its disks and its size, as text that differs when any of it does;
+    /// `None` for an engine that can freeze nothing.
+    fn freezes(&self) -> Option<String>;
+
+    /// Starts a VM as the one that was frozen. Its scratch disk must be a copy of the frozen one's, and its
+    /// size the same. Otherwise like [`Engine::boot`].
+    async fn restore(
+        &self,
+        spec: VmSpec,
+        frozen: &Frozen,
+        undo: &mut Undo,
+    ) -> Result<Box<dyn Vm>, EngineError>;
 }
 
 /// One running VM. Dropped, it is killed, but not waited for: see [`Vm::stop`].
@@ -151,6 +184,16 @@ pub(crate) trait Vm: Send + std::fmt::Debug {
     /// Waits until the VM has ended by itself, and says what is known of the reason. May be dropped and
     /// called again.
     async fn exited(&mut self) -> String;
+
+    /// Stops its processors: it uses no CPU until [`Vm::resume`].
+    async fn pause(&mut self) -> Result<(), EngineError>;
+
+    /// Lets its processors go on.
+    async fn resume(&mut self) -> Result<(), EngineError>;
+
+    /// Stops it for good, and returns the state of its processors and devices. It must have been started
+    /// with [`VmSpec::memory`], where its memory is afterwards.
+    async fn freeze(&mut self) -> Result<Bytes, EngineError>;
 
     /// Ends the VM, and returns when its process is gone.
     async fn stop(&mut self);

@@ -18,11 +18,11 @@ use hyper::body::Frame;
 use super::*;
 use crate::boxconfig::BoxConfig;
 use crate::disk::Blanks;
-use crate::engine::{Acceleration, Engine, EngineError, Vm, VmSpec};
+use crate::engine::{Acceleration, Engine, EngineError, Frozen, Vm, VmSpec};
 use crate::exec::{Exec, ExecError, ExecRequest, Program};
 use crate::files::{self, FileError};
 use crate::sandbox::SandboxId;
-use crate::sandbox::create::{self, BringUpError, Site};
+use crate::sandbox::create::{self, BringUpError, Origin, Site};
 use crate::undo::Undo;
 
 /// A pair: the host's end of the stream, and the guest's.
@@ -340,6 +340,14 @@ impl Engine for Scripted {
         tokio::spawn(guest(theirs, |frames| serve(frames, move |_| one_message(&reply))));
         Ok(Box::new(ScriptedVm { link: Some(host), stopped: self.stopped.clone() }))
     }
+
+    fn freezes(&self) -> Option<String> {
+        None
+    }
+
+    async fn restore(&self, spec: VmSpec, _: &Frozen, undo: &mut Undo) -> Result<Box<dyn Vm>, EngineError> {
+        self.boot(spec, undo).await
+    }
 }
 
 #[derive(Debug)]
@@ -358,6 +366,18 @@ impl Vm for ScriptedVm {
         std::future::pending().await
     }
 
+    async fn pause(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn resume(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn freeze(&mut self) -> Result<Bytes, EngineError> {
+        Ok(Bytes::new())
+    }
+
     async fn stop(&mut self) {
         self.stopped.store(true, Ordering::Release);
     }
@@ -371,7 +391,7 @@ async fn a_vm_that_does_not_become_the_sandbox_s_own_is_not_handed_out() {
         let engine = Scripted { reply, stopped: Arc::default() };
         let blanks = Blanks::new(dir.path().to_owned());
         let site = Site { engine: &engine, blanks: &blanks, dir: dir.path(), slot: 0 };
-        let live = create::bring_up(site, SandboxId::random(), &BoxConfig::default()).await;
+        let live = create::bring_up(site, SandboxId::random(), &BoxConfig::default(), Origin::Boot).await;
         (live.map(drop), engine.stopped.load(Ordering::Acquire))
     };
     let (handed_out, stopped) = bring_up(bouvet_wire::GENERATION).await;

@@ -2,7 +2,10 @@
 //! that was acquired so far is left.
 //!
 //! ```text
-//! Prepared (directory, disk) → Booted (a VM) → Linked (a guest answers) → Live (personalised)
+//! Prepared (directory, disk) → Started (a VM) → Linked (a guest answers) → Live (personalised)
+//!                                                    │ warmed              ▲
+//!                                                    ├─▶ Waiting (paused) ─┘ by a claim
+//!                                                    └─▶ a template (frozen)
 //! ```
 
 use std::fs;
@@ -15,9 +18,10 @@ use uuid::Uuid;
 
 use super::SandboxId;
 use crate::boxconfig::BoxConfig;
-use crate::disk::{Blanks, DiskError};
-use crate::engine::{Engine, EngineError, Vm, VmSpec};
+use crate::disk::{self, Blanks, DiskError};
+use crate::engine::{Engine, EngineError, Frozen, Vm, VmSpec};
 use crate::link::{Link, LinkError};
+use crate::template::{self, Shape};
 use crate::undo::Undo;
 
 /// From the start of a VM to its guest's first answer. An emulated VM on a busy machine takes seconds.
@@ -27,6 +31,13 @@ const PERSONALISE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a VM whose link failed is given to end by itself, which tells more.
 const POST_MORTEM: Duration = Duration::from_secs(1);
 const ENTROPY_BYTES: usize = 64;
+/// How long the first programs of a VM may take. Emulated, and read from disk, that is tens of seconds.
+const WARM_DEADLINE: Duration = Duration::from_secs(180);
+/// What a template has in memory.
+const WARM_TEMPLATE: &[v1::Program] =
+    &[v1::Program::Node, v1::Program::Python, v1::Program::Bash, v1::Program::Command];
+/// What a waiting clone has translated; more would cost memory that most never need.
+const WARM_CLONE: &[v1::Program] = &[v1::Program::Command, v1::Program::Python];
 
 /// Why a VM did not become a sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +57,9 @@ pub enum BringUpError {
     /// Its guest did not come up.
     #[error("could not link up with the guest")]
     Link(#[from] LinkError),
+    /// Its guest could not run the first programs.
+    #[error("the guest could not be warmed: {0}")]
+    Warm(String),
     /// Its guest would not become this sandbox's own.
     #[error("the guest could not be made this sandbox's own: {0}")]
     Personalise(String),
@@ -62,6 +76,15 @@ pub(crate) struct Site<'a> {
     pub(crate) slot: u32,
 }
 
+/// How a VM begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin<'a> {
+    /// As a machine that is switched on.
+    Boot,
+    /// As the template that this is.
+    Clone(&'a Frozen),
+}
+
 /// A sandbox that is up, and all that it holds. `vm` must be stopped before this is dropped.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -71,14 +94,73 @@ pub(crate) struct Live {
     pub(crate) undo: Undo,
 }
 
-/// Goes through all phases.
+/// Makes a sandbox.
 pub(crate) async fn bring_up(
     site: Site<'_>,
     id: SandboxId,
     config: &BoxConfig,
+    origin: Origin<'_>,
 ) -> Result<Live, BringUpError> {
-    let prepared = Prepared::new(site, id, config).await?;
-    prepared.boot(site.engine).await?.link().await?.personalise(id, config).await
+    let shape = Shape::from(&config.resources);
+    Linked::new(site, id, shape, origin).await?.personalise(id, config).await
+}
+
+/// A clone that is nobody's yet: linked, warm and paused.
+#[derive(Debug)]
+pub(crate) struct Waiting(Linked);
+
+/// Makes one.
+pub(crate) async fn wait(
+    site: Site<'_>,
+    id: SandboxId,
+    shape: Shape,
+    template: &Frozen,
+) -> Result<Waiting, BringUpError> {
+    let mut linked = Linked::new(site, id, shape, Origin::Clone(template)).await?;
+    let paused = match linked.warm(WARM_CLONE).await {
+        Ok(()) => linked.0.vm.pause().await.map_err(BringUpError::from),
+        Err(error) => Err(error),
+    };
+    match paused {
+        Ok(()) => Ok(Waiting(linked)),
+        Err(error) => Err(linked.fail(error).await),
+    }
+}
+
+impl Waiting {
+    /// Makes it the sandbox `id`, which it must have been made for.
+    pub(crate) async fn claim(mut self, id: SandboxId, config: &BoxConfig) -> Result<Live, BringUpError> {
+        match self.0.0.vm.resume().await {
+            Ok(()) => self.0.personalise(id, config).await,
+            Err(error) => Err(self.0.fail(error.into()).await),
+        }
+    }
+
+    /// Ends it.
+    pub(crate) async fn release(mut self) {
+        self.0.0.vm.stop().await;
+    }
+}
+
+/// Boots a VM, warms it and freezes it.
+pub(crate) async fn template(site: Site<'_>, shape: Shape) -> Result<Frozen, BringUpError> {
+    let failed = |error| BringUpError::Engine(EngineError::Prepare("a template's memory", error));
+    let memory = template::create_memory(shape.memory_mb).map_err(failed)?;
+    let mut prepared = Prepared::new(site, SandboxId::random(), shape, Origin::Boot).await?;
+    let scratch = prepared.spec.scratch.try_clone().map_err(failed)?;
+    prepared.spec.memory = Some(memory.try_clone().map_err(failed)?);
+    let mut linked = prepared.start(site.engine, Origin::Boot).await?.link().await?;
+    let frozen = match linked.warm(WARM_TEMPLATE).await {
+        Ok(()) => linked.0.vm.freeze().await.map_err(BringUpError::from),
+        Err(error) => Err(error),
+    };
+    match frozen {
+        Ok(devices) => {
+            template::seal(&memory).map_err(failed)?;
+            Ok(Frozen { memory, devices, scratch })
+        }
+        Err(error) => Err(linked.fail(error).await),
+    }
 }
 
 struct Prepared {
@@ -87,31 +169,46 @@ struct Prepared {
 }
 
 impl Prepared {
-    async fn new(site: Site<'_>, id: SandboxId, config: &BoxConfig) -> Result<Self, BringUpError> {
+    async fn new(
+        site: Site<'_>,
+        id: SandboxId,
+        shape: Shape,
+        origin: Origin<'_>,
+    ) -> Result<Self, BringUpError> {
         let dir = site.dir.join(id.to_string());
         let mut undo = Undo::default();
         fs::create_dir(&dir).map_err(BringUpError::Directory)?;
         let made = dir.clone();
         undo.push("the sandbox's directory", move || fs::remove_dir_all(&made));
-        let resources = &config.resources;
-        let scratch = site.blanks.copy_to(&dir.join("scratch.ext4"), resources.disk_mb).await?;
-        let (vcpus, memory_mb) = (resources.vcpus, resources.memory_mb);
-        let spec = VmSpec { name: id.to_string(), slot: site.slot, vcpus, memory_mb, scratch, dir };
+        let path = dir.join("scratch.ext4");
+        let Shape { vcpus, memory_mb, disk_mb } = shape;
+        let scratch = match origin {
+            Origin::Boot => site.blanks.copy_to(&path, disk_mb).await?,
+            Origin::Clone(template) => {
+                let frozen = template.scratch.try_clone().map_err(BringUpError::Directory)?;
+                disk::copy(frozen, path).await?
+            }
+        };
+        let (name, slot) = (id.to_string(), site.slot);
+        let spec = VmSpec { name, slot, vcpus, memory_mb, scratch, memory: None, dir };
         Ok(Self { spec, undo })
     }
 
-    async fn boot(mut self, engine: &dyn Engine) -> Result<Booted, BringUpError> {
-        let vm = engine.boot(self.spec, &mut self.undo).await?;
-        Ok(Booted { vm, undo: self.undo })
+    async fn start(mut self, engine: &dyn Engine, origin: Origin<'_>) -> Result<Started, BringUpError> {
+        let vm = match origin {
+            Origin::Boot => engine.boot(self.spec, &mut self.undo).await?,
+            Origin::Clone(template) => engine.restore(self.spec, template, &mut self.undo).await?,
+        };
+        Ok(Started { vm, undo: self.undo })
     }
 }
 
-struct Booted {
+struct Started {
     vm: Box<dyn Vm>,
     undo: Undo,
 }
 
-impl Booted {
+impl Started {
     async fn link(mut self) -> Result<Linked, BringUpError> {
         let linked = match self.vm.connect() {
             Ok(stream) => tokio::select! {
@@ -134,10 +231,33 @@ impl Booted {
     }
 }
 
+#[derive(Debug)]
 struct Linked(Live);
 
 impl Linked {
-    async fn personalise(mut self, id: SandboxId, config: &BoxConfig) -> Result<Live, BringUpError> {
+    async fn new(
+        site: Site<'_>,
+        id: SandboxId,
+        shape: Shape,
+        origin: Origin<'_>,
+    ) -> Result<Self, BringUpError> {
+        let prepared = Prepared::new(site, id, shape, origin).await?;
+        prepared.start(site.engine, origin).await?.link().await
+    }
+
+    /// Has empty programs run, so that later ones start fast.
+    async fn warm(&mut self, programs: &[v1::Program]) -> Result<(), BringUpError> {
+        let request =
+            v1::WarmRequest { programs: programs.iter().map(|program| (*program).into()).collect() };
+        let warmed = tokio::time::timeout(WARM_DEADLINE, self.0.link.client().warm(request)).await;
+        match warmed {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(BringUpError::Warm(crate::chain(&status))),
+            Err(_) => Err(BringUpError::Warm(format!("no answer within {WARM_DEADLINE:?}"))),
+        }
+    }
+
+    async fn personalise(self, id: SandboxId, config: &BoxConfig) -> Result<Live, BringUpError> {
         let result = match request(id, config) {
             Ok(request) => {
                 let mut client = self.0.link.client();
@@ -152,11 +272,14 @@ impl Linked {
         };
         match result {
             Ok(()) => Ok(self.0),
-            Err(fact) => {
-                self.0.vm.stop().await;
-                Err(BringUpError::Personalise(fact))
-            }
+            Err(fact) => Err(self.fail(BringUpError::Personalise(fact)).await),
         }
+    }
+
+    /// Ends the VM, and says why this was tried in vain.
+    async fn fail(mut self, error: BringUpError) -> BringUpError {
+        self.0.vm.stop().await;
+        error
     }
 }
 

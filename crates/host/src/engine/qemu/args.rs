@@ -7,10 +7,27 @@ use std::ffi::OsString;
 pub(super) struct Fds {
     pub(super) link: i32,
     pub(super) console: i32,
+    pub(super) control: i32,
     pub(super) base: i32,
     pub(super) scratch: i32,
-    pub(super) kernel: i32,
-    pub(super) initramfs: i32,
+    /// What the VM begins with; see [`Begin`].
+    pub(super) first: i32,
+    /// See [`Begin`].
+    pub(super) second: i32,
+}
+
+/// How a VM begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// With a kernel (first) and its initramfs (second).
+    Boot,
+    /// The same, in memory that is a file (`memory`), to be frozen later.
+    BootToFreeze {
+        /// Its descriptor.
+        memory: i32,
+    },
+    /// In the middle: with the memory (first) and the devices' state (second) of a frozen VM.
+    Restore,
 }
 
 /// What a command line depends on.
@@ -22,12 +39,15 @@ pub(super) struct Machine {
     pub(super) memory_mb: u32,
 }
 
+/// Raised with every change of a VM's devices, or of what its kernel is told: a frozen VM has those of its time.
+pub(super) const REVISION: u32 = 1;
+
 /// MiB that QEMU may use for translated code. The default of 1 GiB lets a VM of 256 MiB grow to four times
 /// that; 32 MiB makes Node.js translate the same code over and over.
 pub(super) const TRANSLATION_MB: u32 = 128;
 
 /// Everything after the program's name.
-pub(super) fn command_line(machine: Machine, fds: Fds) -> Vec<OsString> {
+pub(super) fn command_line(machine: Machine, begin: Begin, fds: Fds) -> Vec<OsString> {
     let Machine { hardware, vcpus, memory_mb, .. } = machine;
     let threads = if vcpus > 1 { "multi" } else { "single" };
     let accelerator = match hardware {
@@ -43,11 +63,13 @@ pub(super) fn command_line(machine: Machine, fds: Fds) -> Vec<OsString> {
         // ACPI: Debian's kernel finds virtio-mmio devices no other way. PIC off: under reduced ACPI nobody
         // programs it, and its interrupts would arrive as a division error. RTC on: the kernel waits
         // seconds for a missing one.
-        "-machine microvm,acpi=on,pic=off,rtc=on,isa-serial=off,x-option-roms=off".to_owned(),
+        match begin {
+            Begin::Boot => MACHINE.to_owned(),
+            Begin::BootToFreeze { .. } | Begin::Restore => format!("{MACHINE},memory-backend=ram"),
+        },
         // Starts an uncompressed kernel at once (PVH).
         "-bios qboot.rom".to_owned(),
         format!("-accel {accelerator} -cpu {cpu} -smp {vcpus} -m {memory_mb}"),
-        format!("-kernel /proc/self/fd/{} -initrd /proc/self/fd/{}", fds.kernel, fds.initramfs),
         format!("-add-fd fd={},set=1 -add-fd fd={},set=2", fds.base, fds.scratch),
         "-blockdev driver=file,node-name=base,filename=/dev/fdset/1,read-only=on,locking=off".to_owned(),
         format!("-device virtio-blk-device,drive=base,serial={}", bouvet_wire::disk::BASE),
@@ -61,10 +83,36 @@ pub(super) fn command_line(machine: Machine, fds: Fds) -> Vec<OsString> {
         format!("-device virtserialport,chardev=link,name={}", bouvet_wire::LINK_PORT),
         format!("-chardev socket,id=console,fd={}", fds.console),
         "-device virtconsole,chardev=console".to_owned(),
+        format!("-chardev socket,id=control,fd={} -mon chardev=control,mode=control", fds.control),
     ];
     let mut args: Vec<OsString> = lines.iter().flat_map(|line| line.split(' ')).map(OsString::from).collect();
-    args.extend(["-append".into(), kernel_command_line(machine).into()]);
+    args.extend(beginning(machine, begin, fds));
     args
+}
+
+const MACHINE: &str = "-machine microvm,acpi=on,pic=off,rtc=on,isa-serial=off,x-option-roms=off";
+
+fn beginning(machine: Machine, begin: Begin, fds: Fds) -> Vec<OsString> {
+    let memory = |fd: i32, share: &str| {
+        let size = machine.memory_mb;
+        format!("memory-backend-file,id=ram,size={size}M,mem-path=/proc/self/fd/{fd},share={share}").into()
+    };
+    let file = |fd: i32| OsString::from(format!("/proc/self/fd/{fd}"));
+    let kernel = ["-kernel".into(), file(fds.first), "-initrd".into(), file(fds.second)];
+    let append = ["-append".into(), kernel_command_line(machine).into()];
+    match begin {
+        Begin::Boot => kernel.into_iter().chain(append).collect(),
+        // Shared: what the guest writes is in the file.
+        Begin::BootToFreeze { memory: fd } => {
+            let object = ["-object".into(), memory(fd, "on")];
+            object.into_iter().chain(kernel).chain(append).collect()
+        }
+        // Private: what the guest writes is its own. The file is sealed, so not even QEMU can change it.
+        Begin::Restore => {
+            let object = ["-object".into(), memory(fds.first, "off")];
+            object.into_iter().chain(["-incoming".into(), "defer".into()]).collect()
+        }
+    }
 }
 
 /// What the kernel is told. Every saving here was measured; none weakens the boundary of the VM.
@@ -92,8 +140,12 @@ mod tests {
     use super::*;
 
     fn text(machine: Machine) -> String {
-        let fds = Fds { link: 11, console: 12, base: 13, scratch: 14, kernel: 15, initramfs: 16 };
-        let args = command_line(machine, fds);
+        with(machine, Begin::Boot)
+    }
+
+    fn with(machine: Machine, begin: Begin) -> String {
+        let fds = Fds { link: 11, console: 12, control: 13, base: 14, scratch: 15, first: 16, second: 17 };
+        let args = command_line(machine, begin, fds);
         args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }
 
@@ -109,9 +161,25 @@ mod tests {
     }
 
     #[test]
+    fn a_clone_shares_its_template_s_memory_and_changes_none_of_it() {
+        let machine = Machine { hardware: false, tsc_khz: 0, vcpus: 1, memory_mb: 128 };
+        let template = with(machine, Begin::BootToFreeze { memory: 18 });
+        assert!(template.contains("size=128M,mem-path=/proc/self/fd/18,share=on"));
+        assert!(template.contains("-kernel /proc/self/fd/16 -initrd /proc/self/fd/17"));
+        let clone = with(machine, Begin::Restore);
+        assert!(clone.contains("size=128M,mem-path=/proc/self/fd/16,share=off"));
+        assert!(clone.contains("-incoming defer") && !clone.contains("-kernel"));
+    }
+
+    #[test]
     fn every_vm_is_sandboxed_and_bare() {
         let machine = Machine { hardware: true, tsc_khz: 0, vcpus: 1, memory_mb: 128 };
-        let line = text(machine);
+        for begin in [Begin::Boot, Begin::BootToFreeze { memory: 18 }, Begin::Restore] {
+            assert_bare(&with(machine, begin));
+        }
+    }
+
+    fn assert_bare(line: &str) {
         for must in ["-nodefaults", "-sandbox on,", "spawn=deny", "-no-reboot", "read-only=on"] {
             assert!(line.contains(must), "{must} is missing in {line}");
         }

@@ -4,24 +4,32 @@
 //! user id that owns nothing.
 
 mod args;
+mod qmp;
 mod tsc;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::process::Child;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use self::args::{Fds, Machine, TRANSLATION_MB};
+use self::args::{Begin, Fds, Machine, TRANSLATION_MB};
+use self::qmp::Qmp;
+pub(crate) use self::qmp::QmpError;
 use super::log::Log;
-use super::{Acceleration, Engine, EngineError, Vm, VmSpec};
+use super::{Acceleration, Engine, EngineError, Frozen, Vm, VmSpec};
 use crate::cgroup;
 use crate::confine::{self, Confinement, Spawner, Spec};
 use crate::undo::Undo;
@@ -33,6 +41,11 @@ const OLDEST: (u32, u32) = (7, 2);
 const OVERHEAD_MB: u64 = 128;
 /// What of a file tells its format: an ext4 superblock lies in the second KiB.
 const START_BYTES: usize = 2048;
+/// State of the processors and devices of one VM: some 75 KB.
+const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
+const FREEZE_DEADLINE: Duration = Duration::from_secs(30);
+/// The index of the memory among the descriptors of a VM that has one.
+const FIRST_OPTIONAL: usize = 7;
 /// How long a process that does nothing may take.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -54,6 +67,8 @@ pub(crate) struct Options<'a> {
 #[derive(Debug)]
 pub(crate) struct Qemu {
     binary: PathBuf,
+    /// What VMs are made of: see [`Engine::freezes`].
+    identity: String,
     kernel: PathBuf,
     initramfs: PathBuf,
     rootfs: PathBuf,
@@ -70,14 +85,17 @@ impl Qemu {
         if !cfg!(target_arch = "x86_64") {
             return Err(EngineError::Architecture);
         }
-        check_version().await?;
+        let version = check_version().await?;
         check_kernel(options.kernel)?;
         check_rootfs(options.rootfs)?;
         check_confinement(&options).await?;
         let initramfs = options.dir.join("initramfs");
         write_initramfs(&initramfs, options.kernel)?;
+        let identity = identity(&version, &options, &initramfs)
+            .map_err(|error| EngineError::Prepare("the identity of the kernel and the rootfs", error))?;
         Ok(Self {
             binary: confine::find_program(BINARY),
+            identity,
             kernel: options.kernel.to_owned(),
             initramfs,
             rootfs: options.rootfs.to_owned(),
@@ -89,26 +107,68 @@ impl Qemu {
         })
     }
 
-    /// What QEMU inherits, in the order of [`Qemu::numbers`], and our ends of the link and the console.
-    fn descriptors(&self, scratch: File) -> io::Result<(Vec<OwnedFd>, StdUnixStream, StdUnixStream)> {
-        let (link, link_theirs) = StdUnixStream::pair()?;
-        let (console, console_theirs) = StdUnixStream::pair()?;
-        let fds = vec![
-            link_theirs.into(),
-            console_theirs.into(),
-            File::open(&self.rootfs)?.into(),
-            scratch.into(),
-            File::open(&self.kernel)?.into(),
-            File::open(&self.initramfs)?.into(),
-        ];
-        link.set_nonblocking(true)?;
-        console.set_nonblocking(true)?;
-        Ok((fds, link, console))
+    /// Starts a QEMU. `first` and `second` are what [`Begin`] says.
+    async fn start(
+        &self,
+        spec: VmSpec,
+        begin: Begin,
+        [first, second]: [OwnedFd; 2],
+        undo: &mut Undo,
+    ) -> Result<QemuVm, EngineError> {
+        let VmSpec { name, slot, vcpus, memory_mb, scratch, memory, .. } = spec;
+        let memory_limit_mb = u64::from(memory_mb) + u64::from(TRANSLATION_MB) + OVERHEAD_MB;
+        let cgroup = match &self.cgroups {
+            Some(parent) => Some(Arc::new(parent.create(&name, memory_limit_mb * 1024 * 1024)?)),
+            None => None,
+        };
+        if let Some(cgroup) = cgroup.clone() {
+            undo.push("the VM's cgroup", move || cgroup.remove());
+        }
+        let sockets = Sockets::pair().map_err(|error| EngineError::Prepare("the VM's sockets", error))?;
+        let base = File::open(&self.rootfs).map_err(|error| EngineError::Prepare("the rootfs", error))?;
+        let mut fds: Vec<OwnedFd> = sockets.theirs.into();
+        fds.extend([base.into(), scratch.into(), first, second]);
+        fds.extend(memory.map(OwnedFd::from));
+        let machine = Machine { hardware: self.hardware, tsc_khz: self.tsc_khz, vcpus, memory_mb };
+        let args = args::command_line(machine, begin, self.numbers());
+        let program = Spec { program: self.binary.clone(), args, fds };
+        let confinement = Confinement {
+            id: self.first_uid.map(|first| first + slot),
+            groups: if self.hardware { kvm_group().into_iter().collect() } else { Vec::new() },
+            cgroup: cgroup.as_deref(),
+            namespaces: self.first_uid.is_some(),
+        };
+        debug!(%name, ?machine, ?begin, "starting QEMU");
+        let mut child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
+        let stderr = child.stderr.take().map(Log::follow).unwrap_or_default();
+        let [link, console, control] = sockets.ours;
+        let console = Log::follow(console);
+        Ok(QemuVm { child, stderr, console, link: Some(link), control: Control::New(control) })
     }
 
+    /// The numbers by which a QEMU knows what [`Qemu::start`] hands it, in that order.
     fn numbers(&self) -> Fds {
-        let [link, console, base, scratch, kernel, initramfs] = std::array::from_fn(|i| self.spawner.fd(i));
-        Fds { link, console, base, scratch, kernel, initramfs }
+        let [link, console, control, base, scratch, first, second] =
+            std::array::from_fn(|i| self.spawner.fd(i));
+        Fds { link, console, control, base, scratch, first, second }
+    }
+}
+
+/// The sockets between us and a QEMU: link, console, control.
+struct Sockets {
+    ours: [UnixStream; 3],
+    theirs: [OwnedFd; 3],
+}
+
+impl Sockets {
+    fn pair() -> io::Result<Self> {
+        let pair = || {
+            let (ours, theirs) = StdUnixStream::pair()?;
+            ours.set_nonblocking(true)?;
+            io::Result::Ok((UnixStream::from_std(ours)?, OwnedFd::from(theirs)))
+        };
+        let (link, console, control) = (pair()?, pair()?, pair()?);
+        Ok(Self { ours: [link.0, console.0, control.0], theirs: [link.1, console.1, control.1] })
     }
 }
 
@@ -123,33 +183,57 @@ impl Engine for Qemu {
     }
 
     async fn boot(&self, spec: VmSpec, undo: &mut Undo) -> Result<Box<dyn Vm>, EngineError> {
-        let VmSpec { name, slot, vcpus, memory_mb, scratch, .. } = spec;
-        let memory_limit_mb = u64::from(memory_mb) + u64::from(TRANSLATION_MB) + OVERHEAD_MB;
-        let cgroup = match &self.cgroups {
-            Some(parent) => Some(Arc::new(parent.create(&name, memory_limit_mb * 1024 * 1024)?)),
-            None => None,
+        let open = |path: &Path| File::open(path).map(OwnedFd::from);
+        let kernel = open(&self.kernel).map_err(|error| EngineError::Prepare("the kernel", error))?;
+        let initramfs =
+            open(&self.initramfs).map_err(|error| EngineError::Prepare("the initramfs", error))?;
+        let begin = match &spec.memory {
+            Some(_) => Begin::BootToFreeze { memory: self.spawner.fd(FIRST_OPTIONAL) },
+            None => Begin::Boot,
         };
-        if let Some(cgroup) = cgroup.clone() {
-            undo.push("the VM's cgroup", move || cgroup.remove());
-        }
-        let (fds, link, console) =
-            self.descriptors(scratch).map_err(|error| EngineError::Prepare("the VM's descriptors", error))?;
-        let machine = Machine { hardware: self.hardware, tsc_khz: self.tsc_khz, vcpus, memory_mb };
-        let program =
-            Spec { program: self.binary.clone(), args: args::command_line(machine, self.numbers()), fds };
-        let confinement = Confinement {
-            id: self.first_uid.map(|first| first + slot),
-            groups: if self.hardware { kvm_group().into_iter().collect() } else { Vec::new() },
-            cgroup: cgroup.as_deref(),
-            namespaces: self.first_uid.is_some(),
-        };
-        debug!(%name, ?machine, "starting QEMU");
-        let mut child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
-        let stderr = child.stderr.take().map(Log::follow).unwrap_or_default();
-        let console = UnixStream::from_std(console).map_err(EngineError::Spawn)?;
-        let link = UnixStream::from_std(link).map_err(EngineError::Spawn)?;
-        Ok(Box::new(QemuVm { child, stderr, console: Log::follow(console), link: Some(link) }))
+        Ok(Box::new(self.start(spec, begin, [kernel, initramfs], undo).await?))
     }
+
+    fn freezes(&self) -> Option<String> {
+        // Steps of a quarter of a percent: far more than the measurement errs, and a clock that is off by so
+        // little is still one.
+        let clock = (self.tsc_khz + 2_500) / 5_000;
+        Some(format!("{} revision={} kvm={} clock={clock}", self.identity, args::REVISION, self.hardware))
+    }
+
+    async fn restore(
+        &self,
+        spec: VmSpec,
+        frozen: &Frozen,
+        undo: &mut Undo,
+    ) -> Result<Box<dyn Vm>, EngineError> {
+        let failed = |error| EngineError::Prepare("the state of a frozen VM", error);
+        let memory = frozen.memory.try_clone().map_err(failed)?;
+        let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
+        let mut vm = self.start(spec, Begin::Restore, [memory.into(), theirs.into()], undo).await?;
+        ours.set_nonblocking(true).map_err(failed)?;
+        let mut state = UnixStream::from_std(ours).map_err(failed)?;
+        let incoming = json!({ "uri": format!("fd:{}", self.numbers().second) });
+        let told = async {
+            let control = vm.control().await?;
+            control.run("migrate-set-capabilities", shared_memory()).await?;
+            control.run("migrate-incoming", incoming).await
+        };
+        let sent = async {
+            state.write_all(&frozen.devices).await?;
+            state.shutdown().await
+        };
+        // QEMU reads while we write: the state may be more than a socket holds. That it could not be written
+        // means that QEMU has ended, which the other says better.
+        let (told, _) = tokio::join!(told, sent);
+        told?;
+        Ok(Box::new(vm))
+    }
+}
+
+/// Frozen VMs leave their memory where it is: in the file that clones map.
+fn shared_memory() -> serde_json::Value {
+    json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] })
 }
 
 #[derive(Debug)]
@@ -158,6 +242,43 @@ struct QemuVm {
     stderr: Log,
     console: Log,
     link: Option<UnixStream>,
+    control: Control,
+}
+
+/// The control socket, which most VMs never need.
+#[derive(Debug)]
+enum Control {
+    New(UnixStream),
+    Up(Qmp),
+    Broken,
+}
+
+impl QemuVm {
+    async fn control(&mut self) -> Result<&mut Qmp, QmpError> {
+        if let Control::New(_) = self.control
+            && let Control::New(stream) = std::mem::replace(&mut self.control, Control::Broken)
+        {
+            self.control = Control::Up(Qmp::start(stream).await?);
+        }
+        match &mut self.control {
+            Control::Up(qmp) => Ok(qmp),
+            Control::New(_) | Control::Broken => Err(QmpError::Closed),
+        }
+    }
+
+    /// Waits until the migration that was begun has ended well.
+    async fn migrated(&mut self) -> Result<(), EngineError> {
+        let deadline = Instant::now() + FREEZE_DEADLINE;
+        loop {
+            let migration = self.control().await?.run("query-migrate", json!({})).await?;
+            match migration["status"].as_str() {
+                Some("completed") => return Ok(()),
+                Some("failed" | "cancelled") => return Err(EngineError::Freeze(migration.to_string())),
+                _ if Instant::now() > deadline => return Err(EngineError::Freeze("it took too long".into())),
+                _ => tokio::time::sleep(Duration::from_millis(2)).await,
+            }
+        }
+    }
 }
 
 #[async_trait::async_trait]
@@ -179,19 +300,55 @@ impl Vm for QemuVm {
         }
     }
 
+    async fn pause(&mut self) -> Result<(), EngineError> {
+        self.control().await?.run("stop", json!({})).await?;
+        Ok(())
+    }
+
+    async fn resume(&mut self) -> Result<(), EngineError> {
+        self.control().await?.run("cont", json!({})).await?;
+        Ok(())
+    }
+
+    /// The VM must run: one that is paused is frozen as paused, and its clones would never start.
+    async fn freeze(&mut self) -> Result<Bytes, EngineError> {
+        let failed = |error: io::Error| EngineError::Freeze(error.to_string());
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let control = self.control().await?;
+        control.run("migrate-set-capabilities", shared_memory()).await?;
+        control.give("state", theirs.as_fd()).await?;
+        drop(theirs);
+        control.run("migrate", json!({ "uri": "fd:state" })).await?;
+        let mut state = Vec::new();
+        let mut bounded = ours.take(MAX_STATE_BYTES + 1);
+        let read = bounded.read_to_end(&mut state);
+        tokio::time::timeout(FREEZE_DEADLINE, read)
+            .await
+            .map_err(|_| EngineError::Freeze("its state did not end".into()))?
+            .map_err(failed)?;
+        if state.len() as u64 > MAX_STATE_BYTES {
+            return Err(EngineError::Freeze(format!("its state is larger than {MAX_STATE_BYTES} bytes")));
+        }
+        self.migrated().await?;
+        self.stop().await;
+        Ok(state.into())
+    }
+
     async fn stop(&mut self) {
         self.child.kill().await.ok(); // fails only for a process that is gone
     }
 }
 
-async fn check_version() -> Result<(), EngineError> {
+/// The version as QEMU prints it: that of the distribution's package is part of it.
+async fn check_version() -> Result<String, EngineError> {
     let printed = confine::run_tool(BINARY, ["--version"].iter())
         .await
         .map_err(|error| EngineError::NoVmm(BINARY, error))?;
+    let first_line = printed.lines().next().unwrap_or_default().to_owned();
     match parse_version(&printed) {
-        Some(version) if version >= OLDEST => Ok(()),
+        Some(version) if version >= OLDEST => Ok(first_line),
         _ => {
-            let found = printed.lines().next().unwrap_or_default().to_owned();
+            let found = first_line;
             Err(EngineError::OldVmm { vmm: BINARY, found, needed: "7.2" })
         }
     }
@@ -212,6 +369,21 @@ fn read_start(what: &'static str, path: &Path) -> Result<[u8; START_BYTES], Engi
     let mut start = [0; START_BYTES];
     start[..read.len()].copy_from_slice(&read);
     Ok(start)
+}
+
+/// Text that differs when the VMM, the kernel, the rootfs or the guest does. Of large files it has not the
+/// content, but when and where that was written: the kernel changes both with any change of the content.
+fn identity(version: &str, options: &Options<'_>, initramfs: &Path) -> io::Result<String> {
+    let of_file = |path: &Path| {
+        let file = fs::metadata(path)?;
+        let written = (file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec());
+        io::Result::Ok(format!("{:?}", (file.dev(), file.ino(), file.len(), written)))
+    };
+    let (kernel, rootfs) = (of_file(options.kernel)?, of_file(options.rootfs)?);
+    let guest = Sha256::digest(fs::read(initramfs)?);
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processor.lines().find(|line| line.starts_with("model name")).unwrap_or_default();
+    Ok(format!("{version} kernel={kernel} rootfs={rootfs} guest={guest:x} {model}"))
 }
 
 /// Starts the VMM, confined as a VM's process will be, to do nothing. In a container without the capability

@@ -1,0 +1,98 @@
+//! Templates: VMs that were booted once, warmed and frozen. Every sandbox is a clone of one.
+//!
+//! ```text
+//! DIR/KEY/        memory, devices, scratch.ext4     one template, complete
+//! DIR/KEY.lock    held by whoever builds or loads it
+//! DIR/KEY.new/    one that is being written, or was when its host was killed
+//! ```
+//!
+//! The key is a digest of everything that a template depends on, so one that fits is one that works. Hosts may
+//! share the directory.
+
+mod memory;
+mod store;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+use tokio::sync::OnceCell;
+use tracing::info;
+
+pub(crate) use self::memory::{create as create_memory, seal};
+use self::store::Store;
+pub use self::store::StoreError;
+use crate::boxconfig::ResourceConfig;
+use crate::engine::Frozen;
+
+/// What differs between the templates of one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mb: u32,
+    pub(crate) disk_mb: u32,
+}
+
+impl From<&ResourceConfig> for Shape {
+    fn from(resources: &ResourceConfig) -> Self {
+        let ResourceConfig { vcpus, memory_mb, disk_mb, .. } = *resources;
+        Self { vcpus, memory_mb, disk_mb }
+    }
+}
+
+/// The templates of one host: on disk, and those in use in memory too.
+#[derive(Debug)]
+pub(crate) struct Templates {
+    store: Store,
+    /// What they all depend on.
+    basis: String,
+    loaded: Mutex<HashMap<Shape, Arc<OnceCell<Arc<Frozen>>>>>,
+}
+
+impl Templates {
+    /// Keeps templates in `dir`. `basis` must differ whenever anything differs that a template depends on, but
+    /// for its shape.
+    pub(crate) fn new(dir: PathBuf, basis: String) -> Result<Self, StoreError> {
+        Ok(Self { store: Store::open(dir)?, basis, loaded: Mutex::default() })
+    }
+
+    /// The template of `shape`: from memory, from the disk, or else from `build`. Who asks while it is built
+    /// waits for it; a build that fails is tried again by the next who asks.
+    pub(crate) async fn get<E, B>(&self, shape: Shape, build: impl FnOnce() -> B) -> Result<Arc<Frozen>, E>
+    where
+        E: From<StoreError>,
+        B: Future<Output = Result<Frozen, E>>,
+    {
+        let cell = self.cell(shape);
+        let template = cell.get_or_try_init(|| async {
+            let key = self.key(shape);
+            let slot = self.store.lock(&key).await?;
+            if let Some(frozen) = slot.load().await? {
+                info!(?shape, key, "template loaded");
+                return Ok(Arc::new(frozen));
+            }
+            info!(?shape, key, "building a template");
+            let frozen = slot.save(build().await?).await?;
+            info!(?shape, key, "template built");
+            Ok(Arc::new(frozen))
+        });
+        template.await.cloned()
+    }
+
+    fn cell(&self, shape: Shape) -> Arc<OnceCell<Arc<Frozen>>> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if !loaded.contains_key(&shape) && loaded.len() >= store::MAX_TEMPLATES {
+            // Its clones keep what they map; only the next one has to load it again.
+            if let Some(other) = loaded.keys().next().copied() {
+                loaded.remove(&other);
+            }
+        }
+        loaded.entry(shape).or_default().clone()
+    }
+
+    fn key(&self, shape: Shape) -> String {
+        let digest = Sha256::digest(format!("{}\n{shape:?}", self.basis));
+        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+}

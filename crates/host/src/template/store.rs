@@ -1,0 +1,265 @@
+//! Templates on disk: whole or not there, bounded in number, shared by hosts.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::FlockOperation;
+use tracing::{debug, warn};
+
+use super::memory;
+use crate::engine::Frozen;
+
+/// Templates that are kept; beyond that the longest unused go.
+pub(crate) const MAX_TEMPLATES: usize = 8;
+
+/// Why templates cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("could not keep templates in `{dir}`")]
+pub struct StoreError {
+    /// Where.
+    pub dir: PathBuf,
+    /// The system's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+/// The directory of templates.
+#[derive(Debug)]
+pub(super) struct Store {
+    dir: PathBuf,
+}
+
+impl Store {
+    /// Makes the directory if it is missing. Templates hold the memory of VMs: only we may read it.
+    pub(super) fn open(dir: PathBuf) -> Result<Self, StoreError> {
+        let made = fs::DirBuilder::new().mode(0o700).recursive(true).create(&dir);
+        made.map_err(|source| StoreError { dir: dir.clone(), source })?;
+        Ok(Self { dir })
+    }
+
+    /// Waits until nobody else builds or loads the template called `key`.
+    pub(super) async fn lock(&self, key: &str) -> Result<Slot, StoreError> {
+        let (dir, key) = (self.dir.clone(), key.to_owned());
+        blocking(&self.dir, move || {
+            let lock = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(dir.join(format!("{key}.lock")))?;
+            rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+            Ok(Slot { dir, key, _lock: lock })
+        })
+        .await
+    }
+}
+
+/// The place of one template, for as long as this is held.
+#[derive(Debug)]
+pub(super) struct Slot {
+    dir: PathBuf,
+    key: String,
+    _lock: File,
+}
+
+impl Slot {
+    fn path(&self) -> PathBuf {
+        self.dir.join(&self.key)
+    }
+
+    /// The template that is there; `None` if there is none, or one that cannot be used.
+    pub(super) async fn load(&self) -> Result<Option<Frozen>, StoreError> {
+        let path = self.path();
+        blocking(&self.dir, move || {
+            if !path.exists() {
+                return Ok(None);
+            }
+            match load(&path) {
+                Ok(frozen) => Ok(Some(frozen)),
+                Err(error) => {
+                    warn!(%error, template = %path.display(), "could not load a template; building it again");
+                    fs::remove_dir_all(&path)?;
+                    Ok(None)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Keeps `frozen`, and returns it as a later load would.
+    pub(super) async fn save(&self, frozen: Frozen) -> Result<Frozen, StoreError> {
+        let (dir, key, path) = (self.dir.clone(), self.key.clone(), self.path());
+        blocking(&self.dir, move || {
+            let new = dir.join(format!("{key}.new"));
+            if new.exists() {
+                fs::remove_dir_all(&new)?;
+            }
+            fs::create_dir(&new)?;
+            save(&frozen, &new)?;
+            fs::rename(&new, &path)?;
+            evict(&dir, &key);
+            Ok(frozen)
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    dir: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    done.map_err(|source| StoreError { dir: dir.to_owned(), source })
+}
+
+fn save(frozen: &Frozen, dir: &Path) -> io::Result<()> {
+    let memory = File::options().read(true).write(true).create_new(true).open(dir.join("memory"))?;
+    memory.set_len(frozen.memory.metadata()?.len())?;
+    memory::copy_data(&frozen.memory, &memory)?;
+    fs::write(dir.join("devices"), &frozen.devices)?;
+    crate::disk::copy_sparse(&frozen.scratch, &dir.join("scratch.ext4"))?;
+    // After a power failure there is a whole template or none.
+    memory.sync_all()?;
+    File::open(dir.join("scratch.ext4"))?.sync_all()?;
+    File::open(dir.join("devices"))?.sync_all()
+}
+
+fn load(dir: &Path) -> io::Result<Frozen> {
+    let file = File::open(dir.join("memory"))?;
+    let bytes = file.metadata()?.len();
+    let size_mb = u32::try_from(bytes / 1024 / 1024).map_err(io::Error::other)?;
+    let memory = memory::create(size_mb)?;
+    memory::copy_data(&file, &memory)?;
+    memory::seal(&memory)?;
+    let devices = fs::read(dir.join("devices"))?;
+    let scratch = File::open(dir.join("scratch.ext4"))?;
+    if devices.is_empty() || scratch.metadata()?.len() == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // When it was used last.
+    let now = SystemTime::now();
+    File::options().append(true).open(dir.join("devices"))?.set_modified(now)?;
+    Ok(Frozen { memory, devices: devices.into(), scratch })
+}
+
+/// Removes the longest unused templates beyond the limit, and what killed hosts left half done.
+fn evict(dir: &Path, keep: &str) {
+    if let Err(error) = try_evict(dir, keep) {
+        warn!(%error, dir = %dir.display(), "could not remove old templates");
+    }
+}
+
+fn try_evict(dir: &Path, keep: &str) -> io::Result<()> {
+    let mut templates = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !path.is_dir() || name == keep {
+            continue;
+        }
+        let used = fs::metadata(path.join("devices")).and_then(|metadata| metadata.modified());
+        templates.push((used.unwrap_or(SystemTime::UNIX_EPOCH), path));
+    }
+    templates.sort();
+    let over = (templates.len() + 1).saturating_sub(MAX_TEMPLATES);
+    for (_, path) in templates.into_iter().take(over) {
+        debug!(template = %path.display(), "removing a template that was not used for long");
+        remove(&path)?;
+    }
+    Ok(())
+}
+
+/// Removes a template, unless somebody builds or loads it just now.
+fn remove(path: &Path) -> io::Result<()> {
+    let lock_path = path.with_extension("lock");
+    let lock = File::options().write(true).create(true).truncate(false).open(&lock_path)?;
+    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    fs::remove_dir_all(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn frozen(dir: &Path, mark: &[u8]) -> Frozen {
+        let memory = memory::create(1).unwrap();
+        memory.write_all_at(mark, 4096).unwrap();
+        let path = dir.join("frozen-scratch");
+        fs::write(&path, mark).unwrap();
+        let scratch = File::open(path).unwrap();
+        Frozen { memory, devices: mark.to_vec().into(), scratch }
+    }
+
+    async fn save(store: &Store, key: &str, outside: &Path) {
+        store.lock(key).await.unwrap().save(frozen(outside, key.as_bytes())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_saved_is_loaded_and_sealed() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::open(dir.path().join("templates")).unwrap();
+        assert!(store.lock("a").await.unwrap().load().await.unwrap().is_none());
+        save(&store, "a", outside.path()).await;
+        let loaded = store.lock("a").await.unwrap().load().await.unwrap().unwrap();
+        let mut bytes = [0; 2];
+        loaded.memory.read_exact_at(&mut bytes, 4096).unwrap();
+        assert_eq!((&bytes, &loaded.devices[..]), (b"a\0", &b"a"[..]));
+        assert!(loaded.memory.write_all_at(b"x", 0).is_err());
+        assert!(store.lock("b").await.unwrap().load().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn one_that_was_cut_short_is_built_again() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::open(dir.path().to_owned()).unwrap();
+        // Killed while it wrote: nothing of it counts.
+        fs::create_dir(dir.path().join("a.new")).unwrap();
+        fs::write(dir.path().join("a.new/memory"), "half").unwrap();
+        assert!(store.lock("a").await.unwrap().load().await.unwrap().is_none());
+        save(&store, "a", outside.path()).await;
+        assert!(!dir.path().join("a.new").exists());
+        // Damaged afterwards.
+        fs::write(dir.path().join("a/devices"), "").unwrap();
+        assert!(store.lock("a").await.unwrap().load().await.unwrap().is_none());
+        assert!(!dir.path().join("a").exists());
+    }
+
+    #[tokio::test]
+    async fn the_longest_unused_go() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::open(dir.path().to_owned()).unwrap();
+        for number in 0..MAX_TEMPLATES {
+            let key = format!("k{number}");
+            save(&store, &key, outside.path()).await;
+            let age = Duration::from_secs(1000 - number as u64);
+            let devices = File::options().append(true).open(dir.path().join(&key).join("devices")).unwrap();
+            devices.set_modified(SystemTime::now() - age).unwrap();
+        }
+        store.lock("k0").await.unwrap().load().await.unwrap().unwrap();
+        save(&store, "new", outside.path()).await;
+        let there = |key: &str| dir.path().join(key).exists();
+        assert!(there("new") && there("k0") && !there("k1") && there("k2"));
+    }
+
+    #[tokio::test]
+    async fn only_one_builds() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::open(dir.path().to_owned()).unwrap();
+        let first = store.lock("a").await.unwrap();
+        let second = store.lock("a");
+        tokio::pin!(second);
+        let waited = tokio::time::timeout(Duration::from_millis(50), &mut second).await;
+        assert!(waited.is_err(), "the second waits");
+        first.save(frozen(outside.path(), b"a")).await.unwrap();
+        drop(first);
+        assert!(second.await.unwrap().load().await.unwrap().is_some());
+    }
+}
