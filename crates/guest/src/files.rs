@@ -113,7 +113,9 @@ pub(crate) async fn write(
         return Err(Status::invalid_argument("the first message must be `start`"));
     };
     let path = resolve(home, &start.path)?;
-    let mut target = Target::open(path, &start).await?;
+    // Where it is opened it is also cleaned up after: a caller who goes away meanwhile leaves nothing.
+    let opened = tokio::task::spawn_blocking(move || Target::open(path, &start));
+    let mut target = opened.await.map_err(|error| Status::internal(error.to_string()))??;
     let mut written_bytes = 0;
     while let Some(message) = input.next().await.transpose()? {
         let Some(v1::write_input::Input::Data(data)) = message.input else {
@@ -135,12 +137,12 @@ struct Target {
 }
 
 impl Target {
-    async fn open(path: PathBuf, start: &v1::WriteStart) -> Result<Self, Status> {
+    fn open(path: PathBuf, start: &v1::WriteStart) -> Result<Self, Status> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         // Writing through a link changes what it points to, as everywhere.
-        let path = tokio::fs::canonicalize(&path).await.unwrap_or(path);
+        let path = fs::canonicalize(&path).unwrap_or(path);
         let failed = |error: io::Error| status(&path, &error);
-        let existing = tokio::fs::metadata(&path).await.ok();
+        let existing = fs::metadata(&path).ok();
         if let Some(metadata) = &existing
             && !metadata.is_file()
         {
@@ -150,23 +152,23 @@ impl Target {
         let Some(parent) = path.parent() else {
             return Err(Status::invalid_argument("this path names no file"));
         };
-        tokio::fs::create_dir_all(parent).await.map_err(failed)?;
+        fs::create_dir_all(parent).map_err(failed)?;
         let mode = match (&existing, start.mode & 0o7777) {
             (Some(metadata), 0) => metadata.mode() & 0o7777,
             (None, 0) => 0o644,
             (_, mode) => mode,
         };
         if start.append {
-            let file = File::options().append(true).create(true).open(&path).await.map_err(failed)?;
-            return Ok(Self { path, temporary: None, file });
+            let file = fs::File::options().append(true).create(true).open(&path).map_err(failed)?;
+            return Ok(Self { path, temporary: None, file: File::from_std(file) });
         }
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let temporary = parent.join(format!(".bouvet-write-{serial}"));
-        let file = File::options().write(true).create(true).truncate(true).open(&temporary).await;
-        let file = file.map_err(failed)?;
+        let file = fs::File::options().write(true).create(true).truncate(true).open(&temporary);
+        let file = File::from_std(file.map_err(failed)?);
+        let permissions = fs::set_permissions(&temporary, fs::Permissions::from_mode(mode));
         let target = Self { path, temporary: Some(temporary), file };
-        let permissions = fs::Permissions::from_mode(mode);
-        target.file.set_permissions(permissions).await.map_err(|error| status(&target.path, &error))?;
+        permissions.map_err(|error| status(&target.path, &error))?;
         Ok(target)
     }
 

@@ -8,10 +8,11 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
+
+use super::process::Ends;
 
 /// Processes and threads of one program: a fork bomb ends here, while every other program in the sandbox
 /// can still start its own.
@@ -23,7 +24,7 @@ const FOREGROUND_BYTES: u64 = 32 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Group {
     dir: Option<PathBuf>,
-    leader: std::cell::Cell<Option<Pid>>,
+    leader: Option<Pid>,
     kill_on_drop: bool,
 }
 
@@ -39,25 +40,34 @@ impl Group {
             // Killed one by one, the processes of a fork bomb come back faster than memory does.
             fs::write(dir.join("memory.oom.group"), "1")?;
         }
-        Ok(Self { dir, leader: std::cell::Cell::new(None), kill_on_drop: true })
+        Ok(Self { dir, leader: None, kill_on_drop: true })
+    }
+
+    /// The file by which a process enters: it writes `0`. `None` where there are no cgroups.
+    pub(super) fn entrance(&self) -> io::Result<Option<File>> {
+        let entrance = |dir: &PathBuf| File::options().write(true).open(dir.join("cgroup.procs"));
+        self.dir.as_ref().map(entrance).transpose()
+    }
+
+    /// Says which process leads the program's process group.
+    pub(super) fn led_by(&mut self, pid: u32) {
+        self.leader = i32::try_from(pid).ok().and_then(Pid::from_raw);
     }
 
     /// Starts the program's first process.
     pub(super) fn spawn(
-        &self,
+        &mut self,
         argv: &[OsString],
         env: &HashMap<String, String>,
         cwd: &Path,
+        ends: Ends,
     ) -> io::Result<Child> {
         let (program, args) = argv.split_first().ok_or_else(|| io::Error::other("no program"))?;
-        let procs = match &self.dir {
-            Some(dir) => Some(File::options().write(true).open(dir.join("cgroup.procs"))?),
-            None => None,
-        };
+        let procs = self.entrance()?;
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
         let mut command = Command::new(program);
         command.args(args).env_clear().envs(env).current_dir(cwd).process_group(0);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr);
         if let Some(procs) = procs {
             let enter = move || {
                 rustix::io::write(&procs, b"0")?;
@@ -75,15 +85,14 @@ impl Group {
             }
         }
         let child = command.spawn()?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        self.leader.set(pid);
+        self.led_by(child.id().unwrap_or_default());
         Ok(child)
     }
 
     /// Kills every process of the program.
     pub(super) fn kill(&self) {
         // Failing means that there is no process left, which is what was wanted.
-        match (&self.dir, self.leader.get()) {
+        match (&self.dir, self.leader) {
             (Some(dir), _) => {
                 fs::write(dir.join("cgroup.kill"), "1").ok();
             }

@@ -1,15 +1,18 @@
 //! Runs programs: one [`run`] per call, each with its own cgroup, deadline and bounded output.
 
 mod cgroup;
+mod fork;
 mod output;
+mod process;
 mod program;
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,19 +20,23 @@ use bouvet_wire::limits::{MAX_OUTPUT_PART_BYTES, MAX_PROGRAM_BYTES};
 use bouvet_wire::v1::{self, exec_input::Input, exec_output::Output};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, ChildStdin};
+use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::answers::Answers;
 use cgroup::Group;
+use fork::ForkServer;
 use output::Capture;
+use process::{Ends, Process, Streams};
 
 /// How long output is still read after the program itself has ended, when processes that it left running
 /// hold its pipes open.
 const DRAIN: Duration = Duration::from_millis(50);
 
+/// How long a fork may take to be there.
+const FORK_DEADLINE: Duration = Duration::from_secs(5);
 /// How long an empty program may take: emulated, the first run of a compiler takes many seconds.
 const WARM_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -43,6 +50,9 @@ pub(crate) struct Executor {
     cgroup: Option<PathBuf>,
     env: Mutex<HashMap<String, String>>,
     serial: AtomicU64,
+    /// The interpreter that Python programs are forks of. Locked while one is made.
+    python: tokio::sync::Mutex<Option<ForkServer>>,
+    python_starts: AtomicBool,
 }
 
 impl Executor {
@@ -51,7 +61,8 @@ impl Executor {
         std::fs::create_dir_all(run_dir)?;
         program::install_runners(run_dir)?;
         let (home, run_dir) = (home.to_owned(), run_dir.to_owned());
-        Ok(Self { home, run_dir, cgroup, env: Mutex::default(), serial: AtomicU64::new(0) })
+        let (env, serial, python) = (Mutex::default(), AtomicU64::new(0), tokio::sync::Mutex::default());
+        Ok(Self { home, run_dir, cgroup, env, serial, python, python_starts: AtomicBool::new(false) })
     }
 
     /// Sets what every program finds in its environment.
@@ -75,6 +86,48 @@ impl Executor {
         env.extend(of_call);
         env
     }
+
+    /// Starts the interpreter that forks, unless it runs already. Without one, programs start their own.
+    async fn start_python(&self) {
+        if self.python_starts.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let runner = program::python_runner(&self.run_dir);
+        let started = ForkServer::start(&runner, &self.environment(HashMap::new())).await;
+        // Where it fails there is most likely no Python, which whoever calls for it is told.
+        *self.python.lock().await = started.ok();
+        self.python_starts.store(false, Ordering::Release);
+    }
+
+    /// A fork that runs `file`; `None` if there is no interpreter to fork, or it does not answer.
+    async fn fork_python(
+        self: &Arc<Self>,
+        file: &Path,
+        cwd: &Path,
+        env: &HashMap<String, String>,
+        (ends, group): (&Ends, &Group),
+    ) -> io::Result<Option<Process>> {
+        let mut python = self.python.lock().await;
+        // Taken out until it has answered: one that does not is dropped, and the next call starts another.
+        let Some(server) = python.take_if(|server| server.is_alive()) else {
+            let executor = self.clone();
+            tokio::spawn(async move { executor.start_python().await });
+            return Ok(None);
+        };
+        let (answer, answer_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let entrance = group.entrance()?;
+        let mut fds: Vec<_> = ends.borrow().into_iter().chain([answer_end.as_fd()]).collect();
+        fds.extend(entrance.as_ref().map(|entrance| entrance.as_fd()));
+        let asked = server.fork(file, cwd, env, &fds);
+        drop(answer_end);
+        if asked.is_err() {
+            return Ok(None);
+        }
+        let forked = tokio::time::timeout(FORK_DEADLINE, Process::forked(answer)).await;
+        let Ok(Ok(process)) = forked else { return Ok(None) };
+        *python = Some(server);
+        Ok(Some(process))
+    }
 }
 
 /// Starts the program that `input` describes. The answers end with its exit; dropping them kills it.
@@ -88,27 +141,30 @@ pub(crate) async fn run(
     check(&start)?;
     let source = receive_program(&start, &mut input).await?;
     let (answer, answers) = mpsc::channel(8);
-    let run = Run::spawn(&executor, start, &source)?;
+    let run = Run::spawn(&executor, start, &source).await?;
     tokio::spawn(run.finish(input, answer));
     Ok(ReceiverStream::new(answers))
 }
 
 /// Runs an empty program of each kind, one after the other.
 pub(crate) async fn warm(
-    executor: &Executor,
+    executor: &Arc<Executor>,
     programs: impl Iterator<Item = v1::Program>,
 ) -> Result<(), Status> {
     for program in programs {
+        if program == v1::Program::Python {
+            executor.start_python().await;
+        }
         let source: &[u8] = match program {
             v1::Program::Unspecified => return Err(Status::invalid_argument("a program needs a kind")),
             v1::Program::Rust => b"fn main() {}",
             _ => b"",
         };
         let start = v1::ExecStart { program: program.into(), ..v1::ExecStart::default() };
-        let mut run = Run::spawn(executor, start, source)?;
+        let mut run = Run::spawn(executor, start, source).await?;
         // Nobody reads what it might print, and it is given no input.
-        drop((run.child.stdin.take(), run.child.stdout.take(), run.child.stderr.take()));
-        let ended = tokio::time::timeout(WARM_DEADLINE, run.child.wait()).await;
+        drop((run.streams.stdin.take(), run.streams.stdout.take(), run.streams.stderr.take()));
+        let ended = tokio::time::timeout(WARM_DEADLINE, run.process.wait()).await;
         let status = ended.map_err(|_| Status::deadline_exceeded("an empty program did not end"))??;
         if !status.success() {
             return Err(Status::internal(format!("an empty program failed ({status}): {program:?}")));
@@ -151,7 +207,8 @@ async fn receive_program(
 
 /// One running program.
 struct Run {
-    child: Child,
+    process: Process,
+    streams: Streams,
     group: Group,
     started: Instant,
     start: v1::ExecStart,
@@ -160,7 +217,11 @@ struct Run {
 }
 
 impl Run {
-    fn spawn(executor: &Executor, mut start: v1::ExecStart, source: &[u8]) -> Result<Self, Status> {
+    async fn spawn(
+        executor: &Arc<Executor>,
+        mut start: v1::ExecStart,
+        source: &[u8],
+    ) -> Result<Self, Status> {
         let id = executor.serial.fetch_add(1, Ordering::Relaxed);
         let failed = |what: &str, error: &io::Error| Status::internal(format!("could not {what}: {error}"));
         let files = program::Files::new(executor.run_dir.join(format!("exec-{id}")));
@@ -170,31 +231,45 @@ impl Run {
         if !cwd.is_dir() {
             return Err(Status::not_found(format!("the working directory `{}`", cwd.display())));
         }
-        let group =
+        let mut group =
             Group::new(executor.cgroup.as_deref(), id).map_err(|error| failed("make a cgroup", &error))?;
         let env = executor.environment(std::mem::take(&mut start.env));
+        let (streams, ends) = process::streams().map_err(|error| failed("make pipes", &error))?;
         let started = Instant::now();
-        let child = group.spawn(&argv, &env, &cwd).map_err(|error| {
-            Status::failed_precondition(format!("could not start `{}`: {error}", argv[0].display()))
-        })?;
-        Ok(Self { child, group, started, start, _files: files })
+        let forked = match (start.program(), argv.last()) {
+            (v1::Program::Python, Some(file)) => {
+                let forked = executor.fork_python(Path::new(file), &cwd, &env, (&ends, &group)).await;
+                forked.map_err(|error| failed("fork an interpreter", &error))?
+            }
+            _ => None,
+        };
+        let process = match forked {
+            Some(process) => {
+                group.led_by(process.id());
+                process
+            }
+            None => Process::Child(group.spawn(&argv, &env, &cwd, ends).map_err(|error| {
+                Status::failed_precondition(format!("could not start `{}`: {error}", argv[0].display()))
+            })?),
+        };
+        Ok(Self { process, streams, group, started, start, _files: files })
     }
 
     /// Sees the program to its end and says how it went. Returns early, and kills it, when the host stops
     /// listening.
     async fn finish(mut self, input: Streaming<v1::ExecInput>, answer: Answer) {
-        let pid = self.child.id().unwrap_or_default();
+        let pid = self.process.id();
         if send(&answer, Output::Started(v1::ExecStarted { pid })).await.is_err() {
             return;
         }
         let limits = (self.start.head_limit_bytes as usize, self.start.tail_limit_bytes as usize);
-        let stdout = Capture::start(self.child.stdout.take(), limits, answer.clone(), Output::Stdout);
-        let stderr = Capture::start(self.child.stderr.take(), limits, answer.clone(), Output::Stderr);
-        let stdin = tokio::spawn(feed(self.child.stdin.take(), input));
+        let stdout = Capture::start(self.streams.stdout.take(), limits, answer.clone(), Output::Stdout);
+        let stderr = Capture::start(self.streams.stderr.take(), limits, answer.clone(), Output::Stderr);
+        let stdin = tokio::spawn(feed(self.streams.stdin.take(), input));
 
         let deadline = self.started + Duration::from_millis(self.start.timeout_ms.into());
         let (status, timed_out) = tokio::select! {
-            status = self.child.wait() => (status, false),
+            status = self.process.wait() => (status, false),
             () = tokio::time::sleep_until(deadline.into()) => (self.kill().await, true),
             () = answer.closed() => return,
         };
@@ -215,7 +290,7 @@ impl Run {
 
     async fn kill(&mut self) -> io::Result<ExitStatus> {
         self.group.kill();
-        self.child.wait().await
+        self.process.wait().await
     }
 }
 
@@ -224,7 +299,7 @@ async fn send(answer: &Answer, output: Output) -> Result<(), ()> {
 }
 
 /// Passes `stdin` on. A program that closes its end early is not an error.
-async fn feed(stdin: Option<ChildStdin>, mut input: Streaming<v1::ExecInput>) {
+async fn feed(stdin: Option<pipe::Sender>, mut input: Streaming<v1::ExecInput>) {
     let Some(mut stdin) = stdin else { return };
     while let Ok(Some(message)) = input.message().await {
         let Some(Input::Stdin(data)) = message.input else { return };

@@ -34,6 +34,11 @@ pub(super) fn image_environment() -> Vec<(String, String)> {
     variables.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()
 }
 
+/// The file that runs Python programs.
+pub(super) fn python_runner(run_dir: &Path) -> PathBuf {
+    run_dir.join("python.py")
+}
+
 /// The directory that holds the source of one run. Nothing is created until a file is stored.
 #[derive(Debug)]
 pub(super) struct Files(PathBuf);
@@ -65,7 +70,6 @@ pub(super) fn argv(
     files: &Files,
     run_dir: &Path,
 ) -> io::Result<Vec<OsString>> {
-    let runner = |name: &str| run_dir.join(name).into_os_string();
     Ok(match program {
         Program::Command if source.len() <= MAX_ARGUMENT_BYTES => {
             vec![shell(), "-c".into(), os_string(source)?]
@@ -73,9 +77,9 @@ pub(super) fn argv(
         Program::Command => vec![shell(), files.store("command", source)?],
         Program::Bash => vec!["bash".into(), files.store("main.sh", source)?],
         Program::Python => {
-            vec!["python3".into(), runner("python.py"), files.store("main.py", source)?]
+            vec!["python3".into(), python_runner(run_dir).into(), files.store("main.py", source)?]
         }
-        Program::Node => vec!["node".into(), runner("node.js"), files.store("main.js", source)?],
+        Program::Node => vec!["node".into(), run_dir.join("node.js").into(), files.store("main.js", source)?],
         Program::Rust => {
             let source = PathBuf::from(files.store("main.rs", source)?);
             let dir = source.parent().unwrap_or(Path::new("/")).as_os_str();

@@ -1,4 +1,14 @@
-"""Runs one program as `python3 main.py` in the current directory would, wherever its file is."""
+"""Runs Python programs as `python3 main.py` in the current directory would, wherever their files are.
+
+    python3 python.py FILE      runs one
+    python3 python.py --serve   runs one in a fork of itself for each request on standard input, so that none
+                                waits for an interpreter to start
+
+A request is one message: JSON with `file`, `cwd` and `env`, and the descriptors of standard input, output and
+errors, of a pipe for the answer and, if it has one, of its cgroup's `cgroup.procs`. The answer is the process id,
+once the fork is in its cgroup, then, when it has ended, its wait status: a 32-bit integer each, in native order.
+A fork that cannot answer is not wanted any more, and ends.
+"""
 
 import sys
 
@@ -34,4 +44,162 @@ def run(path):
         sys.exit(1)
 
 
-run(sys.argv[1])
+def serve():
+    """Answers requests until standard input ends. Returns in each fork, with the file that it is to run."""
+    import _socket
+    import gc
+    import os
+    import signal
+
+    fresh = set(sys.modules)
+    preload()
+    import json
+
+    site = site_files()
+    control = _socket.socket(fileno=os.dup(0))
+    pipes = {}
+
+    def reap(*_):
+        while pipes:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            pipe = pipes.pop(pid)
+            try:
+                tell(pipe, status)
+            except OSError:
+                pass  # Nobody waits for it any more.
+            os.close(pipe)
+
+    def tell(pipe, number):
+        os.write(pipe, number.to_bytes(4, sys.byteorder))
+
+    signal.signal(signal.SIGCHLD, reap)
+    # What is here now is shared by all forks, and a look through it by each would copy it.
+    gc.collect()
+    gc.freeze()
+    control.send(b"ready")
+    while True:
+        data, descriptors, _, _ = control.recvmsg(256 * 1024, _socket.CMSG_LEN(5 * 4))
+        if not data:
+            os._exit(0)
+        [(_, _, numbers)] = descriptors
+        fds = [int.from_bytes(numbers[i : i + 4], sys.byteorder) for i in range(0, len(numbers), 4)]
+        *stdio, pipe = fds[:4]
+        cgroup = fds[4:]
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        try:
+            pid = os.fork()
+        except OSError:
+            pid = None  # The end of the pipe says so.
+        if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+            for fd in [control.detach(), *pipes.values()]:
+                os.close(fd)
+            enter(cgroup)
+            try:
+                tell(pipe, os.getpid())
+            except OSError:
+                os._exit(1)
+            os.close(pipe)
+            request = json.loads(data)
+            become(request, stdio)
+            if site_files() != site or is_special(request["env"]):
+                os.execve(sys.executable, ["python3", __file__, request["file"]], request["env"])
+            forget(set(sys.modules) - fresh)
+            return request["file"]
+        for fd in [*stdio, *cgroup]:
+            os.close(fd)
+        if pid is None:
+            os.close(pipe)
+        else:
+            pipes[pid] = pipe
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+
+def preload():
+    """Imports what many programs do. None of it starts threads, opens files or draws random numbers that it keeps,
+    but for `random`, which is seeded anew in each fork."""
+    import collections, contextlib, copy, csv, dataclasses, datetime, functools, io, itertools, json  # noqa: E401
+    import linecache, math, operator, pathlib, random, re, shutil, statistics, string, subprocess  # noqa: E401
+    import tempfile, textwrap, time, traceback, typing, urllib.parse  # noqa: E401
+
+
+def enter(cgroup):
+    """From here on this process is limited, and killed, with its program."""
+    import os
+
+    if cgroup:
+        os.write(cgroup[0], b"0")
+        os.close(cgroup[0])
+        with open("/proc/self/oom_score_adj", "w") as own:
+            own.write("0")
+    os.setpgid(0, 0)
+
+
+def become(request, stdio):
+    """Makes this process what the service would have started."""
+    import io
+    import os
+
+    for number, fd in enumerate(stdio):
+        os.dup2(fd, number)
+        os.close(fd)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+
+    # As the interpreter's own, in UTF-8 and unbuffered (`create_stdio` in Python/pylifecycle.c).
+    def stream(fd, name, mode, errors):
+        raw = io.FileIO(fd, mode, closefd=False)
+        raw.name = name
+        buffer, newline, through = (io.BufferedReader(raw), None, False) if mode == "r" else (raw, "\n", True)
+        text = io.TextIOWrapper(buffer, "utf-8", errors, newline, False, through)
+        text.mode = mode
+        return text
+
+    sys.stdin = sys.__stdin__ = stream(0, "<stdin>", "r", "surrogateescape")
+    sys.stdout = sys.__stdout__ = stream(1, "<stdout>", "w", "surrogateescape")
+    sys.stderr = sys.__stderr__ = stream(2, "<stderr>", "w", "backslashreplace")
+
+
+def is_special(env):
+    """Whether `env` has what the interpreter looks at only as it starts."""
+    ours = {"PYTHONUNBUFFERED": "1", "LANG": "C.UTF-8"}
+    names = ("PYTHON", "LC_", "LANG", "MALLOC_", "LD_", "TZ")
+    return any(name.startswith(names) and env[name] != ours.get(name) for name in env)
+
+
+def site_files():
+    """What the interpreter looks at only as it starts: the directories of packages, and files in them that add to
+    its path."""
+    import os
+    import site
+
+    found = []
+    for directory in [*site.getsitepackages(), site.getusersitepackages()]:
+        try:
+            names = [entry.name for entry in os.scandir(directory) if entry.name.endswith(".pth")]
+        except OSError:
+            continue
+        found.append((directory, sorted(names)))
+    return found
+
+
+def forget(modules):
+    """Leaves to programs the names of modules that they have files for, and the rest ready."""
+    import os
+    import random
+
+    own = {entry.name.removesuffix(".py") for entry in os.scandir(".")}
+    for name in modules:
+        if name.split(".")[0] in own:
+            del sys.modules[name]
+    random.seed()
+
+
+if sys.argv[1] == "--serve":
+    run(serve())
+else:
+    run(sys.argv[1])

@@ -1,0 +1,83 @@
+//! Python without its start: an interpreter that is running already forks for each program. See
+//! `runners/python.py` for what goes over the socket.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::net::sockopt::Timeout;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde_json::json;
+use tokio::process::{Child, Command};
+
+/// How long an interpreter may take to start, emulated and read from disk.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// A request is one message: the environment is most of it.
+const MAX_REQUEST_BYTES: usize = 200 * 1024;
+
+/// The interpreter that forks. Dropped, it is killed; its forks live on.
+#[derive(Debug)]
+pub(super) struct ForkServer {
+    control: OwnedFd,
+    child: Child,
+}
+
+impl ForkServer {
+    /// Starts `python3 RUNNER --serve`, and waits until it takes requests.
+    pub(super) async fn start(runner: &Path, env: &HashMap<String, String>) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        #[expect(clippy::disallowed_methods, reason = "interpreters are programs")]
+        let mut command = Command::new("python3");
+        command.arg(runner).arg("--serve").env_clear().envs(env).current_dir("/").kill_on_drop(true);
+        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn()?;
+        // Its end is closed here, so that its death is the end of ours.
+        drop(command);
+        rustix::net::sockopt::set_socket_timeout(&ours, Timeout::Recv, Some(READY_DEADLINE))?;
+        let ready = tokio::task::spawn_blocking(move || {
+            let mut bytes = [0; 16];
+            let (length, _) = rustix::net::recv(&ours, &mut bytes, RecvFlags::empty())?;
+            if bytes[..length] == *b"ready" { Ok(ours) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        });
+        let control = ready.await.map_err(io::Error::other).flatten()?;
+        Ok(Self { control, child })
+    }
+
+    /// Whether it is still there: programs run as root, and may kill it.
+    pub(super) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Asks for a fork that runs `file`. `fds` are its standard input, output and errors, the pipe for the answer
+    /// and the file by which it enters its cgroup, if it has one.
+    pub(super) fn fork(
+        &self,
+        file: &Path,
+        cwd: &Path,
+        env: &HashMap<String, String>,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let request = json!({ "file": file, "cwd": cwd, "env": env }).to_string();
+        if request.len() > MAX_REQUEST_BYTES {
+            return Err(io::ErrorKind::ArgumentListTooLong.into());
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::Error::other("too many descriptors"));
+        }
+        // A socket that is full belongs to an interpreter that does not read.
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let message = [IoSlice::new(request.as_bytes())];
+        rustix::net::sendmsg(&self.control, &message, &mut control, flags)?;
+        Ok(())
+    }
+}
