@@ -197,8 +197,10 @@ impl Engine for Qemu {
     fn freezes(&self) -> Option<String> {
         // Steps of a quarter of a percent: far more than the measurement errs, and a clock that is off by so
         // little is still one.
-        let clock = (self.tsc_khz + 2_500) / 5_000;
-        Some(format!("{} revision={} kvm={} clock={clock}", self.identity, args::REVISION, self.hardware))
+        let clock = (self.tsc_khz + 2_500) / 5_000 * 5_000;
+        let machine = Machine { hardware: self.hardware, tsc_khz: clock, vcpus: 0, memory_mb: 0 };
+        let line = args::command_line(machine, Begin::Boot, self.numbers());
+        Some(format!("{} {line:?}", self.identity))
     }
 
     async fn restore(
