@@ -64,6 +64,7 @@ trap finish EXIT
 port=$(node -e 'const s = require("net").createServer().listen(0, "127.0.0.1", () => { console.log(s.address().port); s.close(); })')
 # Only root can bound VMs where no cgroup was delegated.
 [[ $(id -u) == 0 ]] || export BOUVET_CGROUP=off
+export BOUVET_TEMPLATES=$root/target/templates BOUVET_POOL_ENABLED=false
 BOUVET_CHROOT=$work/state BOUVET_TRANSPORT=http BOUVET_HTTP_HOST=127.0.0.1 BOUVET_HTTP_PORT=$port \
     "$binary" </dev/null >/dev/null 2>"$work/log" &
 server=$!

@@ -64,6 +64,8 @@ def environment(directory: Path, **variables: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")}
     ours = {name: str(path) for name, path in images().items()}
     ours |= {"BOUVET_CHROOT": str(directory), "BOUVET_HTTP_HOST": "127.0.0.1"}
+    # One template for all tests; and no VM that no test asked for.
+    ours |= {"BOUVET_TEMPLATES": str(ROOT / "target" / "templates"), "BOUVET_POOL_ENABLED": "false"}
     if not HAS_CGROUPS:
         ours["BOUVET_CGROUP"] = "off"
     return inherited | ours | variables

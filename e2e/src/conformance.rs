@@ -3,6 +3,8 @@
 
 #![expect(missing_docs, reason = "each case's name says what it shows")]
 
+mod python;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use bouvet_host::{
 };
 use bytes::Bytes;
 
+pub use self::python::*;
 use crate::drive::{eventually, run, sh};
 use crate::site::small;
 
@@ -33,6 +36,9 @@ macro_rules! conform {
         $crate::conform! { $site:
             a_program_s_output_and_exit_code_come_back
             python_and_bash_run_as_from_a_file
+            a_python_program_finds_what_it_would_in_an_interpreter_of_its_own
+            a_python_program_ends_as_an_interpreter_of_its_own_would
+            python_programs_carry_nothing_over
             input_environment_and_directory_are_the_caller_s
             a_deadline_kills_the_whole_tree_and_keeps_the_output
             dropping_a_call_kills_the_whole_tree

@@ -269,7 +269,7 @@ impl Run {
 
         let deadline = self.started + Duration::from_millis(self.start.timeout_ms.into());
         let (status, timed_out) = tokio::select! {
-            status = self.process.wait() => (status, false),
+            status = self.process.wait() => (self.known(status), false),
             () = tokio::time::sleep_until(deadline.into()) => (self.kill().await, true),
             () = answer.closed() => return,
         };
@@ -290,7 +290,19 @@ impl Run {
 
     async fn kill(&mut self) -> io::Result<ExitStatus> {
         self.group.kill();
-        self.process.wait().await
+        let status = self.process.wait().await;
+        self.known(status)
+    }
+
+    /// What is known of the end of a fork whose interpreter was killed: that it is killed too, here.
+    fn known(&self, status: io::Result<ExitStatus>) -> io::Result<ExitStatus> {
+        match status {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.group.kill();
+                Ok(ExitStatus::from_raw(rustix::process::Signal::KILL.as_raw()))
+            }
+            status => status,
+        }
     }
 }
 

@@ -112,6 +112,9 @@ pub enum EngineError {
     /// A running VM did not do as it was told.
     #[error("the VMM did not obey")]
     Control(#[from] qemu::QmpError),
+    /// The VMM's process could not be stopped or continued.
+    #[error("could not signal the VMM")]
+    Signal(#[source] io::Error),
     /// A VM could not be frozen.
     #[error("could not freeze the VM: {0}")]
     Freeze(String),

@@ -55,6 +55,8 @@ def serve():
     preload()
     import json
 
+    extra = sorted(set(sys.modules) - fresh)
+    streams()
     site = site_files()
     control = _socket.socket(fileno=os.dup(0))
     pipes = {}
@@ -107,7 +109,7 @@ def serve():
             become(request, stdio)
             if site_files() != site or is_special(request["env"]):
                 os.execve(sys.executable, ["python3", __file__, request["file"]], request["env"])
-            forget(set(sys.modules) - fresh)
+            forget(extra)
             return request["file"]
         for fd in [*stdio, *cgroup]:
             os.close(fd)
@@ -140,7 +142,6 @@ def enter(cgroup):
 
 def become(request, stdio):
     """Makes this process what the service would have started."""
-    import io
     import os
 
     for number, fd in enumerate(stdio):
@@ -150,7 +151,12 @@ def become(request, stdio):
     os.environ.clear()
     os.environ.update(request["env"])
 
-    # As the interpreter's own, in UTF-8 and unbuffered (`create_stdio` in Python/pylifecycle.c).
+
+def streams():
+    """Makes the standard streams as the interpreter would for a pipe, in UTF-8 and unbuffered (`create_stdio` in
+    Python/pylifecycle.c). They know their descriptors by number, so forks need no others."""
+    import io
+
     def stream(fd, name, mode, errors):
         raw = io.FileIO(fd, mode, closefd=False)
         raw.name = name
@@ -199,7 +205,42 @@ def forget(modules):
     random.seed()
 
 
+def end(code):
+    """Ends this process as the interpreter would, but without taking the interpreter itself apart: that would touch,
+    and thus copy, all the memory that forks share."""
+    import atexit
+    import gc
+    import os
+
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
+    atexit._run_exitfuncs()
+    sys.modules["__main__"].__dict__.clear()
+    gc.collect()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        code = code or 120
+    os._exit(code)
+
+
+def exit_code(error):
+    """What `sys.exit` was called with, as the interpreter takes it (`handle_system_exit` in Python/pythonrun.c)."""
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
+
+
 if sys.argv[1] == "--serve":
-    run(serve())
+    try:
+        run(serve())
+        code = 0
+    except SystemExit as error:
+        code = exit_code(error)
+    end(code)
 else:
     run(sys.argv[1])

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::process::{Pid, Signal};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -199,7 +200,8 @@ impl Engine for Qemu {
         // little is still one.
         let clock = (self.tsc_khz + 2_500) / 5_000 * 5_000;
         let machine = Machine { hardware: self.hardware, tsc_khz: clock, vcpus: 0, memory_mb: 0 };
-        let line = args::command_line(machine, Begin::Boot, self.numbers());
+        let fds = Fds { link: 0, console: 0, control: 0, base: 0, scratch: 0, first: 0, second: 0 };
+        let line = args::command_line(machine, Begin::Boot, fds);
         Some(format!("{} {line:?}", self.identity))
     }
 
@@ -268,6 +270,14 @@ impl QemuVm {
         }
     }
 
+    fn signal(&self, signal: Signal) -> Result<(), EngineError> {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        // It is our child: until we have waited for it, no other process has its id.
+        let sent =
+            pid.ok_or(rustix::io::Errno::SRCH).and_then(|pid| rustix::process::kill_process(pid, signal));
+        sent.map_err(|error| EngineError::Signal(error.into()))
+    }
+
     /// Waits until the migration that was begun has ended well.
     async fn migrated(&mut self) -> Result<(), EngineError> {
         let deadline = Instant::now() + FREEZE_DEADLINE;
@@ -304,10 +314,12 @@ impl Vm for QemuVm {
 
     async fn pause(&mut self) -> Result<(), EngineError> {
         self.control().await?.run("stop", json!({})).await?;
-        Ok(())
+        // QEMU 7.2 goes on waking for timers of the clock that it has just stopped, up to 500 times a second.
+        self.signal(Signal::STOP)
     }
 
     async fn resume(&mut self) -> Result<(), EngineError> {
+        self.signal(Signal::CONT)?;
         self.control().await?.run("cont", json!({})).await?;
         Ok(())
     }

@@ -1,0 +1,128 @@
+//! Templates, their clones, and the pool of clones that wait.
+
+#![expect(clippy::unwrap_used, reason = "test code: a panic is how it reports")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bouvet_e2e::drive::{assert_usable, printed, sh};
+use bouvet_e2e::site::{Site, small};
+use bouvet_host::{Host, PoolOptions, Program, Sandbox};
+
+fn pool(size: u32) -> Option<PoolOptions> {
+    Some(PoolOptions { size, boots: 2, resources: small().resources })
+}
+
+async fn until_pooled(host: &Host, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(180);
+    while host.pooled() != count {
+        assert!(Instant::now() < deadline, "{} wait, and not {count}", host.pooled());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What a program could take for its own alone.
+async fn own_things(sandbox: &Sandbox) -> Vec<String> {
+    let python = "
+import os, random, secrets, uuid
+print(os.getrandom(16).hex(), random.random(), uuid.uuid4(), secrets.token_hex(), sep='\\n')
+print(open('/proc/sys/kernel/random/boot_id').read(), open('/etc/machine-id').read(), sep='', end='')
+print(os.uname().nodename)
+";
+    let node = "console.log(Math.random()); console.log(crypto.randomUUID());";
+    let bash = "echo $RANDOM$RANDOM$RANDOM; echo $SRANDOM; \
+        ssh-keygen -q -t ed25519 -N '' -f key && cat key.pub";
+    let mut things = Vec::new();
+    for (program, source) in [(Program::Python, python), (Program::Node, node), (Program::Bash, bash)] {
+        things.extend(printed(sandbox, program, source).await.lines().map(str::to_owned));
+    }
+    assert_eq!(things.len(), 12, "{things:?}");
+    things
+}
+
+async fn assert_clock_is_right(sandbox: &Sandbox) {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let before = now();
+    let seen: f64 =
+        printed(sandbox, Program::Python, "import time; print(time.time())").await.parse().unwrap();
+    let after = now();
+    assert!(before - 0.1 < seen && seen < after + 0.1, "{seen} is not between {before} and {after}");
+}
+
+/// Clones of one template, waiting ones and others, have the same memory to begin with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_two_clones_are_alike() {
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates");
+    let Some(site) = Site::with_pool(&templates, pool(3)).await else { return };
+    until_pooled(&site.host, 3).await;
+    let mut seen = BTreeSet::new();
+    for number in 1..=6 {
+        let sandbox = site.host.create(small()).await.unwrap();
+        assert_clock_is_right(&sandbox).await;
+        for thing in own_things(&sandbox).await {
+            assert!(seen.insert(thing.clone()), "clone {number} has what another had: {thing}");
+        }
+        sandbox.destroy().await;
+    }
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_claimed_is_replaced() {
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates");
+    let Some(site) = Site::with_pool(&templates, pool(2)).await else { return };
+    until_pooled(&site.host, 2).await;
+    assert!(site.host.list().is_empty(), "what waits is nobody's sandbox");
+
+    let sandbox = site.host.create(small()).await.unwrap();
+    assert_usable(&sandbox).await;
+    let mut other = small();
+    other.resources.memory_mb = 320;
+    let other = site.host.create(other).await.unwrap();
+    assert_usable(&other).await;
+    until_pooled(&site.host, 2).await;
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_outlives_its_host_and_is_built_again_when_it_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let templates = || {
+        let entries = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let dirs: BTreeSet<_> = entries.filter(|path| path.is_dir()).collect();
+        dirs
+    };
+    let use_one = async || {
+        let site = Site::with_pool(dir.path(), None).await?;
+        let sandbox = site.host.create(small()).await.unwrap();
+        assert_usable(&sandbox).await;
+        site.end().await;
+        Some(())
+    };
+    let Some(()) = use_one().await else { return };
+    let first = templates();
+    assert_eq!(first.len(), 1);
+    let memory = first.first().unwrap().join("memory");
+    let built = fs::metadata(&memory).unwrap().modified().unwrap();
+    use_one().await;
+    assert_eq!((templates(), fs::metadata(&memory).unwrap().modified().unwrap()), (first.clone(), built));
+
+    // Damaged, it is built again.
+    fs::write(first.first().unwrap().join("devices"), "").unwrap();
+    use_one().await;
+    assert_eq!(templates(), first);
+    assert_ne!(fs::metadata(&memory).unwrap().modified().unwrap(), built);
+}
+
+/// A program that ran in one sandbox before it was frozen would run in all; none of ours may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clone_begins_clean() {
+    let Some(site) = Site::qemu().await else { return };
+    let sandbox = site.host.create(small()).await.unwrap();
+    let left = sh(&sandbox, "ls -A /tmp /run/bouvet").await;
+    assert_eq!(left, "/run/bouvet:\nnode.js\npython.py\n\n/tmp:");
+    assert_eq!(sh(&sandbox, "ls -d /sys/fs/cgroup/user/program-* | wc -l").await, "1");
+    site.end().await;
+}
