@@ -1,5 +1,7 @@
 //! What clones that wait cost: in a binary of its own, so that no other VM runs meanwhile.
 
+#![expect(clippy::unwrap_used, reason = "test code: a panic is how it reports")]
+
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};

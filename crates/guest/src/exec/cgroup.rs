@@ -14,9 +14,9 @@ use tokio::process::{Child, Command};
 
 use super::process::Ends;
 
-/// Processes and threads of one program: a fork bomb ends here, while every other program in the sandbox
-/// can still start its own.
-const MAX_PROCESSES: u32 = 512;
+/// The part of all processes and threads that one program may have: a fork bomb ends here, while every other
+/// program in the sandbox can still start its own. That is one for each MiB of memory, which they fill by a third.
+const PROCESSES_DIVISOR: u64 = 4;
 /// Memory that programs left in the background leave to those that are called: enough for an interpreter.
 const FOREGROUND_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -36,7 +36,9 @@ impl Group {
         if let (Some(parent), Some(dir)) = (parent, &dir) {
             sweep(parent);
             fs::create_dir(dir)?;
-            fs::write(dir.join("pids.max"), MAX_PROCESSES.to_string())?;
+            if let Some(all) = limit(&parent.join("pids.max"))? {
+                fs::write(dir.join("pids.max"), (all / PROCESSES_DIVISOR).to_string())?;
+            }
             // Killed one by one, the processes of a fork bomb come back faster than memory does.
             fs::write(dir.join("memory.oom.group"), "1")?;
         }
@@ -128,10 +130,13 @@ impl Group {
 }
 
 fn limit_background(dir: &Path) -> io::Result<()> {
-    let all = fs::read_to_string(dir.with_file_name("memory.max"))?;
-    // `max`, no limit, is no number: then there is nothing to stay below.
-    let Ok(all) = all.trim_end().parse::<u64>() else { return Ok(()) };
+    let Some(all) = limit(&dir.with_file_name("memory.max"))? else { return Ok(()) };
     fs::write(dir.join("memory.max"), all.saturating_sub(FOREGROUND_BYTES).to_string())
+}
+
+/// The limit in a file of a cgroup; `None` for `max`.
+fn limit(file: &Path) -> io::Result<Option<u64>> {
+    Ok(fs::read_to_string(file)?.trim_end().parse().ok())
 }
 
 impl Drop for Group {

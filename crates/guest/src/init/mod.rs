@@ -27,9 +27,9 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 const USER_CGROUP: &str = "/sys/fs/cgroup/user";
 
 /// Memory that programs cannot have: for the kernel, the service, and the pages that calls pass through.
-const RESERVED_BYTES: u64 = 40 * 1024 * 1024;
-/// Processes of all programs together, background ones included.
-const MAX_PROCESSES: u32 = 2048;
+const RESERVED_BYTES: u64 = 48 * 1024 * 1024;
+/// Memory for each process of all programs together, background ones included.
+const BYTES_PER_PROCESS: u64 = 256 * 1024;
 
 /// Why a VM could not be brought up.
 #[derive(Debug, thiserror::Error)]
@@ -153,7 +153,7 @@ fn limit_programs() -> io::Result<()> {
     let info = rustix::system::sysinfo();
     let memory = info.totalram.saturating_mul(u64::from(info.mem_unit));
     fs::write(user.join("memory.max"), memory.saturating_sub(RESERVED_BYTES).to_string())?;
-    fs::write(user.join("pids.max"), MAX_PROCESSES.to_string())?;
+    fs::write(user.join("pids.max"), (memory / BYTES_PER_PROCESS).to_string())?;
     // Inherited by the service; programs get theirs reset.
     fs::write("/proc/self/oom_score_adj", "-1000")
 }
