@@ -61,6 +61,7 @@ def test_health_is_as_published(http_server: Server) -> None:
     )
     details = json.loads(shell(http_server, "curl -f http://localhost:8080/health?details"))
     assert (details["status"], details["engine"]) == ("healthy", "qemu")
+    assert details["pool"] == {"ready": 0, "size": 0}
 
 
 def test_the_information_page_is_html(http_server: Server) -> None:

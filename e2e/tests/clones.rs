@@ -17,8 +17,8 @@ fn pool(size: u32) -> Option<PoolOptions> {
 
 async fn until_pooled(host: &Host, count: usize) {
     let deadline = Instant::now() + Duration::from_secs(180);
-    while host.pooled() != count {
-        assert!(Instant::now() < deadline, "{} wait, and not {count}", host.pooled());
+    while host.pool().0 != count {
+        assert!(Instant::now() < deadline, "{} wait, and not {count}", host.pool().0);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -30,7 +30,7 @@ async fn waiting_clones_use_no_processor() {
     let pool = PoolOptions { size: 3, boots: 2, resources: small().resources };
     let Some(site) = Site::with_pool(&templates, Some(pool)).await else { return };
     let deadline = Instant::now() + Duration::from_secs(180);
-    while site.host.pooled() != 3 {
+    while site.host.pool().0 != 3 {
         assert!(Instant::now() < deadline, "the pool was never full");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -47,64 +47,121 @@ struct Row {
     rate_mb_s: Option<f64>,
 }
 
+/// The ways to make a sandbox, and what a server is told to have only that.
+const WAYS: [(&str, &[(&str, &str)]); 3] = [
+    ("booted", &[("BOUVET_TEMPLATES", "off")]),
+    ("cloned", &[("BOUVET_POOL_ENABLED", "false")]),
+    ("from the pool", &[("BOUVET_POOL_ENABLED", "true")]),
+];
+
 pub(crate) async fn run(line: Line) -> anyhow::Result<()> {
-    let own = match &line.url {
-        Some(_) => None,
-        None => Some(ServerProcess::start().await?),
-    };
-    let url = line.url.clone().or(own.as_ref().map(ServerProcess::url)).context("no server")?;
-    let client = Client::connect(&url).await?;
-    let mut bench = Bench { client, rows: Vec::new(), progress: indicatif::ProgressBar::new_spinner() };
-    bench.progress.enable_steady_tick(Duration::from_millis(100));
-    match line.cycles {
-        Some(cycles) => bench.cycles(cycles, own.as_ref().map(ServerProcess::pid)).await?,
-        None => bench.calls(line.repeat).await?,
+    let progress = indicatif::ProgressBar::new_spinner();
+    progress.enable_steady_tick(Duration::from_millis(100));
+    let mut rows = Vec::new();
+    if let Some(url) = &line.url {
+        let mut bench = Bench::start(url, None, &progress).await?;
+        match line.cycles {
+            Some(cycles) => bench.cycles(cycles).await?,
+            None => {
+                bench.creations("", line.repeat).await?;
+                bench.calls(line.repeat).await?;
+            }
+        }
+        rows.append(&mut bench.end().await?);
+    } else if let Some(cycles) = line.cycles {
+        let server = ServerProcess::start(&[]).await?;
+        let mut bench = Bench::start(&server.url(), Some(server), &progress).await?;
+        bench.cycles(cycles).await?;
+        rows.append(&mut bench.end().await?);
+    } else {
+        for (way, variables) in WAYS {
+            let server = ServerProcess::start(variables).await?;
+            let mut bench = Bench::start(&server.url(), Some(server), &progress).await?;
+            bench.creations(way, line.repeat).await?;
+            if way == "from the pool" {
+                bench.calls(line.repeat).await?;
+            }
+            rows.append(&mut bench.end().await?);
+        }
     }
-    bench.progress.finish_and_clear();
-    bench.client.close().await;
-    if let Some(server) = own {
-        server.stop().await?;
-    }
-    print(&table(&bench.rows))?;
+    progress.finish_and_clear();
+    print(&table(&rows))?;
     if let Some(path) = line.json {
-        std::fs::write(&path, serde_json::to_vec_pretty(&bench.rows)?)
+        std::fs::write(&path, serde_json::to_vec_pretty(&rows)?)
             .with_context(|| format!("could not write {}", path.display()))?;
     }
     Ok(())
 }
 
-struct Bench {
+struct Bench<'a> {
     client: Client,
+    /// The server, if it is ours.
+    server: Option<ServerProcess>,
     rows: Vec<Row>,
-    progress: indicatif::ProgressBar,
+    progress: &'a indicatif::ProgressBar,
 }
 
-impl Bench {
+impl<'a> Bench<'a> {
+    async fn start(
+        url: &str,
+        server: Option<ServerProcess>,
+        progress: &'a indicatif::ProgressBar,
+    ) -> anyhow::Result<Self> {
+        Ok(Self { client: Client::connect(url).await?, server, rows: Vec::new(), progress })
+    }
+
+    async fn end(self) -> anyhow::Result<Vec<Row>> {
+        self.client.close().await;
+        if let Some(server) = self.server {
+            server.stop().await?;
+        }
+        Ok(self.rows)
+    }
+
+    /// Creates sandboxes one after the other, each when the server has made ready what it makes ready, and runs
+    /// a first program in each.
+    async fn creations(&mut self, way: &str, repeat: u32) -> anyhow::Result<()> {
+        // The first may have to build a template.
+        let first = self.create().await?;
+        self.destroy(&first).await?;
+        let (mut creates, mut results) = (Vec::new(), Vec::new());
+        for _ in 0..repeat {
+            self.progress.set_message(format!("create_sandbox, {way}"));
+            if let Some(server) = &self.server {
+                server.wait_until_pooled().await?;
+            }
+            let started = Instant::now();
+            let sandbox = self.create().await?;
+            creates.push(started.elapsed());
+            let arguments = json!({ "sandbox_id": sandbox, "language": "python", "code": "print(1)" });
+            let outcome = self.client.call("execute_code", arguments).await?;
+            anyhow::ensure!(outcome["stdout"] == "1\n", "print(1): {outcome}");
+            results.push(started.elapsed());
+            self.destroy(&sandbox).await?;
+        }
+        let named = |what: &str| format!("{what}, {way}").trim_end_matches(", ").to_owned();
+        self.rows.push(row(&named("create_sandbox"), &mut creates, None));
+        self.rows.push(row(&named("create_sandbox and the first print(1)"), &mut results, None));
+        Ok(())
+    }
+
+    async fn create(&mut self) -> anyhow::Result<String> {
+        let created = self.client.call("create_sandbox", json!({})).await?;
+        created["sandbox_id"].as_str().map(str::to_owned).context("no sandbox was created")
+    }
+
     async fn calls(&mut self, repeat: u32) -> anyhow::Result<()> {
-        let sandbox = self.create("create_sandbox (cold)", repeat).await?;
+        let sandbox = self.create().await?;
+        if let Some(server) = &self.server {
+            // What it makes ready would take the processor from what is measured.
+            server.wait_until_pooled().await?;
+        }
         self.commands(&sandbox, repeat).await?;
         for (name, bytes, repeat) in [("1 MB", MB, repeat), ("100 MB", 100 * MB, repeat.div_ceil(3))] {
             self.transfer(&sandbox, name, bytes, repeat).await?;
         }
         self.destroy(&sandbox).await?;
         Ok(())
-    }
-
-    /// Creates sandboxes one after the other, and returns the last.
-    async fn create(&mut self, scenario: &str, repeat: u32) -> anyhow::Result<String> {
-        let (mut times, mut last) = (Vec::new(), None::<String>);
-        for _ in 0..repeat {
-            if let Some(sandbox) = last.take() {
-                self.destroy(&sandbox).await?;
-            }
-            self.progress.set_message(scenario.to_owned());
-            let started = Instant::now();
-            let created = self.client.call("create_sandbox", json!({})).await?;
-            times.push(started.elapsed());
-            last = created["sandbox_id"].as_str().map(str::to_owned);
-        }
-        self.rows.push(row(scenario, &mut times, None));
-        last.context("no sandbox was created")
     }
 
     async fn commands(&mut self, sandbox: &str, repeat: u32) -> anyhow::Result<()> {
@@ -180,29 +237,37 @@ impl Bench {
     }
 
     /// Creates and destroys sandboxes, and looks at what that leaves behind on this machine.
-    async fn cycles(&mut self, cycles: u32, server: Option<u32>) -> anyhow::Result<()> {
+    async fn cycles(&mut self, cycles: u32) -> anyhow::Result<()> {
         // The first fills caches that are meant to stay.
-        let first = self.create("create_sandbox (cold)", 1).await?;
+        let first = self.create().await?;
         self.destroy(&first).await?;
-        self.rows.clear();
-        let before = Footprint::now(server)?;
+        let before = self.footprint().await?;
         let (mut creates, mut destroys) = (Vec::new(), Vec::new());
         for cycle in 0..cycles {
             self.progress.set_message(format!("cycle {cycle} of {cycles}"));
             let started = Instant::now();
-            let created = self.client.call("create_sandbox", json!({})).await?;
+            let sandbox = self.create().await?;
             creates.push(started.elapsed());
-            let sandbox = created["sandbox_id"].as_str().context("sandbox_id")?.to_owned();
             let started = Instant::now();
             self.destroy(&sandbox).await?;
             destroys.push(started.elapsed());
         }
-        let after = Footprint::now(server)?;
-        self.rows.push(row("create_sandbox (cold)", &mut creates, None));
+        let after = self.footprint().await?;
+        self.rows.push(row("create_sandbox, one after the other", &mut creates, None));
         self.rows.push(row("destroy_sandbox", &mut destroys, None));
         self.progress.suspend(|| {
             print(&format!("before {cycles} cycles: {before}\nafter  {cycles} cycles: {after}\n"))
         })
+    }
+
+    async fn footprint(&self) -> anyhow::Result<Footprint> {
+        match &self.server {
+            Some(server) => {
+                server.wait_until_pooled().await?;
+                Footprint::now(Some(server.pid()))
+            }
+            None => Footprint::now(None),
+        }
     }
 
     async fn destroy(&mut self, sandbox: &str) -> anyhow::Result<()> {

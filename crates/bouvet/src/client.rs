@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 
 /// A server answers its health within this time, or is not going to.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+/// Clones that wait are made within this time, their template included.
+const POOL_DEADLINE: Duration = Duration::from_secs(300);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -57,15 +59,15 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts this same binary as a server, with the environment's configuration but for transport and
-    /// address, and waits until it is healthy.
-    pub async fn start() -> anyhow::Result<Self> {
+    /// Starts this same binary as a server, with the environment's configuration but for `variables`, transport
+    /// and address, and waits until it is healthy.
+    pub async fn start(variables: &[(&str, &str)]) -> anyhow::Result<Self> {
         // The port is free again when the server binds it, unless somebody is very quick.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         #[expect(clippy::disallowed_methods, reason = "this is not a VM; it is our own server")]
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null());
-        command.env("BOUVET_TRANSPORT", "http");
+        command.envs(variables.iter().copied()).env("BOUVET_TRANSPORT", "http");
         command.env("BOUVET_HTTP_HOST", "127.0.0.1").env("BOUVET_HTTP_PORT", address.port().to_string());
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "warn");
@@ -99,14 +101,32 @@ impl ServerProcess {
     }
 
     async fn is_healthy(&self) -> bool {
+        self.health().await.is_ok_and(|health| health["status"] == "healthy")
+    }
+
+    /// Waits until as many sandboxes wait ready as should; not at all where none should.
+    pub async fn wait_until_pooled(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + POOL_DEADLINE;
+        loop {
+            let health = self.health().await?;
+            if health["pool"]["ready"] == health["pool"]["size"] {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the pool was not full within {POOL_DEADLINE:?}: {health}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn health(&self) -> anyhow::Result<Value> {
         let ask = async {
             let mut stream = TcpStream::connect(self.address).await?;
-            stream.write_all(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
+            stream.write_all(b"GET /health?details HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
             let mut answer = String::new();
             stream.take(64 * 1024).read_to_string(&mut answer).await?;
-            std::io::Result::Ok(answer.contains(r#""status":"healthy""#))
+            let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+            Ok(serde_json::from_str(body)?)
         };
-        matches!(tokio::time::timeout(Duration::from_secs(5), ask).await, Ok(Ok(true)))
+        tokio::time::timeout(Duration::from_secs(5), ask).await?
     }
 
     /// Ends the server as its operator would, and waits until it is gone.

@@ -25,7 +25,7 @@ const PROGRAMS: [(&str, &str, &str); 4] = [
 
 pub(crate) async fn run() -> anyhow::Result<()> {
     let server = step("start the server", async {
-        let server = ServerProcess::start().await?;
+        let server = ServerProcess::start(&[]).await?;
         let url = server.url();
         Ok((server, url))
     })

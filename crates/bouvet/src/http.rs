@@ -124,6 +124,8 @@ async fn health(State(app): State<Arc<App>>, Query(query): Query<HealthQuery>) -
         health["engine"] = app.host.engine().into();
         health["acceleration"] = app.host.acceleration().name().into();
         health["sandboxes"] = app.host.list().len().into();
+        let (ready, size) = app.host.pool();
+        health["pool"] = json!({ "ready": ready, "size": size });
     }
     Json(health)
 }

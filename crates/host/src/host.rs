@@ -354,9 +354,9 @@ impl Host {
         }
     }
 
-    /// Clones that wait in the pool.
-    pub fn pooled(&self) -> usize {
-        self.0.pool.as_ref().map_or(0, Pool::ready)
+    /// Clones that wait in the pool, and how many should.
+    pub fn pool(&self) -> (usize, usize) {
+        self.0.pool.as_ref().map_or((0, 0), |pool| (pool.ready(), pool.size()))
     }
 
     /// The sandbox of this name, whatever its state.

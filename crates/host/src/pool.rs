@@ -121,6 +121,11 @@ impl Pool {
         std::mem::take(&mut inner.ready)
     }
 
+    /// How many should wait.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
     /// How many wait.
     pub(crate) fn ready(&self) -> usize {
         self.lock().ready.len()
