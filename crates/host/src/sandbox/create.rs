@@ -117,11 +117,7 @@ pub(crate) async fn wait(
     template: &Frozen,
 ) -> Result<Waiting, BringUpError> {
     let mut linked = Linked::new(site, id, shape, Origin::Clone(template)).await?;
-    let paused = match linked.warm(WARM_CLONE).await {
-        Ok(()) => linked.0.vm.pause().await.map_err(BringUpError::from),
-        Err(error) => Err(error),
-    };
-    match paused {
+    match linked.rehearse(id).await {
         Ok(()) => Ok(Waiting(linked)),
         Err(error) => Err(linked.fail(error).await),
     }
@@ -257,7 +253,22 @@ impl Linked {
         }
     }
 
-    async fn personalise(self, id: SandboxId, config: &BoxConfig) -> Result<Live, BringUpError> {
+    /// Does once what a claim and a first program will do, so that its code is translated, and pauses. What is
+    /// personal here is nobody's: a claim makes everything anew.
+    async fn rehearse(&mut self, id: SandboxId) -> Result<(), BringUpError> {
+        self.make_own(id, &BoxConfig::default()).await?;
+        self.warm(WARM_CLONE).await?;
+        Ok(self.0.vm.pause().await?)
+    }
+
+    async fn personalise(mut self, id: SandboxId, config: &BoxConfig) -> Result<Live, BringUpError> {
+        match self.make_own(id, config).await {
+            Ok(()) => Ok(self.0),
+            Err(error) => Err(self.fail(error).await),
+        }
+    }
+
+    async fn make_own(&mut self, id: SandboxId, config: &BoxConfig) -> Result<(), BringUpError> {
         let result = match request(id, config) {
             Ok(request) => {
                 let mut client = self.0.link.client();
@@ -270,10 +281,7 @@ impl Linked {
             }
             Err(error) => Err(format!("no entropy for it: {error}")),
         };
-        match result {
-            Ok(()) => Ok(self.0),
-            Err(fact) => Err(self.fail(BringUpError::Personalise(fact)).await),
-        }
+        result.map_err(BringUpError::Personalise)
     }
 
     /// Ends the VM, and says why this was tried in vain.
