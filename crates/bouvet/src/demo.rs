@@ -35,6 +35,11 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         Ok((client, "streamable HTTP".to_owned()))
     })
     .await?;
+    step("make a template and a pool", async {
+        server.wait_until_pooled().await?;
+        Ok(((), "kept for the next time; what follows is cloned from it".to_owned()))
+    })
+    .await?;
     let sandbox = step("create_sandbox", async {
         let created = client.call("create_sandbox", json!({})).await?;
         let id = text(&created, "sandbox_id");
