@@ -217,20 +217,8 @@ impl Host {
     }
 
     async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
-        let pooled = self.0.pool.as_ref().and_then(|pool| pool.take(&config));
-        let (id, slot) = match &pooled {
-            Some(entry) => (entry.id, entry.slot),
-            None => (SandboxId::random(), self.registry().take_slot()),
-        };
-        let (sender, state) = watch::channel(State::Starting);
-        let (destroy, receiver) = mpsc::channel(1);
-        let mut owner = Owner { id, state: sender, destroy: receiver };
-        let sandbox = Sandbox::new(id, config.clone(), state, destroy);
-        let admitted = self.registry().admit(&sandbox, self.0.max_sandboxes);
-        if let Err(error) = admitted {
-            self.unused(pooled, slot).await;
-            return Err(error);
-        }
+        let (sandbox, mut owner, slot, pooled) = self.admit(&config)?;
+        let id = sandbox.id();
         let started = Instant::now();
         let warm = pooled.is_some();
         let live = match self.bring_up(pooled, id, slot, &config).await {
@@ -258,16 +246,20 @@ impl Host {
         Ok(sandbox)
     }
 
-    /// Returns what a sandbox that is not to be would have been.
-    async fn unused(&self, pooled: Option<Entry>, slot: u32) {
-        match (pooled, &self.0.pool) {
-            (Some(entry), Some(pool)) => {
-                if let Some(entry) = pool.put(entry) {
-                    self.release(entry).await;
-                }
-            }
-            _ => self.registry().free_slot(slot),
-        }
+    /// Makes room for a sandbox, and takes a clone from the pool for it if one waits.
+    fn admit(&self, config: &BoxConfig) -> Result<(Sandbox, Owner, u32, Option<Entry>), CreateError> {
+        let mut registry = self.registry();
+        registry.make_room(self.0.max_sandboxes)?;
+        let pooled = self.0.pool.as_ref().and_then(|pool| pool.take(config));
+        let (id, slot) = match &pooled {
+            Some(entry) => (entry.id, entry.slot),
+            None => (SandboxId::random(), registry.take_slot()),
+        };
+        let (sender, state) = watch::channel(State::Starting);
+        let (destroy, receiver) = mpsc::channel(1);
+        let sandbox = Sandbox::new(id, config.clone(), state, destroy);
+        registry.sandboxes.insert(id, sandbox.clone());
+        Ok((sandbox, Owner { id, state: sender, destroy: receiver }, slot, pooled))
     }
 
     async fn release(&self, entry: Entry) {
@@ -342,8 +334,8 @@ impl Host {
     }
 
     async fn waiting_clone(&self, shape: Shape) -> Result<Entry, CreateError> {
+        // Not in line with callers: they would wait until what is made ready has run its first programs.
         let template = self.template(shape).await?.ok_or(CreateError::ShuttingDown)?;
-        let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown)?;
         let (id, slot) = (SandboxId::random(), self.registry().take_slot());
         match create::wait(self.site(slot), id, shape, &template).await {
             Ok(vm) => Ok(Entry { id, slot, vm }),
@@ -447,8 +439,8 @@ impl Drop for Place<'_> {
 }
 
 impl Registry {
-    /// Adds a sandbox. Failed ones hold nothing and do not count.
-    fn admit(&mut self, sandbox: &Sandbox, limit: u32) -> Result<(), CreateError> {
+    /// Whether there may be one more sandbox. Failed ones hold nothing and do not count.
+    fn make_room(&self, limit: u32) -> Result<(), CreateError> {
         let failed = |sandbox: &&Sandbox| matches!(sandbox.state(), State::Failed(_));
         let mut old: Vec<_> = self.sandboxes.values().filter(failed).cloned().collect();
         if self.sandboxes.len() - old.len() >= limit as usize {
@@ -459,7 +451,6 @@ impl Registry {
             // Its owner removes it.
             forgotten.request_destroy();
         }
-        self.sandboxes.insert(sandbox.id(), sandbox.clone());
         Ok(())
     }
 

@@ -214,9 +214,9 @@ impl Engine for Qemu {
         let failed = |error| EngineError::Prepare("the state of a frozen VM", error);
         let memory = frozen.memory.try_clone().map_err(failed)?;
         let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
-        let mut vm = self.start(spec, Begin::Restore, [memory.into(), theirs.into()], undo).await?;
         ours.set_nonblocking(true).map_err(failed)?;
         let mut state = UnixStream::from_std(ours).map_err(failed)?;
+        let mut vm = self.start(spec, Begin::Restore, [memory.into(), theirs.into()], undo).await?;
         let incoming = json!({ "uri": format!("fd:{}", self.numbers().second) });
         let told = async {
             let control = vm.control().await?;
@@ -228,10 +228,15 @@ impl Engine for Qemu {
             state.shutdown().await
         };
         // QEMU reads while we write: the state may be more than a socket holds. That it could not be written
-        // means that QEMU has ended, which the other says better.
-        let (told, _) = tokio::join!(told, sent);
-        told?;
-        Ok(Box::new(vm))
+        // means that QEMU has ended or hangs, which the other says better.
+        let (told, _) = tokio::join!(told, tokio::time::timeout(FREEZE_DEADLINE, sent));
+        match told {
+            Ok(_) => Ok(Box::new(vm)),
+            Err(error) => {
+                vm.stop().await;
+                Err(error.into())
+            }
+        }
     }
 }
 
