@@ -53,7 +53,8 @@ pub async fn a_python_program_ends_as_an_interpreter_of_its_own_would(host: &Hos
     let end = "
 import atexit, sys, threading, time
 class Last:
-    def __del__(self): print('deleted', flush=True)
+    def __del__(self): print(word, flush=True)
+word = 'deleted'
 last, cycle = Last(), Last()
 cycle.itself = cycle
 file = open('flushed', 'w'); file.write('all of it')

@@ -21,7 +21,8 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// A request is one message: the environment is most of it.
 const MAX_REQUEST_BYTES: usize = 200 * 1024;
 
-/// The interpreter that forks. Dropped, it is killed; its forks live on.
+/// The interpreter that forks. Dropped, it takes no more requests, and ends when its forks have: they may be
+/// others' programs, and only it learns how they end.
 #[derive(Debug)]
 pub(super) struct ForkServer {
     control: OwnedFd,
@@ -36,7 +37,7 @@ impl ForkServer {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         #[expect(clippy::disallowed_methods, reason = "interpreters are programs")]
         let mut command = Command::new("python3");
-        command.arg(runner).arg("--serve").env_clear().envs(env).current_dir("/").kill_on_drop(true);
+        command.arg(runner).arg("--serve").env_clear().envs(env).current_dir("/");
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn()?;
         // Its end is closed here, so that its death is the end of ours.

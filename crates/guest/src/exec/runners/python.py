@@ -61,9 +61,9 @@ def serve():
     control = _socket.socket(fileno=os.dup(0))
     pipes = {}
 
-    def reap(*_):
+    def reap(options):
         while pipes:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, options)
             if not pid:
                 return
             pipe = pipes.pop(pid)
@@ -76,7 +76,7 @@ def serve():
     def tell(pipe, number):
         os.write(pipe, number.to_bytes(4, sys.byteorder))
 
-    signal.signal(signal.SIGCHLD, reap)
+    signal.signal(signal.SIGCHLD, lambda *_: reap(os.WNOHANG))
     # What is here now is shared by all forks, and a look through it by each would copy it.
     gc.collect()
     gc.freeze()
@@ -84,6 +84,9 @@ def serve():
     while True:
         data, descriptors, _, _ = control.recvmsg(256 * 1024, _socket.CMSG_LEN(5 * 4))
         if not data:
+            # No more requests; the forks that run are waited for all the same.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            reap(0)
             os._exit(0)
         [(_, _, numbers)] = descriptors
         fds = [int.from_bytes(numbers[i : i + 4], sys.byteorder) for i in range(0, len(numbers), 4)]
@@ -205,6 +208,17 @@ def forget(modules):
     random.seed()
 
 
+def finalise(main):
+    """Drops what a program's variables hold, files and others with a `__del__` first: while what that may refer to is
+    there still. A collection alone would close a file before the buffer that is to be written to it."""
+    import types
+
+    lasting = (types.ModuleType, types.FunctionType, type, str, int)
+    for is_next in [lambda value: hasattr(type(value), "__del__"), lambda value: not isinstance(value, lasting)]:
+        for name in [name for name, value in main.items() if is_next(value)]:
+            del main[name]
+
+
 def end(code):
     """Ends this process as the interpreter would, but without taking the interpreter itself apart: that would touch,
     and thus copy, all the memory that forks share."""
@@ -215,7 +229,7 @@ def end(code):
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
-    sys.modules["__main__"].__dict__.clear()
+    finalise(sys.modules.pop("__main__").__dict__)
     gc.collect()
     try:
         sys.stdout.flush()
