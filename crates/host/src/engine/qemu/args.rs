@@ -51,7 +51,9 @@ pub(super) fn command_line(machine: Machine, begin: Begin, fds: Fds) -> Vec<OsSt
         true => "kvm".to_owned(),
         false => format!("tcg,thread={threads},tb-size={TRANSLATION_MB}"),
     };
-    let cpu = if hardware { "host" } else { "max" };
+    // Without "fast" string instructions, which are emulated byte by byte: the guest's kernel and libraries clear
+    // and copy memory with them. With them off, writing a file is four times as fast.
+    let cpu = if hardware { "host" } else { "max,-erms,-fsrm" };
     let lines = [
         // Nothing that is not named here.
         "-nodefaults -no-user-config -display none -no-reboot".to_owned(),
@@ -153,7 +155,7 @@ mod tests {
     fn emulation_and_hardware_differ_where_they_must() {
         let machine = Machine { hardware: false, tsc_khz: 2_000_000, vcpus: 2, memory_mb: 256 };
         let emulated = text(machine);
-        assert!(emulated.contains("-accel tcg,thread=multi,tb-size=128 -cpu max -smp 2 -m 256"));
+        assert!(emulated.contains("-accel tcg,thread=multi,tb-size=128 -cpu max,-erms,-fsrm -smp 2 -m 256"));
         assert!(emulated.contains("tsc_early_khz=2000000"));
         let hardware = text(Machine { hardware: true, ..machine });
         assert!(hardware.contains("-accel kvm -cpu host"));
