@@ -22,9 +22,17 @@ pub(crate) enum Error {
     Name(&'static str, #[source] io::Error),
 }
 
+/// What was last applied of what takes long to apply: a clone that waited has its names already.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    hostname: String,
+    machine_id: String,
+}
+
 /// Applies `request`. Without a kernel of our own (in tests) only its form is checked.
 pub(crate) fn personalise(
     request: &v1::PersonaliseRequest,
+    names: &mut Names,
     owns_kernel: bool,
 ) -> Result<v1::PersonaliseReply, Error> {
     if request.entropy.len() < limits::MIN_ENTROPY_BYTES {
@@ -33,7 +41,10 @@ pub(crate) fn personalise(
     if owns_kernel {
         reseed(&request.entropy).map_err(Error::Entropy)?;
         set_clock(request.unix_time_ns).map_err(Error::Clock)?;
-        set_names(request)?;
+        if (&names.hostname, &names.machine_id) != (&request.hostname, &request.machine_id) {
+            set_names(request)?;
+            *names = Names { hostname: request.hostname.clone(), machine_id: request.machine_id.clone() };
+        }
     }
     let (memory, kernel) = (rustix::system::sysinfo(), rustix::system::uname());
     Ok(v1::PersonaliseReply {

@@ -1,8 +1,8 @@
 //! The gRPC service: one thin method per verb.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bouvet_wire::v1;
 use tonic::{Request, Response, Status, Streaming};
@@ -11,7 +11,8 @@ pub(crate) use bouvet_wire::v1::guest_server::GuestServer;
 
 use crate::answers::Answers;
 use crate::exec::{self, Executor};
-use crate::{files, personalise};
+use crate::files;
+use crate::personalise::{self, Names};
 
 /// What one guest offers its host.
 #[derive(Debug, Clone)]
@@ -20,11 +21,12 @@ pub(crate) struct Service {
     home: PathBuf,
     owns_kernel: bool,
     personal: Arc<AtomicBool>,
+    names: Arc<Mutex<Names>>,
 }
 
 impl Service {
     pub(crate) fn new(executor: Arc<Executor>, home: PathBuf, owns_kernel: bool) -> Self {
-        Self { executor, home, owns_kernel, personal: Arc::default() }
+        Self { executor, home, owns_kernel, personal: Arc::default(), names: Arc::default() }
     }
 
     /// A VM that is nobody's yet may have a twin with the same entropy and names: it must not work.
@@ -43,7 +45,8 @@ impl v1::guest_server::Guest for Service {
         request: Request<v1::PersonaliseRequest>,
     ) -> Result<Response<v1::PersonaliseReply>, Status> {
         let request = request.into_inner();
-        let reply = personalise::personalise(&request, self.owns_kernel)
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let reply = personalise::personalise(&request, &mut names, self.owns_kernel)
             .map_err(|error| Status::internal(crate::chain(&error)))?;
         self.executor.set_env(request.env);
         self.personal.store(true, Ordering::Release);

@@ -275,6 +275,8 @@ impl Host {
         slot: u32,
         config: &BoxConfig,
     ) -> Result<Live, CreateError> {
+        // A claim is short, and its caller the next to use the machine.
+        let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
         if let Some(entry) = pooled {
             match entry.vm.claim(id, config).await {
                 Ok(live) => return Ok(live),
@@ -284,7 +286,6 @@ impl Host {
             }
         }
         let _place = Place::in_line(&self.0.waiting)?;
-        let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
         let template = self.template(Shape::from(&config.resources)).await?;
         let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown)?;
         let origin = template.as_deref().map_or(Origin::Boot, Origin::Clone);

@@ -14,13 +14,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bouvet_wire::v1;
 use rustix::rand::{GetRandomFlags, getrandom};
-use uuid::Uuid;
 
 use super::SandboxId;
 use crate::boxconfig::BoxConfig;
 use crate::disk::{self, Blanks, DiskError};
 use crate::engine::{Engine, EngineError, Frozen, Vm, VmSpec};
-use crate::link::{Link, LinkError};
+use crate::exec::{Exec, ExecRequest, Program};
+use crate::link::{Client, Link, LinkError};
 use crate::template::{self, Shape};
 use crate::undo::Undo;
 
@@ -37,7 +37,7 @@ const WARM_DEADLINE: Duration = Duration::from_secs(180);
 const WARM_TEMPLATE: &[v1::Program] =
     &[v1::Program::Node, v1::Program::Python, v1::Program::Bash, v1::Program::Command];
 /// What a waiting clone has translated; more would cost memory that most never need.
-const WARM_CLONE: &[v1::Program] = &[v1::Program::Command, v1::Program::Python];
+const REHEARSAL: [(Program, &str); 2] = [(Program::Command, "true"), (Program::Python, "print(1)")];
 
 /// Why a VM did not become a sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -126,9 +126,9 @@ pub(crate) async fn wait(
 impl Waiting {
     /// Makes it the sandbox `id`, which it must have been made for.
     pub(crate) async fn claim(mut self, id: SandboxId, config: &BoxConfig) -> Result<Live, BringUpError> {
-        match self.0.0.vm.resume().await {
-            Ok(()) => self.0.personalise(id, config).await,
-            Err(error) => Err(self.0.fail(error.into()).await),
+        match self.0.wake(id, config).await {
+            Ok(()) => Ok(self.0.0),
+            Err(error) => Err(self.0.fail(error).await),
         }
     }
 
@@ -253,35 +253,37 @@ impl Linked {
         }
     }
 
-    /// Does once what a claim and a first program will do, so that its code is translated, and pauses. What is
-    /// personal here is nobody's: a claim makes everything anew.
+    /// Does once what a claim and first programs will do, so that its code is translated, and pauses. What is
+    /// personal here but for the names is made anew by the claim.
     async fn rehearse(&mut self, id: SandboxId) -> Result<(), BringUpError> {
-        self.make_own(id, &BoxConfig::default()).await?;
-        self.warm(WARM_CLONE).await?;
+        let config = BoxConfig::default();
+        make_own(self.0.link.client(), id, &config).await?;
+        for (program, source) in REHEARSAL {
+            let request = ExecRequest { timeout: WARM_DEADLINE, ..ExecRequest::new(program, source) };
+            let run = async { Exec::start(self.0.link.client(), request).await?.finish().await };
+            let ran = run.await.map_err(|error| BringUpError::Warm(error.to_string()))?;
+            if ran.exit.exit_code != 0 {
+                return Err(BringUpError::Warm(format!("`{source}` failed: {}", ran.stderr.text())));
+            }
+        }
+        self.0.vm.pause().await?;
+        self.wake(id, &config).await?;
         Ok(self.0.vm.pause().await?)
     }
 
-    async fn personalise(mut self, id: SandboxId, config: &BoxConfig) -> Result<Live, BringUpError> {
-        match self.make_own(id, config).await {
+    /// Resumes the VM and makes it its own: the request is on its way while the VM wakes.
+    async fn wake(&mut self, id: SandboxId, config: &BoxConfig) -> Result<(), BringUpError> {
+        let owned = make_own(self.0.link.client(), id, config);
+        let (resumed, owned) = tokio::join!(self.0.vm.resume(), owned);
+        resumed?;
+        owned
+    }
+
+    async fn personalise(self, id: SandboxId, config: &BoxConfig) -> Result<Live, BringUpError> {
+        match make_own(self.0.link.client(), id, config).await {
             Ok(()) => Ok(self.0),
             Err(error) => Err(self.fail(error).await),
         }
-    }
-
-    async fn make_own(&mut self, id: SandboxId, config: &BoxConfig) -> Result<(), BringUpError> {
-        let result = match request(id, config) {
-            Ok(request) => {
-                let mut client = self.0.link.client();
-                let reply = tokio::time::timeout(PERSONALISE_DEADLINE, client.personalise(request)).await;
-                match reply {
-                    Ok(Ok(reply)) => check(&reply.into_inner()),
-                    Ok(Err(status)) => Err(crate::chain(&status)),
-                    Err(_) => Err(format!("no answer within {PERSONALISE_DEADLINE:?}")),
-                }
-            }
-            Err(error) => Err(format!("no entropy for it: {error}")),
-        };
-        result.map_err(BringUpError::Personalise)
     }
 
     /// Ends the VM, and says why this was tried in vain.
@@ -289,6 +291,19 @@ impl Linked {
         self.0.vm.stop().await;
         error
     }
+}
+
+/// Has the guest become the sandbox `id`, and waits until it says so.
+async fn make_own(mut client: Client, id: SandboxId, config: &BoxConfig) -> Result<(), BringUpError> {
+    let result = match request(id, config) {
+        Ok(request) => match tokio::time::timeout(PERSONALISE_DEADLINE, client.personalise(request)).await {
+            Ok(Ok(reply)) => check(&reply.into_inner()),
+            Ok(Err(status)) => Err(crate::chain(&status)),
+            Err(_) => Err(format!("no answer within {PERSONALISE_DEADLINE:?}")),
+        },
+        Err(error) => Err(format!("no entropy for it: {error}")),
+    };
+    result.map_err(BringUpError::Personalise)
 }
 
 fn request(id: SandboxId, config: &BoxConfig) -> Result<v1::PersonaliseRequest, rustix::io::Errno> {
@@ -303,7 +318,7 @@ fn request(id: SandboxId, config: &BoxConfig) -> Result<v1::PersonaliseRequest, 
         unix_time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         sandbox_id: id.to_string(),
         hostname: format!("sandbox-{}", id.short()),
-        machine_id: Uuid::new_v4().simple().to_string(),
+        machine_id: id.machine_id(),
         env: config.extra_env.clone().into_iter().collect(),
     })
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 
@@ -35,6 +36,12 @@ impl SandboxId {
     /// The first eight digits: enough to tell sandboxes of one host apart for a person.
     pub(crate) fn short(self) -> String {
         self.0.simple().to_string()[..8].to_owned()
+    }
+
+    /// The machine-id(5) of its guest. Not the id itself, by which callers name the sandbox.
+    pub(crate) fn machine_id(self) -> String {
+        let digest = Sha256::digest(self.0.as_bytes());
+        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
