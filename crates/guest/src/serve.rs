@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::exec::Executor;
 use crate::link;
+use crate::personalise;
 use crate::service::Service;
 
 /// Where the link's guest end is.
@@ -47,6 +48,9 @@ pub enum Error {
     /// A directory or a cgroup could not be prepared.
     #[error("could not prepare `{0}`")]
     Prepare(PathBuf, #[source] io::Error),
+    /// The files that name this VM could not be written.
+    #[error("could not write this VM's names")]
+    Names(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The runtime could not start.
     #[error("could not start the runtime")]
     Runtime(#[source] io::Error),
@@ -97,6 +101,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     runtime.block_on(async {
         let executor = Executor::new(&options.home, &options.run_dir, options.cgroup.clone())
             .map_err(|error| Error::Prepare(options.run_dir.clone(), error))?;
+        if options.owns_kernel {
+            personalise::prepare().map_err(|error| Error::Names(Box::new(error)))?;
+        }
         let service = Service::new(Arc::new(executor), options.home.clone(), options.owns_kernel);
         match &options.link {
             LinkEnd::Port(name) => {

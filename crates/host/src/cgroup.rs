@@ -165,6 +165,13 @@ impl Cgroup {
         File::options().write(true).open(self.dir.join("cgroup.procs"))
     }
 
+    /// Moves a process into it. Takes some ten milliseconds: the kernel waits until every processor has noticed.
+    pub(crate) async fn admit(&self, pid: u32) -> io::Result<()> {
+        let entrance = self.dir.join("cgroup.procs");
+        let moved = tokio::task::spawn_blocking(move || fs::write(entrance, pid.to_string()));
+        moved.await.map_err(io::Error::other)?
+    }
+
     /// Kills all processes in it and waits, briefly, until they are gone.
     fn kill(&self) -> io::Result<()> {
         let processes = fs::read_to_string(self.dir.join("cgroup.procs"))?;

@@ -136,7 +136,7 @@ impl Qemu {
         let confinement = Confinement {
             id: self.first_uid.map(|first| first + slot),
             groups: if self.hardware { kvm_group().into_iter().collect() } else { Vec::new() },
-            cgroup: cgroup.as_deref(),
+            cgroup: cgroup.as_deref().filter(|_| begin != Begin::Restore),
             namespaces: self.first_uid.is_some(),
         };
         debug!(%name, ?machine, ?begin, "starting QEMU");
@@ -144,7 +144,15 @@ impl Qemu {
         let stderr = child.stderr.take().map(Log::follow).unwrap_or_default();
         let [link, console, control] = sockets.ours;
         let console = Log::follow(console);
-        Ok(QemuVm { child, stderr, console, link: Some(link), control: Control::New(control) })
+        let mut vm = QemuVm { child, stderr, console, link: Some(link), control: Control::New(control) };
+        if let (Begin::Restore, Some(cgroup)) = (begin, cgroup) {
+            // A guest that is restored does not run before it is told to, so its process may enter as it starts.
+            if let Err(error) = vm.enter(&cgroup).await {
+                vm.stop().await;
+                return Err(error);
+            }
+        }
+        Ok(vm)
     }
 
     /// The numbers by which a QEMU knows what [`Qemu::start`] hands it, in that order.
@@ -273,6 +281,14 @@ impl QemuVm {
             Control::Up(qmp) => Ok(qmp),
             Control::New(_) | Control::Broken => Err(QmpError::Closed),
         }
+    }
+
+    /// Puts the process into `cgroup`, and makes the control socket ready meanwhile.
+    async fn enter(&mut self, cgroup: &cgroup::Cgroup) -> Result<(), EngineError> {
+        let pid = self.child.id().unwrap_or_default();
+        let (entered, control) = tokio::join!(cgroup.admit(pid), self.control());
+        control?;
+        entered.map_err(|error| EngineError::Prepare("the VM's cgroup", error))
     }
 
     fn signal(&self, signal: Signal) -> Result<(), EngineError> {
