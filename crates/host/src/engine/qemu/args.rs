@@ -46,10 +46,10 @@ pub(super) const TRANSLATION_MB: u32 = 128;
 /// Everything after the program's name.
 pub(super) fn command_line(machine: Machine, begin: Begin, fds: Fds) -> Vec<OsString> {
     let Machine { hardware, vcpus, memory_mb, .. } = machine;
-    let threads = if vcpus > 1 { "multi" } else { "single" };
     let accelerator = match hardware {
         true => "kvm".to_owned(),
-        false => format!("tcg,thread={threads},tb-size={TRANSLATION_MB}"),
+        // A thread for each processor, even for one: with `single` it also takes turns with nobody.
+        false => format!("tcg,thread=multi,tb-size={TRANSLATION_MB}"),
     };
     // Without "fast" string instructions, which are emulated byte by byte: the guest's kernel and libraries clear
     // and copy memory with them. With them off, writing a file is four times as fast.
