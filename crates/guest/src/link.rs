@@ -175,21 +175,25 @@ fn find_port(name: &str) -> io::Result<PathBuf> {
 }
 
 impl AsyncRead for Port {
+    /// Reads all that is there and fits: the driver hands out 4 KiB a time, and each answer has its price.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let mut ready = ready!(self.0.poll_read_ready(cx))?;
+        let filled_before = buf.filled().len();
+        while buf.remaining() > 0 {
+            let mut ready = match self.0.poll_read_ready(cx)? {
+                Poll::Ready(ready) => ready,
+                Poll::Pending if buf.filled().len() > filled_before => break,
+                Poll::Pending => return Poll::Pending,
+            };
             let unfilled = buf.initialize_unfilled();
             match ready.try_io(|fd| Ok(rustix::io::read(fd, unfilled)?)) {
                 // A port reads 0 while no host end is connected (`port_fops_read`); another may come.
                 Ok(Ok(0)) => ready.clear_ready(),
-                Ok(Ok(read)) => {
-                    buf.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
+                Ok(Ok(read)) => buf.advance(read),
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
                 Err(_would_block) => {}
             }
         }
+        Poll::Ready(Ok(()))
     }
 }
 
