@@ -13,11 +13,12 @@ const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
 const RUNNERS: [(&str, &str); 2] =
     [("python.py", include_str!("runners/python.py")), ("node.js", include_str!("runners/node.js"))];
 
-/// Compiles and runs `$1/main.rs`. Unoptimised, without debug information and with a shared standard
-/// library: what makes the compiler and, more so, the linker quick.
+/// Compiles and runs `$1/main.rs`. Unoptimised, and without debug information, that of the standard library too,
+/// which is most of what a linker has to write; with a shared standard library, where there is one.
 const RUST: &str = r#"cd_back=$PWD
 libs=$(rustc --print sysroot)/lib
-cd "$1" && rustc --edition 2021 --color never -C debuginfo=0 -C prefer-dynamic -o main main.rs || exit
+cd "$1" && rustc --edition 2021 --color never -C debuginfo=0 -C strip=debuginfo -C prefer-dynamic \
+    -o main main.rs || exit
 cd "$cd_back" && LD_LIBRARY_PATH=$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$1/main""#;
 
 /// Stores the interpreters' runners in `run_dir`.
