@@ -281,3 +281,12 @@ async def eventually(what: str, condition: Callable[[], Any], seconds: float = 2
         while not await condition():
             await anyio.sleep(0.05)
     assert not scope.cancelled_caught, f"{seconds} s passed, and never: {what}"
+
+
+def mount_tmpfs(target: Path, size: str) -> int:
+    """Mounts a file system in memory, and returns how `mount` ended."""
+    return subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", target]).returncode
+
+
+def unmount(target: Path) -> None:
+    subprocess.run(["umount", target], check=True)

@@ -109,10 +109,19 @@ pub enum CreateError {
     ShuttingDown,
     /// It did not come up.
     #[error(transparent)]
-    BringUp(#[from] BringUpError),
+    BringUp(BringUpError),
     /// Its template could not be kept or read.
     #[error(transparent)]
     Templates(#[from] StoreError),
+}
+
+impl From<BringUpError> for CreateError {
+    fn from(error: BringUpError) -> Self {
+        match error {
+            BringUpError::ShuttingDown => Self::ShuttingDown,
+            error => Self::BringUp(error),
+        }
+    }
 }
 
 /// Makes and keeps sandboxes. Cheap to clone; every clone is the same host.
@@ -306,7 +315,13 @@ impl Host {
     }
 
     fn site(&self, slot: u32) -> Site<'_> {
-        Site { engine: &*self.0.engine, blanks: &self.0.blanks, dir: &self.0.dir, slot }
+        Site {
+            engine: &*self.0.engine,
+            blanks: &self.0.blanks,
+            dir: &self.0.dir,
+            slot,
+            closing: &self.0.closing,
+        }
     }
 
     /// Keeps the pool full until it is closed.

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bouvet_wire::v1;
 use rustix::rand::{GetRandomFlags, getrandom};
+use tokio_util::sync::CancellationToken;
 
 use super::SandboxId;
 use crate::boxconfig::BoxConfig;
@@ -51,6 +52,9 @@ pub enum BringUpError {
     /// Its VM could not be started.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Its host shuts down.
+    #[error("the server is shutting down")]
+    ShuttingDown,
     /// Its VM ended before it was up.
     #[error("the VM did not come up: {0}")]
     Ended(String),
@@ -74,6 +78,19 @@ pub(crate) struct Site<'a> {
     pub(crate) dir: &'a Path,
     /// See [`VmSpec::slot`].
     pub(crate) slot: u32,
+    /// Cancelled when its host shuts down: what is half up then is taken apart at once.
+    pub(crate) closing: &'a CancellationToken,
+}
+
+impl Site<'_> {
+    /// Does `step` of a bring-up, unless the host shuts down before it is done.
+    async fn open<T>(&self, step: impl Future<Output = Result<T, BringUpError>>) -> Result<T, BringUpError> {
+        tokio::select! {
+            biased;
+            () = self.closing.cancelled() => Err(BringUpError::ShuttingDown),
+            result = step => result,
+        }
+    }
 }
 
 /// How a VM begins.
@@ -102,7 +119,7 @@ pub(crate) async fn bring_up(
     origin: Origin<'_>,
 ) -> Result<Live, BringUpError> {
     let shape = Shape::from(&config.resources);
-    Linked::new(site, id, shape, origin).await?.personalise(id, config).await
+    Linked::new(site, id, shape, origin).await?.personalise(site, id, config).await
 }
 
 /// A clone that is nobody's yet: linked, warm and paused.
@@ -117,7 +134,7 @@ pub(crate) async fn wait(
     template: &Frozen,
 ) -> Result<Waiting, BringUpError> {
     let mut linked = Linked::new(site, id, shape, Origin::Clone(template)).await?;
-    match linked.rehearse(id).await {
+    match site.open(linked.rehearse(id)).await {
         Ok(()) => Ok(Waiting(linked)),
         Err(error) => Err(linked.fail(error).await),
     }
@@ -145,8 +162,8 @@ pub(crate) async fn template(site: Site<'_>, shape: Shape) -> Result<Frozen, Bri
     let mut prepared = Prepared::new(site, SandboxId::random(), shape, Origin::Boot).await?;
     let scratch = prepared.spec.scratch.try_clone().map_err(failed)?;
     prepared.spec.memory = Some(memory.try_clone().map_err(failed)?);
-    let mut linked = prepared.start(site.engine, Origin::Boot).await?.link().await?;
-    let frozen = match linked.warm(WARM_TEMPLATE).await {
+    let mut linked = prepared.start(site.engine, Origin::Boot).await?.link(site).await?;
+    let frozen = match site.open(linked.warm(WARM_TEMPLATE)).await {
         Ok(()) => linked.0.vm.freeze().await.map_err(BringUpError::from),
         Err(error) => Err(error),
     };
@@ -205,18 +222,23 @@ struct Started {
 }
 
 impl Started {
-    async fn link(mut self) -> Result<Linked, BringUpError> {
-        let linked = match self.vm.connect() {
-            Ok(stream) => tokio::select! {
+    async fn link(mut self, site: Site<'_>) -> Result<Linked, BringUpError> {
+        let connect = async {
+            let stream = self.vm.connect().map_err(LinkError::Stream)?;
+            tokio::select! {
                 // A VM that has ended closes the link too; why it ended is the better answer.
                 biased;
                 reason = self.vm.exited() => Err(BringUpError::Ended(reason)),
                 link = Link::connect(stream, BOOT_DEADLINE) => link.map_err(BringUpError::Link),
-            },
-            Err(error) => Err(LinkError::Stream(error).into()),
+            }
         };
+        let linked = site.open(connect).await;
         match linked {
             Ok(link) => Ok(Linked(Live { vm: self.vm, link, undo: self.undo })),
+            Err(BringUpError::ShuttingDown) => {
+                self.vm.stop().await;
+                Err(BringUpError::ShuttingDown)
+            }
             Err(error) => {
                 // The link of a VM that is just ending breaks first.
                 let reason = tokio::time::timeout(POST_MORTEM, self.vm.exited()).await;
@@ -238,7 +260,7 @@ impl Linked {
         origin: Origin<'_>,
     ) -> Result<Self, BringUpError> {
         let prepared = Prepared::new(site, id, shape, origin).await?;
-        prepared.start(site.engine, origin).await?.link().await
+        prepared.start(site.engine, origin).await?.link(site).await
     }
 
     /// Has empty programs run, so that later ones start fast.
@@ -279,8 +301,13 @@ impl Linked {
         owned
     }
 
-    async fn personalise(self, id: SandboxId, config: &BoxConfig) -> Result<Live, BringUpError> {
-        match make_own(self.0.link.client(), id, config).await {
+    async fn personalise(
+        self,
+        site: Site<'_>,
+        id: SandboxId,
+        config: &BoxConfig,
+    ) -> Result<Live, BringUpError> {
+        match site.open(make_own(self.0.link.client(), id, config)).await {
             Ok(()) => Ok(self.0),
             Err(error) => Err(self.fail(error).await),
         }

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
-use tracing::info;
+use tracing::{info, warn};
 
 pub(crate) use self::memory::{create as create_memory, seal};
 use self::store::Store;
@@ -73,9 +73,15 @@ impl Templates {
                 return Ok(Arc::new(frozen));
             }
             info!(?shape, key, "building a template");
-            let frozen = slot.save(build().await?).await?;
-            info!(?shape, key, "template built");
-            Ok(Arc::new(frozen))
+            let frozen = Arc::new(build().await?);
+            match slot.save(frozen.clone()).await {
+                Ok(()) => info!(?shape, key, "template built"),
+                // It serves this host all the same.
+                Err(error) => {
+                    warn!(?shape, key, error = %crate::chain(&error), "template built, and not kept")
+                }
+            }
+            Ok(frozen)
         });
         template.await.cloned()
     }

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
 use tracing::{debug, warn};
@@ -14,6 +15,10 @@ use crate::engine::Frozen;
 
 /// Templates that are kept; beyond that the longest unused go.
 pub(crate) const MAX_TEMPLATES: usize = 8;
+
+/// How long another process may take to build a template, and how often we look.
+const LOCK_DEADLINE: Duration = Duration::from_secs(600);
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why templates cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -43,16 +48,24 @@ impl Store {
     /// Waits until nobody else builds or loads the template called `key`.
     pub(super) async fn lock(&self, key: &str) -> Result<Slot, StoreError> {
         let (dir, key) = (self.dir.clone(), key.to_owned());
-        blocking(&self.dir, move || {
-            let lock = File::options()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(dir.join(format!("{key}.lock")))?;
-            rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
-            Ok(Slot { dir, key, _lock: lock })
-        })
-        .await
+        let path = dir.join(format!("{key}.lock"));
+        let lock = File::options().write(true).create(true).truncate(false).open(path);
+        let failed = |source| StoreError { dir: self.dir.clone(), source };
+        let lock = lock.map_err(failed)?;
+        let deadline = Instant::now() + LOCK_DEADLINE;
+        loop {
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Slot { dir, key, _lock: lock }),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    tokio::time::sleep(LOCK_POLL).await;
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let held = format!("another process has held `{key}.lock` for {LOCK_DEADLINE:?}");
+                    return Err(failed(io::Error::new(io::ErrorKind::TimedOut, held)));
+                }
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
     }
 }
 
@@ -88,8 +101,8 @@ impl Slot {
         .await
     }
 
-    /// Keeps `frozen`, and returns it as a later load would.
-    pub(super) async fn save(&self, frozen: Frozen) -> Result<Frozen, StoreError> {
+    /// Keeps `frozen` for later loads, or nothing of it.
+    pub(super) async fn save(&self, frozen: Arc<Frozen>) -> Result<(), StoreError> {
         let (dir, key, path) = (self.dir.clone(), self.key.clone(), self.path());
         blocking(&self.dir, move || {
             let new = dir.join(format!("{key}.new"));
@@ -97,10 +110,13 @@ impl Slot {
                 fs::remove_dir_all(&new)?;
             }
             fs::create_dir(&new)?;
-            save(&frozen, &new)?;
-            fs::rename(&new, &path)?;
+            if let Err(error) = save(&frozen, &new).and_then(|()| fs::rename(&new, &path)) {
+                // The disk may be full, and this is most of what fills it.
+                fs::remove_dir_all(&new).ok();
+                return Err(error);
+            }
             evict(&dir, &key);
-            Ok(frozen)
+            Ok(())
         })
         .await
     }
@@ -184,18 +200,16 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt as _;
-    use std::time::Duration;
-
     use super::*;
+    use std::os::unix::fs::FileExt as _;
 
-    fn frozen(dir: &Path, mark: &[u8]) -> Frozen {
+    fn frozen(dir: &Path, mark: &[u8]) -> Arc<Frozen> {
         let memory = memory::create(1).unwrap();
         memory.write_all_at(mark, 4096).unwrap();
         let path = dir.join("frozen-scratch");
         fs::write(&path, mark).unwrap();
         let scratch = File::open(path).unwrap();
-        Frozen { memory, devices: mark.to_vec().into(), scratch }
+        Arc::new(Frozen { memory, devices: mark.to_vec().into(), scratch })
     }
 
     async fn save(store: &Store, key: &str, outside: &Path) {
@@ -214,6 +228,17 @@ mod tests {
         assert_eq!((&bytes, &loaded.devices[..]), (b"a\0", &b"a"[..]));
         assert!(loaded.memory.write_all_at(b"x", 0).is_err());
         assert!(store.lock("b").await.unwrap().load().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_saved_leaves_nothing() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::open(dir.path().to_owned()).unwrap();
+        // In the way of the last step.
+        fs::write(dir.path().join("a"), "").unwrap();
+        let slot = store.lock("a").await.unwrap();
+        assert!(slot.save(frozen(outside.path(), b"a")).await.is_err());
+        assert!(!dir.path().join("a.new").exists());
     }
 
     #[tokio::test]
