@@ -79,7 +79,7 @@ impl Instance {
 }
 
 /// Makes `parent` if need be, and checks that nobody else can put things there.
-fn prepare(parent: &Path) -> Result<(), ClaimError> {
+pub(crate) fn prepare(parent: &Path) -> Result<(), ClaimError> {
     let failed = |source| ClaimError::Directory { path: parent.to_owned(), source };
     if let Some(above) = parent.parent() {
         fs::create_dir_all(above).map_err(failed)?;

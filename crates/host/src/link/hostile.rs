@@ -14,6 +14,7 @@ use bouvet_wire::v1::{self, exec_output::Output};
 use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::boxconfig::BoxConfig;
@@ -390,7 +391,8 @@ async fn a_vm_that_does_not_become_the_sandbox_s_own_is_not_handed_out() {
         let reply = v1::PersonaliseReply { generation, ..v1::PersonaliseReply::default() };
         let engine = Scripted { reply, stopped: Arc::default() };
         let blanks = Blanks::new(dir.path().to_owned());
-        let site = Site { engine: &engine, blanks: &blanks, dir: dir.path(), slot: 0 };
+        let closing = CancellationToken::new();
+        let site = Site { engine: &engine, blanks: &blanks, dir: dir.path(), slot: 0, closing: &closing };
         let live = create::bring_up(site, SandboxId::random(), &BoxConfig::default(), Origin::Boot).await;
         (live.map(drop), engine.stopped.load(Ordering::Acquire))
     };

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::memory;
 use crate::engine::Frozen;
+use crate::instance;
 
 /// Templates that are kept; beyond that the longest unused go.
 pub(crate) const MAX_TEMPLATES: usize = 8;
@@ -40,9 +40,11 @@ pub(super) struct Store {
 impl Store {
     /// Makes the directory if it is missing. Templates hold the memory of VMs: only we may read it.
     pub(super) fn open(dir: PathBuf) -> Result<Self, StoreError> {
-        let made = fs::DirBuilder::new().mode(0o700).recursive(true).create(&dir);
-        made.map_err(|source| StoreError { dir: dir.clone(), source })?;
-        Ok(Self { dir })
+        // Whoever could put a template there would choose what runs in every sandbox.
+        match instance::prepare(&dir) {
+            Ok(()) => Ok(Self { dir }),
+            Err(error) => Err(StoreError { dir, source: io::Error::other(error) }),
+        }
     }
 
     /// Waits until nobody else builds or loads the template called `key`.
@@ -255,6 +257,20 @@ mod tests {
         fs::write(dir.path().join("a/devices"), "").unwrap();
         assert!(store.lock("a").await.unwrap().load().await.unwrap().is_none());
         assert!(!dir.path().join("a").exists());
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let (theirs, link) = (parent.path().join("theirs"), parent.path().join("link"));
+        fs::create_dir(&theirs).unwrap();
+        std::os::unix::fs::symlink(&theirs, &link).unwrap();
+        assert!(Store::open(link).is_err(), "a link");
+        // Only root can give something away.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&theirs, Some(1), None).unwrap();
+            assert!(Store::open(theirs).is_err());
+        }
     }
 
     #[tokio::test]
