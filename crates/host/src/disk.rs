@@ -2,12 +2,10 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::SeekFrom;
-
 use crate::confine;
+use crate::sparse;
 
 /// Makes empty disks, and keeps one of each size to copy from.
 #[derive(Debug)]
@@ -82,19 +80,10 @@ pub(crate) fn copy_sparse(source: &File, to: &Path) -> io::Result<File> {
     if rustix::fs::ioctl_ficlone(&target, source).is_ok() {
         return Ok(target);
     }
-    let length = source.metadata()?.len();
-    target.set_len(length)?;
-    let mut at = 0;
-    while at < length {
-        let data = match rustix::fs::seek(source.as_fd(), SeekFrom::Data(at)) {
-            Ok(data) => data,
-            // Nothing but a hole is left (lseek(2)).
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        let end = rustix::fs::seek(source.as_fd(), SeekFrom::Hole(data))?;
-        copy_range(source, &target, data, end)?;
-        at = end;
+    target.set_len(source.metadata()?.len())?;
+    for extent in sparse::extents(source) {
+        let extent = extent?;
+        copy_range(source, &target, extent.start, extent.end)?;
     }
     Ok(target)
 }

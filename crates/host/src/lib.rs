@@ -16,6 +16,7 @@ mod instance;
 mod link;
 mod pool;
 mod sandbox;
+mod sparse;
 mod template;
 mod undo;
 

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::ops::Range;
 
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use crate::sparse;
 
 /// An empty memory of `size_mb` MiB.
 pub(crate) fn create(size_mb: u32) -> io::Result<File> {
@@ -25,18 +27,9 @@ pub(crate) fn seal(memory: &File) -> io::Result<()> {
 pub(super) fn copy_data(from: &File, to: &File) -> io::Result<()> {
     use std::os::unix::fs::FileExt as _;
 
-    let length = from.metadata()?.len();
     let mut buffer = vec![0; 1024 * 1024];
-    let mut at = 0;
-    while at < length {
-        let data = match rustix::fs::seek(from.as_fd(), SeekFrom::Data(at)) {
-            Ok(data) => data,
-            // Nothing but a hole is left (lseek(2)).
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        let end = rustix::fs::seek(from.as_fd(), SeekFrom::Hole(data))?;
-        at = data;
+    for extent in sparse::extents(from) {
+        let Range { start: mut at, end } = extent?;
         while at < end {
             let part = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
             from.read_exact_at(&mut buffer[..part], at)?;
