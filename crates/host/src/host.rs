@@ -1,9 +1,11 @@
 //! The host: one directory, one engine, and the sandboxes on them.
 
-use std::collections::{BTreeSet, HashMap};
+mod ground;
+mod registry;
+
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,15 +16,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use self::ground::Ground;
+use self::registry::Registry;
 use crate::boxconfig::{BoxConfig, InvalidConfig};
-use crate::cgroup::{self, CgroupChoice, CgroupError};
+use crate::cgroup::{CgroupChoice, CgroupError};
 use crate::confine::Spawner;
 use crate::disk::Blanks;
 #[cfg(feature = "fake")]
 use crate::engine::fake::Fake;
 use crate::engine::qemu::{self, Qemu};
 use crate::engine::{Acceleration, Engine, EngineChoice, EngineError, Frozen};
-use crate::instance::{ClaimError, Instance};
+use crate::instance::ClaimError;
 use crate::pool::{Entry, Pool, PoolOptions};
 use crate::sandbox::create::{self, BringUpError, Live, Origin, Site};
 use crate::sandbox::owner::Owner;
@@ -30,17 +34,11 @@ use crate::sandbox::state::{Event, State};
 use crate::sandbox::{Sandbox, SandboxId, SandboxInfo};
 use crate::template::{Shape, StoreError, Templates};
 
-/// Failed sandboxes that stay known; the oldest are forgotten first.
-const MAX_FAILED: usize = 100;
-/// Distance between the first user ids of two hosts: more than one can use.
-const UIDS_PER_HOST: u32 = 10_000;
 /// Callers that may wait for a VM to start. On the smallest machine that is half a minute.
 const MAX_WAITING: usize = 256;
 /// How long a refill of the pool that failed waits before the next; twice as long after each, up to the most.
 const MIN_PATIENCE: Duration = Duration::from_secs(1);
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
-/// Where the hosts of a machine tell their ranges of user ids apart.
-const UID_CLAIMS: &str = "/run/bouvet";
 
 /// What a host is made of.
 #[derive(Debug, Clone)]
@@ -143,21 +141,6 @@ struct Inner {
     tasks: TaskTracker,
     closing: CancellationToken,
     ground: Ground,
-}
-
-/// What a host stands on, and gives back at its end.
-#[derive(Debug)]
-struct Ground {
-    instance: Instance,
-    /// Its range of user ids; only root has any to give.
-    uids: Option<Instance>,
-    cgroups: Option<cgroup::Parent>,
-}
-
-#[derive(Debug, Default)]
-struct Registry {
-    sandboxes: HashMap<SandboxId, Sandbox>,
-    used_slots: BTreeSet<u32>,
 }
 
 impl Host {
@@ -454,79 +437,6 @@ impl Drop for Place<'_> {
     }
 }
 
-impl Registry {
-    /// Whether there may be one more sandbox. Failed ones hold nothing and do not count.
-    fn make_room(&self, limit: u32) -> Result<(), CreateError> {
-        let failed = |sandbox: &&Sandbox| matches!(sandbox.state(), State::Failed(_));
-        let mut old: Vec<_> = self.sandboxes.values().filter(failed).cloned().collect();
-        if self.sandboxes.len() - old.len() >= limit as usize {
-            return Err(CreateError::AtCapacity(limit));
-        }
-        old.sort_by_key(|sandbox| sandbox.info().created_at);
-        for forgotten in old.iter().rev().skip(MAX_FAILED) {
-            // Its owner removes it.
-            forgotten.request_destroy();
-        }
-        Ok(())
-    }
-
-    fn forget(&mut self, id: SandboxId, slot: u32) {
-        self.sandboxes.remove(&id);
-        self.free_slot(slot);
-    }
-
-    /// A number that no other VM of this host has. A free one is near: there are never more VMs than
-    /// sandboxes may be and clones may wait.
-    fn take_slot(&mut self) -> u32 {
-        let slot = (0..).find(|slot| !self.used_slots.contains(slot)).unwrap_or_default();
-        self.used_slots.insert(slot);
-        slot
-    }
-
-    fn free_slot(&mut self, slot: u32) {
-        self.used_slots.remove(&slot);
-    }
-}
-
-impl Ground {
-    fn claim(options: &HostOptions) -> Result<Self, StartError> {
-        let clear = |dir: &Path| cgroup::Parent::reap(&options.cgroup, &cgroup_name(dir));
-        let instance = Instance::claim(&options.dir, clear)?;
-        let mut ground = Self { instance, uids: None, cgroups: None };
-        match ground.claim_rest(options) {
-            Ok(()) => Ok(ground),
-            Err(error) => {
-                ground.give_back();
-                Err(error)
-            }
-        }
-    }
-
-    fn claim_rest(&mut self, options: &HostOptions) -> Result<(), StartError> {
-        if !options.engine.has_vms() {
-            return Ok(());
-        }
-        if rustix::process::geteuid().is_root() {
-            self.uids = Some(Instance::claim(Path::new(UID_CLAIMS), |_| {})?);
-        }
-        self.cgroups = cgroup::Parent::prepare(&options.cgroup, &cgroup_name(&self.instance.dir))?;
-        Ok(())
-    }
-
-    fn give_back(&self) {
-        let warn = |what: &str, error: io::Error| warn!(%error, "could not remove the host's {what}");
-        if let Some(Err(error)) = self.cgroups.as_ref().map(cgroup::Parent::remove) {
-            warn("cgroup", error);
-        }
-        if let Some(Err(error)) = self.uids.as_ref().map(Instance::remove) {
-            warn("claim on user ids", error);
-        }
-        if let Err(error) = self.instance.remove() {
-            warn("directory", error);
-        }
-    }
-}
-
 async fn start_engine(
     options: &HostOptions,
     ground: &Ground,
@@ -534,13 +444,12 @@ async fn start_engine(
 ) -> Result<Box<dyn Engine>, StartError> {
     match options.engine {
         EngineChoice::Auto | EngineChoice::Qemu => {
-            let first = |claim: &Instance| options.first_uid + claim.number * UIDS_PER_HOST;
             let engine = Qemu::prepare(qemu::Options {
                 kernel: &options.kernel,
                 rootfs: &options.rootfs,
                 dir: &ground.instance.dir,
                 cgroups: ground.cgroups.clone(),
-                first_uid: ground.uids.as_ref().map(first),
+                first_uid: ground.first_uid(options),
                 spawner,
             });
             Ok(Box::new(engine.await?))
@@ -560,26 +469,4 @@ fn fits_machine(config: &BoxConfig) -> Result<(), InvalidConfig> {
     }
     let allowed = format!("this machine has {total_mb} MiB");
     Err(InvalidConfig { field: "resources.memory_mb", value: format!("{asked_mb} MiB"), allowed })
-}
-
-/// One name per directory, so that two hosts on one machine do not reap each other's VMs.
-fn cgroup_name(dir: &Path) -> String {
-    let path = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let mut name = String::from("bouvet");
-    for part in path.components().filter_map(|part| part.as_os_str().to_str()).filter(|part| *part != "/") {
-        name.push('-');
-        name.extend(part.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }));
-    }
-    name
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cgroup_names_tell_directories_apart() {
-        assert_eq!(cgroup_name(Path::new("/nonexistent/bouvet")), "bouvet-nonexistent-bouvet");
-        assert_ne!(cgroup_name(Path::new("/nonexistent/a/b")), cgroup_name(Path::new("/nonexistent/a-b")));
-    }
 }

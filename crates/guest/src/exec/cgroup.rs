@@ -14,8 +14,8 @@ use tokio::process::{Child, Command};
 
 use super::process::Ends;
 
-/// The part of all processes and threads that one program may have: a fork bomb ends here, while every other
-/// program in the sandbox can still start its own. That is one for each MiB of memory, which they fill by a third.
+/// One program may have this part of all processes and threads of its sandbox, which are four for each MiB of its
+/// memory: a fork bomb ends here, before it has filled that memory, and other programs can still start theirs.
 const PROCESSES_DIVISOR: u64 = 4;
 /// Memory that programs left in the background leave to those that are called: enough for an interpreter.
 const FOREGROUND_BYTES: u64 = 32 * 1024 * 1024;

@@ -111,7 +111,7 @@ pub enum EngineError {
     Cgroup(#[from] CgroupError),
     /// A running VM did not do as it was told.
     #[error("the VMM did not obey")]
-    Control(#[from] qemu::QmpError),
+    Control(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The VMM's process could not be stopped or continued.
     #[error("could not signal the VMM")]
     Signal(#[source] io::Error),

@@ -18,7 +18,8 @@ use crate::mcp::progress::Progress;
 const OUTPUT_PART_BYTES: usize = 64 * 1024;
 const DEFAULT_TIMEOUT_MS: u64 = 60_000;
 
-/// What either tool may be told beyond its program.
+/// What either tool may be told beyond its program. Their arguments repeat these fields: serde cannot refuse unknown
+/// ones (`deny_unknown_fields`) in a structure that another is flattened into.
 #[derive(Debug, Default)]
 pub(super) struct Options {
     pub(super) timeout_ms: Option<u64>,

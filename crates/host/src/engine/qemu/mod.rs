@@ -27,8 +27,8 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use self::args::{Begin, Fds, Machine, TRANSLATION_MB};
-use self::qmp::Qmp;
-pub(crate) use self::qmp::QmpError;
+use self::qmp::{Qmp, QmpError};
+
 use super::log::Log;
 use super::{Acceleration, Engine, EngineError, Frozen, Vm, VmSpec};
 use crate::cgroup;

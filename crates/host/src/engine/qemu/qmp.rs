@@ -15,13 +15,15 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio_util::codec::{Framed, LinesCodec};
 
+use crate::engine::EngineError;
+
 const MAX_LINE_BYTES: usize = 64 * 1024;
 /// QEMU answers between two pieces of the guest's work; on a busy machine that takes a moment.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Why QEMU did not do as it was told.
 #[derive(Debug, thiserror::Error)]
-pub enum QmpError {
+pub(super) enum QmpError {
     /// The socket failed.
     #[error("the VMM's control socket failed")]
     Socket(#[source] io::Error),
@@ -42,6 +44,12 @@ pub enum QmpError {
     /// It did not answer.
     #[error("the VMM did not answer `{0}` within {seconds} s", seconds = DEADLINE.as_secs())]
     Deadline(&'static str),
+}
+
+impl From<QmpError> for EngineError {
+    fn from(error: QmpError) -> Self {
+        Self::Control(Box::new(error))
+    }
 }
 
 /// A connection on which QEMU takes commands.
