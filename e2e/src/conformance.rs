@@ -307,6 +307,10 @@ pub async fn capacity_is_a_limit(host: &Host) {
     let mut config = small();
     config.resources.memory_mb = 1;
     assert!(matches!(host.create(config).await, Err(CreateError::Invalid(_))));
+    // Allowed somewhere, but more than this machine has.
+    let mut config = small();
+    config.resources.memory_mb = 1024 * 1024;
+    assert!(matches!(host.create(config).await, Err(CreateError::Invalid(_))));
     let hardware = BoxConfig { require_hardware: true, ..small() };
     if host.acceleration().name() != "kvm" {
         assert!(matches!(host.create(hardware).await, Err(CreateError::NoHardware(_))));

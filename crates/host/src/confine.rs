@@ -231,3 +231,38 @@ pub(crate) fn last_text(bytes: &[u8]) -> String {
     let from = bytes.len().saturating_sub(MAX_ERROR_BYTES);
     String::from_utf8_lossy(&bytes[from..]).trim().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_child_has_the_descriptors_that_it_was_given_and_no_other() {
+        let open = || OwnedFd::from(std::fs::File::open("/dev/zero").unwrap());
+        // As whoever started this process may have left one open.
+        let inherited = open();
+        rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
+        let spawner = Spawner::start().unwrap();
+        let list = "for fd in /proc/$$/fd/*; do echo \"${fd##*/} $(readlink $fd)\"; done >&2";
+        let spec = Spec {
+            program: find_program("sh"),
+            args: vec!["-c".into(), list.into()],
+            fds: vec![open(), open()],
+        };
+        let mut child = spawner.spawn(spec, Confinement::default()).await.unwrap();
+        let mut listed = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut listed).await.unwrap();
+        let mut zeros: Vec<i32> = listed
+            .lines()
+            .filter_map(|line| line.strip_suffix(" /dev/zero"))
+            .map(|number| number.parse().unwrap())
+            .collect();
+        zeros.sort_unstable();
+        let mut given = vec![spawner.fd(0), spawner.fd(1)];
+        given.sort_unstable();
+        assert_eq!(zeros, given, "{listed}");
+        assert!(!listed.contains(&format!("{} /dev/zero", inherited.as_raw_fd())));
+    }
+}

@@ -470,3 +470,17 @@ fn fits_machine(config: &BoxConfig) -> Result<(), InvalidConfig> {
     let allowed = format!("this machine has {total_mb} MiB");
     Err(InvalidConfig { field: "resources.memory_mb", value: format!("{asked_mb} MiB"), allowed })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_wait_as_may() {
+        let waiting = AtomicUsize::new(0);
+        let places: Vec<_> = (0..MAX_WAITING).map(|_| Place::in_line(&waiting).unwrap()).collect();
+        assert!(matches!(Place::in_line(&waiting), Err(CreateError::Busy(MAX_WAITING))));
+        drop(places);
+        assert!(Place::in_line(&waiting).is_ok(), "a place is given back, also one that was refused");
+    }
+}
