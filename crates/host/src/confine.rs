@@ -47,6 +47,8 @@ pub(crate) struct Confinement<'a> {
     pub(crate) cgroup: Option<&'a Cgroup>,
     /// Whether it gets empty network and IPC namespaces. Needs privilege.
     pub(crate) namespaces: bool,
+    /// Whether its memory comes in small pages alone. Huge ones are rarely filled by what translates code.
+    pub(crate) small_pages: bool,
 }
 
 /// Starts processes from one thread that lives as long as this.
@@ -123,10 +125,13 @@ impl Spawner {
         let entrance = confinement.cgroup.map(Cgroup::entrance).transpose()?;
         let parent = rustix::process::getpid();
         let groups: Vec<Gid> = confinement.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-        let (id, namespaces) = (confinement.id, confinement.namespaces);
+        let (id, namespaces, small_pages) = (confinement.id, confinement.namespaces, confinement.small_pages);
         let confine = move || {
             if let Some(entrance) = &entrance {
                 rustix::io::write(entrance, b"0")?;
+            }
+            if small_pages {
+                rustix::thread::disable_transparent_huge_pages(true)?;
             }
             confine_self(id, &groups, namespaces, parent)
         };

@@ -120,7 +120,7 @@ fn kernel_command_line(machine: Machine) -> String {
         "quiet console=hvc0".to_owned(),
         // The end of PID 1 or of the kernel is the end of the VM, at once: QEMU exits on a reset.
         "panic=-1 reboot=t".to_owned(),
-        "random.trust_cpu=on no_timer_check audit=0 nowatchdog".to_owned(),
+        "random.trust_cpu=on no_timer_check audit=0 nowatchdog psi=0".to_owned(),
         // Self-tests and subsystems that no program in a sandbox can tell from their absence.
         "cryptomgr.notests=1 rcupdate.rcu_expedited=1 initcall_blacklist=jent_mod_init,\
          load_system_certificate_list,bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init,trace_eval_init,\

@@ -138,6 +138,7 @@ impl Qemu {
             groups: if self.hardware { kvm_group().into_iter().collect() } else { Vec::new() },
             cgroup: cgroup.as_deref().filter(|_| begin != Begin::Restore),
             namespaces: self.first_uid.is_some(),
+            small_pages: !self.hardware,
         };
         debug!(%name, ?machine, ?begin, "starting QEMU");
         let mut child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
