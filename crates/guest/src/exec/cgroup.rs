@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
@@ -20,35 +21,108 @@ const PROCESSES_DIVISOR: u64 = 4;
 /// Memory that programs left in the background leave to those that are called: enough for an interpreter.
 const FOREGROUND_BYTES: u64 = 32 * 1024 * 1024;
 
+/// Groups that are made already and empty, kept for the next programs: to make and remove one takes longer than an
+/// empty program.
+const MAX_SPARES: usize = 4;
+
+/// Where programs get their groups.
+#[derive(Debug)]
+pub(super) struct Groups {
+    /// `None` where there are no cgroups.
+    parent: Option<PathBuf>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    made: u64,
+    spares: Vec<Cgroup>,
+    /// Those that were left to background processes, or to the death of what was killed in them.
+    left: Vec<PathBuf>,
+}
+
+/// A cgroup, and how often the kernel had killed in it when it was last looked at.
+#[derive(Debug)]
+struct Cgroup {
+    dir: PathBuf,
+    kills: u64,
+}
+
+impl Groups {
+    pub(super) fn new(parent: Option<PathBuf>) -> Self {
+        Self { parent, state: Mutex::default() }
+    }
+
+    /// An empty group for one program.
+    pub(super) fn take(self: &Arc<Self>) -> io::Result<Group> {
+        let cgroup = self.parent.as_deref().map(|parent| self.cgroup(parent)).transpose()?;
+        Ok(Group { groups: self.clone(), cgroup, leader: None, kill_on_drop: true })
+    }
+
+    fn cgroup(&self, parent: &Path) -> io::Result<Cgroup> {
+        let mut state = self.state();
+        // Fails for those in which processes live on.
+        state.left.retain(|dir| fs::remove_dir(dir).is_err() && dir.exists());
+        if let Some(spare) = state.spares.pop() {
+            return Ok(spare);
+        }
+        state.made += 1;
+        let dir = parent.join(format!("program-{}", state.made));
+        fs::create_dir(&dir)?;
+        if let Some(all) = limit(&parent.join("pids.max"))? {
+            fs::write(dir.join("pids.max"), (all / PROCESSES_DIVISOR).to_string())?;
+        }
+        // Killed one by one, the processes of a fork bomb come back faster than memory does.
+        fs::write(dir.join("memory.oom.group"), "1")?;
+        Ok(Cgroup { dir, kills: 0 })
+    }
+
+    /// Takes back a cgroup without processes.
+    fn put(&self, cgroup: Cgroup) {
+        let mut state = self.state();
+        if state.spares.len() < MAX_SPARES {
+            state.spares.push(cgroup);
+        } else {
+            state.left.push(cgroup.dir);
+        }
+    }
+
+    fn leave(&self, dir: PathBuf) {
+        self.state().left.push(dir);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cgroup {
+    /// Counts the processes that the kernel has killed in it for lack of memory.
+    fn count_kills(&self) -> io::Result<u64> {
+        let events = fs::read_to_string(self.dir.join("memory.events"))?;
+        let count = events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok());
+        Ok(count.unwrap_or_default())
+    }
+
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(fs::read_to_string(self.dir.join("cgroup.events"))?.lines().any(|line| line == "populated 0"))
+    }
+}
+
 /// One program's processes. Dropped, it kills them; see [`Group::leave_running`].
 #[derive(Debug)]
 pub(super) struct Group {
-    dir: Option<PathBuf>,
+    groups: Arc<Groups>,
+    cgroup: Option<Cgroup>,
     leader: Option<Pid>,
     kill_on_drop: bool,
 }
 
 impl Group {
-    /// Makes the cgroup `program-{id}` under `parent`, and removes those of earlier programs that are
-    /// empty by now.
-    pub(super) fn new(parent: Option<&Path>, id: u64) -> io::Result<Self> {
-        let dir = parent.map(|parent| parent.join(format!("program-{id}")));
-        if let (Some(parent), Some(dir)) = (parent, &dir) {
-            sweep(parent);
-            fs::create_dir(dir)?;
-            if let Some(all) = limit(&parent.join("pids.max"))? {
-                fs::write(dir.join("pids.max"), (all / PROCESSES_DIVISOR).to_string())?;
-            }
-            // Killed one by one, the processes of a fork bomb come back faster than memory does.
-            fs::write(dir.join("memory.oom.group"), "1")?;
-        }
-        Ok(Self { dir, leader: None, kill_on_drop: true })
-    }
-
     /// The file by which a process enters: it writes `0`. `None` where there are no cgroups.
     pub(super) fn entrance(&self) -> io::Result<Option<File>> {
-        let entrance = |dir: &PathBuf| File::options().write(true).open(dir.join("cgroup.procs"));
-        self.dir.as_ref().map(entrance).transpose()
+        let entrance = |cgroup: &Cgroup| File::options().write(true).open(cgroup.dir.join("cgroup.procs"));
+        self.cgroup.as_ref().map(entrance).transpose()
     }
 
     /// Says which process leads the program's process group.
@@ -94,9 +168,9 @@ impl Group {
     /// Kills every process of the program.
     pub(super) fn kill(&self) {
         // Failing means that there is no process left, which is what was wanted.
-        match (&self.dir, self.leader) {
-            (Some(dir), _) => {
-                fs::write(dir.join("cgroup.kill"), "1").ok();
+        match (&self.cgroup, self.leader) {
+            (Some(cgroup), _) => {
+                fs::write(cgroup.dir.join("cgroup.kill"), "1").ok();
             }
             (None, Some(leader)) => {
                 rustix::process::kill_process_group(leader, Signal::KILL).ok();
@@ -106,25 +180,27 @@ impl Group {
     }
 
     /// Whether the kernel killed a process of the program for lack of memory.
-    pub(super) fn ran_out_of_memory(&self) -> bool {
-        let events = self.dir.as_ref().and_then(|dir| fs::read_to_string(dir.join("memory.events")).ok());
-        let killed =
-            events.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("oom_kill ")));
-        killed.is_some_and(|count| count != "0")
+    pub(super) fn ran_out_of_memory(&mut self) -> bool {
+        let Some(cgroup) = &mut self.cgroup else { return false };
+        let before = cgroup.kills;
+        cgroup.kills = cgroup.count_kills().unwrap_or(before);
+        cgroup.kills > before
     }
 
     /// Lets processes that the program put into the background live on, with a little less memory: what
     /// runs into its limit is killed, so that limit must not be the one of all programs together.
     pub(super) fn leave_running(mut self) {
         self.kill_on_drop = false;
-        let Some(dir) = self.dir.take() else { return };
-        if fs::remove_dir(&dir).is_ok() {
+        let Some(cgroup) = self.cgroup.take() else { return };
+        if cgroup.is_empty().unwrap_or(false) {
+            self.groups.put(cgroup);
             return;
         }
+        self.groups.leave(cgroup.dir.clone());
         // Writing waits until the processes are within the limit.
         tokio::task::spawn_blocking(move || {
-            // Failing means that they have ended, and a sweep removed the cgroup.
-            limit_background(&dir).ok();
+            // Failing means that they have ended, and the cgroup was removed.
+            limit_background(&cgroup.dir).ok();
         });
     }
 }
@@ -144,19 +220,9 @@ impl Drop for Group {
         if self.kill_on_drop {
             self.kill();
         }
-        if let Some(dir) = &self.dir {
-            // Fails while processes live on in it, or die; a later `sweep` removes it then.
-            fs::remove_dir(dir).ok();
-        }
-    }
-}
-
-/// Removes empty cgroups. `rmdir` refuses those with processes, and no group is between its creation and
-/// its first process here: there is no await between the two, and one thread.
-fn sweep(parent: &Path) {
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        if entry.file_name().as_encoded_bytes().starts_with(b"program-") {
-            fs::remove_dir(entry.path()).ok();
+        if let Some(cgroup) = self.cgroup.take() {
+            // Those that were killed take a moment to die.
+            self.groups.leave(cgroup.dir);
         }
     }
 }

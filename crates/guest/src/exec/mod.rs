@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::answers::Answers;
-use cgroup::Group;
+use cgroup::{Group, Groups};
 use fork::ForkServer;
 use output::Capture;
 use process::{Ends, Process, Streams};
@@ -47,7 +47,7 @@ type Answer = mpsc::Sender<Result<v1::ExecOutput, Status>>;
 pub(crate) struct Executor {
     home: PathBuf,
     run_dir: PathBuf,
-    cgroup: Option<PathBuf>,
+    groups: Arc<Groups>,
     env: Mutex<HashMap<String, String>>,
     serial: AtomicU64,
     /// The interpreter that Python programs are forks of. Locked while one is made.
@@ -62,7 +62,8 @@ impl Executor {
         program::install_runners(run_dir)?;
         let (home, run_dir) = (home.to_owned(), run_dir.to_owned());
         let (env, serial, python) = (Mutex::default(), AtomicU64::new(0), tokio::sync::Mutex::default());
-        Ok(Self { home, run_dir, cgroup, env, serial, python, python_starts: AtomicBool::new(false) })
+        let groups = Arc::new(Groups::new(cgroup));
+        Ok(Self { home, run_dir, groups, env, serial, python, python_starts: AtomicBool::new(false) })
     }
 
     /// Sets what every program finds in its environment.
@@ -169,6 +170,7 @@ pub(crate) async fn warm(
         if !status.success() {
             return Err(Status::internal(format!("an empty program failed ({status}): {program:?}")));
         }
+        run.group.leave_running();
     }
     // What was written so far is on the disk before this VM is frozen, so that no clone of it has to write it.
     let synced = tokio::task::spawn_blocking(rustix::fs::sync).await;
@@ -233,8 +235,7 @@ impl Run {
         if !cwd.is_dir() {
             return Err(Status::not_found(format!("the working directory `{}`", cwd.display())));
         }
-        let mut group =
-            Group::new(executor.cgroup.as_deref(), id).map_err(|error| failed("make a cgroup", &error))?;
+        let mut group = executor.groups.take().map_err(|error| failed("make a cgroup", &error))?;
         let env = executor.environment(std::mem::take(&mut start.env));
         let (streams, ends) = process::streams().map_err(|error| failed("make pipes", &error))?;
         let started = Instant::now();

@@ -58,6 +58,7 @@ def serve():
     extra = sorted(set(sys.modules) - fresh)
     streams()
     site = site_files()
+    installed = states(site)
     control = _socket.socket(fileno=os.dup(0))
     pipes = {}
 
@@ -110,7 +111,7 @@ def serve():
             os.close(pipe)
             request = json.loads(data)
             become(request, stdio)
-            if site_files() != site or is_special(request["env"]):
+            if states(site) != installed or is_special(request["env"]):
                 os.execve(sys.executable, ["python3", __file__, request["file"]], request["env"])
             forget(extra)
             return request["file"]
@@ -181,18 +182,30 @@ def is_special(env):
 
 
 def site_files():
-    """What the interpreter looks at only as it starts: the directories of packages, and files in them that add to
-    its path."""
+    """The directories of packages, and files in them that add to the interpreter's path as it starts."""
     import os
     import site
 
-    found = []
-    for directory in [*site.getsitepackages(), site.getusersitepackages()]:
+    directories = [*site.getsitepackages(), site.getusersitepackages()]
+    found = directories.copy()
+    for directory in directories:
         try:
-            names = [entry.name for entry in os.scandir(directory) if entry.name.endswith(".pth")]
+            found += [entry.path for entry in os.scandir(directory) if entry.name.endswith(".pth")]
         except OSError:
             continue
-        found.append((directory, sorted(names)))
+    return found
+
+
+def states(paths):
+    """What changes when something is installed: a directory is written when a file in it comes or goes."""
+    import os
+
+    found = []
+    for path in paths:
+        try:
+            found.append(os.stat(path).st_mtime_ns)
+        except OSError:
+            found.append(None)
     return found
 
 
