@@ -10,7 +10,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo \
 # Where cargo was installed by this very run, or by rustup without a new login.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help demo test run bench images kernel rootfs build check deps clean
+.PHONY: help demo test run bench figures images kernel rootfs build check deps clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -24,8 +24,12 @@ test: deps images ## Run all tests, and say how many ran and which were skipped
 run: deps build images ## Serve MCP on http://localhost:8080/mcp
 	@BOUVET_TRANSPORT=http $(AS_ROOT) target/release/bouvet-mcp
 
-bench: deps build images ## Measure a server
-	@$(AS_ROOT) target/release/bouvet bench
+bench: deps build images ## Measure, against targets and podman [BENCH="--only calls --repeat 5"]
+	@$(AS_ROOT) target/release/bouvet bench $(BENCH)
+
+figures: deps build images ## Measure everything, and put it into docs/performance.md
+	@$(AS_ROOT) target/release/bouvet bench --only creation,rivals,calls,files,memory,alive,burst,soak \
+		--concurrency 8 --markdown docs/performance.md --svg docs/performance.svg $(BENCH)
 
 images: kernel rootfs ## Make what VMs boot from, unless it is there
 

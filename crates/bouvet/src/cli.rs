@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Config, VARIABLES};
@@ -37,7 +37,10 @@ enum Command {
     Serve,
     /// Start a server, use everything that it offers once, and stop it
     Demo,
-    /// Measure a server: times of calls, as its clients see them
+    /// Measure what sandboxes cost, as clients see it, and hold it against targets and rivals
+    #[command(
+        after_help = "Servers are started with the environment's configuration: see `bouvet serve --help`"
+    )]
     Bench(bench::Line),
 }
 
@@ -54,7 +57,7 @@ pub fn bouvet(args: std::env::ArgsOs) -> ExitCode {
     match BouvetLine::try_parse_from(args) {
         Ok(BouvetLine { command: Command::Serve }) => run_server(),
         Ok(BouvetLine { command: Command::Demo }) => run_client(demo::run()),
-        Ok(BouvetLine { command: Command::Bench(line) }) => run_client(bench::run(line)),
+        Ok(BouvetLine { command: Command::Bench(line) }) => run_bench(line),
         Err(error) => usage(&error),
     }
 }
@@ -68,8 +71,21 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+fn run_bench(line: bench::Line) -> ExitCode {
+    if let Err(error) = line.scenarios() {
+        return usage(&BouvetLine::command().error(ErrorKind::ArgumentConflict, error));
+    }
+    match Config::load(variable) {
+        Ok(config) => run_client(bench::run(line, config)),
+        Err(error) => fail(&error.to_string(), USAGE),
+    }
+}
+
 fn run_server() -> ExitCode {
-    let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     if let Err(text) = start_log(variable("RUST_LOG")) {
         return fail(&text, USAGE);
     }
@@ -152,8 +168,6 @@ fn variables() -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -11,12 +11,13 @@ use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::{RoleClient, ServiceExt as _};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs};
 
 /// A server answers its health within this time, or is not going to.
 const START_DEADLINE: Duration = Duration::from_secs(60);
-/// Clones that wait are made within this time, their template included.
+/// Clones that wait are made within this time, their template included, and this for each of them.
 const POOL_DEADLINE: Duration = Duration::from_secs(300);
+const CLONE_DEADLINE: Duration = Duration::from_secs(20);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -106,27 +107,23 @@ impl ServerProcess {
 
     /// Waits until as many sandboxes wait ready as should; not at all where none should.
     pub async fn wait_until_pooled(&self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + POOL_DEADLINE;
+        let started = Instant::now();
         loop {
             let health = self.health().await?;
-            if health["pool"]["ready"] == health["pool"]["size"] {
+            let size = &health["pool"]["size"];
+            if &health["pool"]["ready"] == size {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "the pool was not full within {POOL_DEADLINE:?}: {health}");
+            let clones = size.as_u64().and_then(|size| u32::try_from(size).ok()).unwrap_or(0);
+            let deadline = POOL_DEADLINE + CLONE_DEADLINE * clones;
+            ensure!(started.elapsed() < deadline, "the pool was not full within {deadline:?}: {health}");
             tokio::time::sleep(POLL).await;
         }
     }
 
-    async fn health(&self) -> anyhow::Result<Value> {
-        let ask = async {
-            let mut stream = TcpStream::connect(self.address).await?;
-            stream.write_all(b"GET /health?details HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
-            let mut answer = String::new();
-            stream.take(64 * 1024).read_to_string(&mut answer).await?;
-            let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-            Ok(serde_json::from_str(body)?)
-        };
-        tokio::time::timeout(Duration::from_secs(5), ask).await?
+    /// What it says of itself under `/health?details`.
+    pub async fn health(&self) -> anyhow::Result<Value> {
+        health(self.address).await
     }
 
     /// Ends the server as its operator would, and waits until it is gone.
@@ -143,6 +140,19 @@ impl ServerProcess {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// What the server at `address` says of itself under `/health?details`.
+pub async fn health(address: impl ToSocketAddrs) -> anyhow::Result<Value> {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /health?details HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.take(64 * 1024).read_to_string(&mut answer).await?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        Ok(serde_json::from_str(body)?)
+    };
+    tokio::time::timeout(Duration::from_secs(5), ask).await?
 }
 
 fn terminate(pid: i32) -> anyhow::Result<()> {

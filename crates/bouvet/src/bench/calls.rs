@@ -1,0 +1,65 @@
+//! Programs in a sandbox: the first run of each, and those after it.
+
+use std::time::Instant;
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+
+use super::Run;
+
+/// The compiler takes seconds, and shows in a few runs what it has to show.
+const MAX_RUST_RUNS: u32 = 3;
+
+struct Program {
+    id: &'static str,
+    name: &'static str,
+    tool: &'static str,
+    arguments: Value,
+    prints: &'static str,
+}
+
+fn programs() -> [Program; 6] {
+    let command = |id, name, command, prints| {
+        let arguments = json!({ "command": command });
+        Program { id, name, tool: "run_command", arguments, prints }
+    };
+    let code = |id, name, language, code| {
+        let arguments = json!({ "language": language, "code": code });
+        Program { id, name, tool: "execute_code", arguments, prints: "1\n" }
+    };
+    [
+        command("true", "run_command true", "true", ""),
+        command("python3", "run_command python3 -c 'print(1)'", "python3 -c 'print(1)'", "1\n"),
+        code("python", "execute_code python print(1)", "python", "print(1)"),
+        code("node", "execute_code node console.log(1)", "node", "console.log(1)"),
+        code("bash", "execute_code bash echo 1", "bash", "echo 1"),
+        code("rust", "execute_code rust println!(\"1\")", "rust", "fn main() { println!(\"1\") }"),
+    ]
+}
+
+/// Runs each program in one sandbox.
+pub(super) async fn calls(run: &mut Run) -> anyhow::Result<()> {
+    let server = run.server(&[]).await?;
+    server.warm().await?;
+    let sandbox = server.agent.create().await?;
+    server.quiet().await?;
+    for Program { id, name, tool, arguments, prints } in programs() {
+        let mut arguments = arguments;
+        arguments["sandbox_id"] = Value::from(sandbox.as_str());
+        let repeat = if id == "rust" { run.line.repeat.min(MAX_RUST_RUNS) } else { run.line.repeat };
+        let mut times = Vec::new();
+        // The first run of each pages its program in and translates it; it is reported by itself.
+        for time in 0..=repeat {
+            run.say(format!("{name}: {time} of {repeat}"));
+            let started = Instant::now();
+            let outcome = server.agent.call(tool, arguments.clone()).await?;
+            times.push(started.elapsed());
+            ensure!(outcome["exit_code"] == 0 && outcome["stdout"] == prints, "{name} came to {outcome}");
+        }
+        let (first, later) = times.split_at(1);
+        run.report.add_times(&format!("{id}-first"), &format!("{name}, first"), first);
+        run.report.add_times(&format!("{id}-later"), &format!("{name}, later"), later);
+    }
+    server.agent.destroy(&sandbox).await?;
+    server.end().await
+}
