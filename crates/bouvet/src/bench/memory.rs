@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use procfs::process::Process;
+
 use super::report::{Unit, ms};
 use super::session::{Server, share_out, sort_out};
 use super::{Run, machine};
@@ -14,22 +16,20 @@ const WATCH: Duration = Duration::from_secs(5);
 /// Programs run at once while every sandbox gets its first.
 const AT_ONCE: usize = 4;
 
-/// Takes sandboxes from the pool one after the other, with the pool full before and after.
+/// What waits in the pool, then clones that are made one after the other, before and after they did something.
 pub(super) async fn memory(run: &mut Run) -> anyhow::Result<()> {
+    pooled(run).await?;
     let count = run.line.sandboxes.unwrap_or(SANDBOXES);
     let most = count.to_string();
-    let server = run.server(&[("BOUVET_POOL_ENABLED", "true"), ("BOUVET_MAX_SANDBOXES", &most)]).await?;
+    let server = run.server(&[("BOUVET_POOL_ENABLED", "false"), ("BOUVET_MAX_SANDBOXES", &most)]).await?;
     let pid = server.process.as_ref().context("the server is not ours")?.pid();
     server.warm().await?;
-    run.say("what waits in the pool".to_owned());
-    pooled_cpu(run, pid).await?;
 
     let before = machine::available_mb().await?;
     let mut sandboxes = Vec::new();
     for number in 1..=count {
         run.say(format!("memory: sandbox {number} of {count}"));
         sandboxes.push(server.agent.create().await?);
-        server.quiet().await?;
     }
     account(run, "memory-fresh", "fresh", pid, before, count).await?;
     run.say("memory: a first Python program in each".to_owned());
@@ -38,15 +38,19 @@ pub(super) async fn memory(run: &mut Run) -> anyhow::Result<()> {
     server.end().await
 }
 
-async fn pooled_cpu(run: &mut Run, server: u32) -> anyhow::Result<()> {
-    let pooled = machine::children(server)?;
-    let (before, started) = (machine::cpu_time(&pooled)?, Instant::now());
+async fn pooled(run: &mut Run) -> anyhow::Result<()> {
+    let server = run.server(&[("BOUVET_POOL_ENABLED", "true")]).await?;
+    server.warm().await?;
+    run.say("what waits in the pool".to_owned());
+    let vms = machine::children(server.process.as_ref().context("the server is not ours")?.pid())?;
+    let (before, started) = (machine::cpu_time(&vms)?, Instant::now());
     tokio::time::sleep(WATCH).await;
-    let used = machine::cpu_time(&pooled)? - before;
+    let used = machine::cpu_time(&vms)? - before;
     let percent = 100.0 * ms(used) / ms(started.elapsed());
-    let scenario = format!("processor time of the pool, {} VMs, of one core", pooled.len());
+    let scenario = format!("processor time of the pool, {} VMs, of one core", vms.len());
     run.report.add("pooled-cpu", &scenario, Unit::Percent, vec![percent]);
-    Ok(())
+    private(run, "memory-pooled", "waiting in the pool", &vms)?;
+    server.end().await
 }
 
 async fn first_programs(server: &Server, sandboxes: &[String]) -> anyhow::Result<()> {
@@ -71,8 +75,12 @@ async fn account(
     let each = (before_mb - machine::available_mb().await?) / f64::from(count);
     let scenario = format!("memory of a sandbox, {state}, over {count}");
     run.report.add(id, &scenario, Unit::Mb, vec![each]);
-    let private = machine::children(server)?.iter().map(machine::private_mb).collect::<Result<_, _>>()?;
+    private(run, id, state, &machine::children(server)?)
+}
+
+fn private(run: &mut Run, id: &str, state: &str, vms: &[Process]) -> anyhow::Result<()> {
+    let each = vms.iter().map(machine::private_mb).collect::<Result<_, _>>()?;
     let scenario = format!("memory that a VM's process shares with nobody, {state}");
-    run.report.add(&format!("{id}-private"), &scenario, Unit::Mb, private);
+    run.report.add(&format!("{id}-private"), &scenario, Unit::Mb, each);
     Ok(())
 }
