@@ -3,6 +3,7 @@
 
 #![expect(missing_docs, reason = "each case's name says what it shows")]
 
+mod contexts;
 mod python;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use bouvet_host::{
 };
 use bytes::Bytes;
 
+pub use self::contexts::*;
 pub use self::python::*;
 use crate::drive::{eventually, run, sh};
 use crate::site::small;
@@ -55,6 +57,19 @@ macro_rules! conform {
             a_sandbox_past_its_time_says_so
             a_destroyed_sandbox_is_gone
             capacity_is_a_limit
+            a_context_keeps_the_variables_of_python_and_node
+            a_context_shows_the_last_value_and_what_is_displayed
+            a_context_shows_tables_and_figures
+            a_context_outlives_what_goes_wrong_in_it
+            a_context_is_interrupted_at_the_deadline_and_keeps_its_variables
+            a_context_whose_caller_goes_away_is_interrupted
+            a_context_that_will_not_stop_is_killed_and_says_so
+            a_context_that_dies_says_so
+            runs_in_a_context_take_turns
+            contexts_are_apart_and_end_with_all_that_they_started
+            a_context_is_what_it_was_created_as
+            there_is_a_most_of_contexts
+            large_results_are_bounded
         }
     };
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bouvet_e2e::drive::{assert_usable, eventually, printed, run, run_at_most, sh};
 use bouvet_e2e::site::{Site, small};
-use bouvet_host::{FileError, Program};
+use bouvet_host::{ContextRequest, Death, ExecRequest, FileError, Program};
 use bytes::Bytes;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,6 +49,20 @@ async fn a_memory_hog_kills_itself_alone() {
     let result = run(&sandbox, Program::Python, "bytearray(1 << 40)").await;
     assert_eq!((result.exit.exit_code, result.exit.out_of_memory), (1, false), "{result:?}");
     assert!(result.stderr.text().ends_with("MemoryError\n"), "{}", result.stderr.text());
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_context_that_takes_all_the_memory_says_so() {
+    let Some(site) = Site::qemu().await else { return };
+    let sandbox = site.host.create(small()).await.unwrap();
+    let context = sandbox.create_context(ContextRequest::new(Program::Python)).await.unwrap();
+    let creeping = "hoard = []\nwhile True:\n    hoard.append(bytearray(1 << 20))";
+    let request = ExecRequest { context: Some(context.id), ..ExecRequest::new(Program::Python, creeping) };
+    let result = sandbox.exec(request).await.unwrap().finish().await.unwrap();
+    assert_eq!((result.exit.exit_code, result.exit.out_of_memory), (128 + 9, true), "{result:?}");
+    assert_eq!(result.exit.context_death, Some(Death::OutOfMemory));
+    assert_usable(&sandbox).await;
     site.end().await;
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 
-use bouvet_host::{CreateError, ExecError, FileError, InvalidConfig, Refusal, chain};
+use bouvet_host::{ContextError, CreateError, ExecError, FileError, InvalidConfig, Refusal, chain};
 
 /// Why a tool call failed, as its caller reads it.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +20,10 @@ impl Failure {
     pub(crate) fn unknown_sandbox(id: &str) -> Self {
         let fact = format!("there is no sandbox `{}`: it was destroyed, or never existed", clip(id));
         Self::new(fact, "Call list_sandboxes to see those that exist, or create_sandbox for a new one.")
+    }
+
+    fn no_context(fact: impl Display) -> Self {
+        Self::new(fact, "Call list_contexts to see those that exist, or create_context for a new one.")
     }
 
     /// `language` is none that we run.
@@ -114,7 +118,39 @@ impl From<ExecError> for Failure {
                 error,
                 "Check that the directory and the interpreter exist, with list_directory or run_command.",
             ),
+            ExecError::NoContext(_) => Self::no_context(error),
+            ExecError::OtherProgram(_) => Self::new(
+                error,
+                "Pass the language that it was created with (list_contexts), or create another.",
+            ),
+            ExecError::ContextDied(..) => Self::new(
+                error,
+                "Its variables are lost. Create another with create_context, and forget it with destroy_context.",
+            ),
+            ExecError::ContextBusy(_) => {
+                Self::new(error, "Call again when the other call has ended, or with a longer timeout_ms.")
+            }
             ExecError::Deadline(_) | ExecError::Link(_) => {
+                Self::new(error, "If the next call fails too, destroy the sandbox and create another.")
+            }
+        }
+    }
+}
+
+impl From<ContextError> for Failure {
+    fn from(error: ContextError) -> Self {
+        match error {
+            ContextError::Refused(refusal) => refusal.into(),
+            ContextError::Invalid(error) => error.into(),
+            ContextError::Unknown(_) => Self::no_context(error),
+            ContextError::TooMany(_) => {
+                Self::new(error, "Destroy one that is not needed (list_contexts, destroy_context).")
+            }
+            ContextError::NotStarted(_) => Self::new(
+                error,
+                "Check that the directory and the interpreter exist, with list_directory or run_command.",
+            ),
+            ContextError::Deadline | ContextError::Link(_) => {
                 Self::new(error, "If the next call fails too, destroy the sandbox and create another.")
             }
         }

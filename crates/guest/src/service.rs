@@ -69,6 +69,30 @@ impl v1::guest_server::Guest for Service {
         Ok(Response::new(outputs))
     }
 
+    async fn create_context(
+        &self,
+        request: Request<v1::CreateContextRequest>,
+    ) -> Result<Response<v1::CreateContextReply>, Status> {
+        self.require_personal()?;
+        exec::create_context(&self.executor, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_contexts(
+        &self,
+        _: Request<v1::ListContextsRequest>,
+    ) -> Result<Response<v1::ListContextsReply>, Status> {
+        self.require_personal()?;
+        Ok(Response::new(exec::list_contexts(&self.executor)))
+    }
+
+    async fn destroy_context(
+        &self,
+        request: Request<v1::DestroyContextRequest>,
+    ) -> Result<Response<v1::DestroyContextReply>, Status> {
+        self.require_personal()?;
+        exec::destroy_context(&self.executor, &request.into_inner().id).await.map(Response::new)
+    }
+
     type ReadStream = Answers<v1::ReadChunk>;
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {

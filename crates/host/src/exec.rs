@@ -12,7 +12,9 @@ use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use crate::boxconfig::{InvalidConfig, check_env};
+use crate::context::{ContextId, Death};
 use crate::link::Client;
+use crate::results::{Results, RichOutput};
 use crate::sandbox::post_mortem;
 use crate::sandbox::state::{Refusal, State};
 
@@ -59,8 +61,10 @@ pub struct ExecRequest {
     pub cwd: String,
     /// What the program reads from its standard input, at most 10 MiB.
     pub stdin: Bytes,
-    /// When the program and all that it started is killed: 1 ms to 24 h.
+    /// When the program and all that it started is killed: 1 ms to 24 h. In a context: when it is interrupted.
     pub timeout: Duration,
+    /// The context that it runs in. It has an environment and a directory already, and that of Node.js no input.
+    pub context: Option<ContextId>,
 }
 
 impl ExecRequest {
@@ -73,6 +77,7 @@ impl ExecRequest {
             cwd: String::new(),
             stdin: Bytes::new(),
             timeout: Duration::from_secs(60),
+            context: None,
         }
     }
 
@@ -87,8 +92,7 @@ impl ExecRequest {
         }
         at_most("stdin", self.stdin.len(), MAX_STDIN_BYTES)?;
         at_most("cwd", self.cwd.len(), bouvet_wire::limits::MAX_PATH_BYTES)?;
-        at_most("env", self.env.iter().map(|(name, value)| name.len() + value.len()).sum(), MAX_ENV_BYTES)?;
-        self.env.iter().try_for_each(|(name, value)| check_env("env", name, value))?;
+        check_environment(&self.env)?;
         if self.program == Program::Command && self.source.contains(&0) {
             let allowed = "a command may not contain one".into();
             return Err(InvalidConfig { field: "command", value: "text with a NUL byte".into(), allowed });
@@ -97,25 +101,33 @@ impl ExecRequest {
             let (value, allowed) = (format!("{:?}", self.timeout), "1 ms to 24 h are allowed".into());
             return Err(InvalidConfig { field: "timeout", value, allowed });
         }
+        if self.context.is_some() { self.validate_in_context() } else { Ok(()) }
+    }
+
+    fn validate_in_context(&self) -> Result<(), InvalidConfig> {
+        let is_node = self.program == Program::Node;
+        for (field, is_given, allowed) in [
+            ("env", !self.env.is_empty(), "a context keeps the environment that it was created with"),
+            ("cwd", !self.cwd.is_empty(), "a context keeps the directory that it was created in"),
+            ("stdin", is_node && !self.stdin.is_empty(), "a context of Node.js reads no input"),
+        ] {
+            if is_given {
+                return Err(InvalidConfig { field, value: "set".into(), allowed: allowed.into() });
+            }
+        }
         Ok(())
     }
 
     fn into_messages(self) -> impl Iterator<Item = v1::ExecInput> {
         let start = v1::ExecStart {
-            program: match self.program {
-                Program::Command => v1::Program::Command,
-                Program::Python => v1::Program::Python,
-                Program::Node => v1::Program::Node,
-                Program::Bash => v1::Program::Bash,
-                Program::Rust => v1::Program::Rust,
-            }
-            .into(),
+            program: v1::Program::from(self.program).into(),
             program_bytes: self.source.len() as u64,
             env: self.env.into_iter().collect(),
             cwd: self.cwd,
             timeout_ms: u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX),
             head_limit_bytes: OUTPUT_PART_BYTES,
             tail_limit_bytes: OUTPUT_PART_BYTES,
+            context_id: self.context.map(|id| id.to_string()).unwrap_or_default(),
         };
         let inputs = std::iter::once(Input::Start(start))
             .chain(chunks(self.source).map(Input::Program))
@@ -123,6 +135,28 @@ impl ExecRequest {
             .chain(std::iter::once(Input::CloseStdin(v1::CloseStdin {})));
         inputs.map(|input| v1::ExecInput { input: Some(input) })
     }
+}
+
+impl From<Program> for v1::Program {
+    fn from(program: Program) -> Self {
+        match program {
+            Program::Command => Self::Command,
+            Program::Python => Self::Python,
+            Program::Node => Self::Node,
+            Program::Bash => Self::Bash,
+            Program::Rust => Self::Rust,
+        }
+    }
+}
+
+/// Whether a call may bring these variables.
+pub(crate) fn check_environment(env: &BTreeMap<String, String>) -> Result<(), InvalidConfig> {
+    let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > MAX_ENV_BYTES {
+        let (value, allowed) = (format!("{bytes} bytes long"), format!("{MAX_ENV_BYTES} bytes are allowed"));
+        return Err(InvalidConfig { field: "env", value, allowed });
+    }
+    env.iter().try_for_each(|(name, value)| check_env("env", name, value))
 }
 
 /// `bytes` in pieces that fit into messages.
@@ -145,6 +179,18 @@ pub enum ExecError {
     /// The guest says that it cannot be started: an interpreter or a directory is missing.
     #[error("the program could not be started: {0}")]
     NotStarted(String),
+    /// The context was destroyed, or never existed.
+    #[error("there is no context `{0}` in the sandbox")]
+    NoContext(ContextId),
+    /// The context is for programs of another kind.
+    #[error("the context `{0}` is for another language")]
+    OtherProgram(ContextId),
+    /// The context had died before.
+    #[error("the context `{0}` died: {1}")]
+    ContextDied(ContextId, Death),
+    /// Other programs ran in the context until this one's time was over.
+    #[error("the context `{0}` was busy for all of the call's time")]
+    ContextBusy(ContextId),
     /// The guest did not keep its own deadline.
     #[error("the sandbox did not answer within {0:?}")]
     Deadline(Duration),
@@ -164,6 +210,19 @@ impl From<Status> for ExecError {
                 Self::NotStarted(status.message().to_owned())
             }
             _ => Self::Link(crate::chain(&status)),
+        }
+    }
+}
+
+impl ExecError {
+    /// What a guest that was called with a context means by `status`.
+    fn in_context(status: Status, context: Option<ContextId>) -> Self {
+        let from_guest = std::error::Error::source(&status).is_none();
+        match (context.filter(|_| from_guest), status.code()) {
+            (Some(id), Code::NotFound) => Self::NoContext(id),
+            (Some(id), Code::InvalidArgument) => Self::OtherProgram(id),
+            (Some(id), Code::DeadlineExceeded) => Self::ContextBusy(id),
+            _ => status.into(),
         }
     }
 }
@@ -222,6 +281,8 @@ pub struct ExecExit {
     pub out_of_memory: bool,
     /// How long it ran, by the guest's clock.
     pub duration: Duration,
+    /// How its context died, if that did not outlive it.
+    pub context_death: Option<Death>,
 }
 
 /// All of a program's run.
@@ -233,6 +294,10 @@ pub struct ExecResult {
     pub stdout: Captured,
     /// What it printed as errors.
     pub stderr: Captured,
+    /// What it showed, in a context.
+    pub results: Vec<RichOutput>,
+    /// Results beyond the limits.
+    pub omitted_results: u32,
 }
 
 impl ExecResult {
@@ -261,6 +326,9 @@ pub struct Exec {
     patience: Duration,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    results: Results,
+    context: Option<ContextId>,
+    started: bool,
     ended: bool,
     /// The state of its sandbox, and its place among the programs that run there.
     sandbox: Option<(watch::Receiver<State>, OwnedSemaphorePermit)>,
@@ -271,15 +339,20 @@ impl Exec {
         request.validate()?;
         let patience = request.timeout + GRACE;
         let deadline = Instant::now() + patience;
+        let context = request.context;
         let call = client.exec(tokio_stream::iter(request.into_messages()));
         let answer = tokio::time::timeout_at(deadline, call).await;
-        let outputs = answer.map_err(|_| ExecError::Deadline(patience))??.into_inner();
+        let answer = answer.map_err(|_| ExecError::Deadline(patience))?;
+        let outputs = answer.map_err(|status| ExecError::in_context(status, context))?.into_inner();
         Ok(Self {
             outputs,
             deadline,
             patience,
             stdout: Vec::new(),
             stderr: Vec::new(),
+            results: Results::default(),
+            context,
+            started: false,
             ended: false,
             sandbox: None,
         })
@@ -306,9 +379,14 @@ impl Exec {
     async fn receive(&mut self) -> Result<Option<ExecEvent>, ExecError> {
         while !self.ended {
             let message = tokio::time::timeout_at(self.deadline, self.outputs.next()).await;
-            let message = message.map_err(|_| ExecError::Deadline(self.patience))?.transpose()?;
+            let message = message.map_err(|_| ExecError::Deadline(self.patience))?.transpose();
+            let message = message.map_err(|status| ExecError::in_context(status, self.context))?;
             match message.and_then(|message| message.output) {
-                Some(Output::Started(_)) => {}
+                Some(Output::Started(_)) => self.started = true,
+                Some(Output::Result(_)) if self.context.is_none() => {
+                    return Err(ExecError::Link("it sent a result of a program that has no context".into()));
+                }
+                Some(Output::Result(result)) => self.results.take(result).map_err(ExecError::Link)?,
                 Some(Output::Stdout(data)) => {
                     return bounded(&mut self.stdout, &data).map(|()| Some(ExecEvent::Stdout(data)));
                 }
@@ -337,7 +415,13 @@ impl Exec {
     }
 
     fn result(&mut self, exit: v1::ExecExit) -> Result<ExecResult, ExecError> {
+        let context_death = exit.context_death.filter(|_| self.context.is_some()).map(Death::from);
+        if let (Some(death), Some(id), false) = (context_death, self.context, self.started) {
+            return Err(ExecError::ContextDied(id, death));
+        }
         Ok(ExecResult {
+            results: std::mem::take(&mut self.results).into(),
+            omitted_results: exit.omitted_results,
             stdout: captured(&mut self.stdout, exit.stdout)?,
             stderr: captured(&mut self.stderr, exit.stderr)?,
             exit: ExecExit {
@@ -345,6 +429,7 @@ impl Exec {
                 timed_out: exit.timed_out,
                 out_of_memory: exit.out_of_memory,
                 duration: Duration::from_micros(exit.duration_us),
+                context_death,
             },
         })
     }

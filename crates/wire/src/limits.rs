@@ -16,6 +16,28 @@ pub const MAX_PROGRAM_BYTES: usize = 10 * 1024 * 1024;
 /// Head or tail of one output stream that one `exec` may ask for.
 pub const MAX_OUTPUT_PART_BYTES: usize = 1024 * 1024;
 
+/// Contexts that one sandbox may have, dead ones among them.
+pub const MAX_CONTEXTS: usize = 8;
+
+/// Length of a context's name.
+pub const MAX_CONTEXT_ID_BYTES: usize = 64;
+
+/// Results that one run in a context may show, and their bytes together.
+pub const MAX_RESULTS: usize = 32;
+/// See [`MAX_RESULTS`].
+pub const MAX_RESULTS_BYTES: usize = 8 * 1024 * 1024;
+
+/// Bytes of one result, all its forms together.
+pub const MAX_RESULT_BYTES: usize = 2 * 1024 * 1024;
+
+/// Forms of one result, and the length of their names.
+pub const MAX_RESULT_PARTS: usize = 16;
+/// See [`MAX_RESULT_PARTS`].
+pub const MAX_MIME_BYTES: usize = 128;
+
+/// What is kept of a result as plain text.
+pub const MAX_RESULT_TEXT_BYTES: usize = 64 * 1024;
+
 /// Entropy that a personalise message must bring at least.
 pub const MIN_ENTROPY_BYTES: usize = 32;
 
@@ -33,3 +55,8 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
 const _: () = assert!(CHUNK_BYTES < MAX_MESSAGE_BYTES);
 const _: () = assert!(2 * MAX_OUTPUT_PART_BYTES < MAX_MESSAGE_BYTES, "both tails travel in one exit message");
+const _: () = assert!(
+    MAX_RESULT_BYTES + MAX_RESULT_PARTS * 2 * MAX_MIME_BYTES < MAX_MESSAGE_BYTES,
+    "a result travels in one message"
+);
+const _: () = assert!(MAX_RESULT_TEXT_BYTES < MAX_RESULT_BYTES && MAX_RESULT_BYTES <= MAX_RESULTS_BYTES);

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal};
@@ -45,7 +46,7 @@ struct State {
 #[derive(Debug)]
 struct Cgroup {
     dir: PathBuf,
-    kills: u64,
+    kills: AtomicU64,
 }
 
 impl Groups {
@@ -74,7 +75,7 @@ impl Groups {
         }
         // Killed one by one, the processes of a fork bomb come back faster than memory does.
         fs::write(dir.join("memory.oom.group"), "1")?;
-        Ok(Cgroup { dir, kills: 0 })
+        Ok(Cgroup { dir, kills: AtomicU64::new(0) })
     }
 
     /// Takes back a cgroup without processes.
@@ -179,12 +180,23 @@ impl Group {
         }
     }
 
+    /// Interrupts the processes of the program that are still in its process group, as Ctrl-C would.
+    pub(super) fn interrupt(&self) {
+        if let Some(leader) = self.leader {
+            // Failing means that there is nothing left to interrupt.
+            rustix::process::kill_process_group(leader, Signal::INT).ok();
+        }
+    }
+
     /// Whether the kernel killed a process of the program for lack of memory.
-    pub(super) fn ran_out_of_memory(&mut self) -> bool {
-        let Some(cgroup) = &mut self.cgroup else { return false };
-        let before = cgroup.kills;
-        cgroup.kills = cgroup.count_kills().unwrap_or(before);
-        cgroup.kills > before
+    pub(super) fn ran_out_of_memory(&self) -> bool {
+        let Some(cgroup) = &self.cgroup else { return false };
+        cgroup.count_kills().is_ok_and(|kills| cgroup.kills.swap(kills, Ordering::Relaxed) < kills)
+    }
+
+    /// Leaves to other programs what background processes do: for a program that stays.
+    pub(super) fn leave_room(&self) -> io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), |cgroup| limit_background(&cgroup.dir))
     }
 
     /// Lets processes that the program put into the background live on, with a little less memory: what

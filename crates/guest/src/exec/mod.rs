@@ -1,10 +1,14 @@
 //! Runs programs: one [`run`] per call, each with its own cgroup, deadline and bounded output.
 
+mod cell;
 mod cgroup;
+mod context;
 mod fork;
 mod output;
 mod process;
 mod program;
+mod relay;
+mod talk;
 
 use std::collections::HashMap;
 use std::io;
@@ -27,6 +31,7 @@ use tonic::{Status, Streaming};
 
 use crate::answers::Answers;
 use cgroup::{Group, Groups};
+use context::Contexts;
 use fork::ForkServer;
 use output::Capture;
 use process::{Ends, Process, Streams};
@@ -39,6 +44,8 @@ const DRAIN: Duration = Duration::from_millis(50);
 const FORK_DEADLINE: Duration = Duration::from_secs(5);
 /// How long an empty program may take: emulated, the first run of a compiler takes many seconds.
 const WARM_DEADLINE: Duration = Duration::from_secs(120);
+
+pub(crate) use context::{create as create_context, destroy as destroy_context, list as list_contexts};
 
 type Answer = mpsc::Sender<Result<v1::ExecOutput, Status>>;
 
@@ -53,6 +60,7 @@ pub(crate) struct Executor {
     /// The interpreter that Python programs are forks of. Locked while one is made.
     python: tokio::sync::Mutex<Option<ForkServer>>,
     python_starts: AtomicBool,
+    contexts: Contexts,
 }
 
 impl Executor {
@@ -63,7 +71,8 @@ impl Executor {
         let (home, run_dir) = (home.to_owned(), run_dir.to_owned());
         let (env, serial, python) = (Mutex::default(), AtomicU64::new(0), tokio::sync::Mutex::default());
         let groups = Arc::new(Groups::new(cgroup));
-        Ok(Self { home, run_dir, groups, env, serial, python, python_starts: AtomicBool::new(false) })
+        let (python_starts, contexts) = (AtomicBool::new(false), Contexts::default());
+        Ok(Self { home, run_dir, groups, env, serial, python, python_starts, contexts })
     }
 
     /// Sets what every program finds in its environment.
@@ -141,6 +150,9 @@ pub(crate) async fn run(
     };
     check(&start)?;
     let source = receive_program(&start, &mut input).await?;
+    if !start.context_id.is_empty() {
+        return cell::run(&executor, start, &source, input);
+    }
     let (answer, answers) = mpsc::channel(8);
     let run = Run::spawn(&executor, start, &source).await?;
     tokio::spawn(run.finish(input, answer));
@@ -341,6 +353,7 @@ fn exit(
         duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
         stdout: Some(tail(stdout)),
         stderr: Some(tail(stderr)),
+        ..v1::ExecExit::default()
     };
     v1::ExecOutput { output: Some(Output::Exit(exit)) }
 }

@@ -10,8 +10,12 @@ use bouvet_wire::v1::Program;
 /// What the kernel takes as one argument, less room to spare (`MAX_ARG_STRLEN`, execve(2)).
 const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
 
-const RUNNERS: [(&str, &str); 2] =
-    [("python.py", include_str!("runners/python.py")), ("node.js", include_str!("runners/node.js"))];
+const RUNNERS: [(&str, &str); 4] = [
+    ("python.py", include_str!("runners/python.py")),
+    ("node.js", include_str!("runners/node.js")),
+    ("context.py", include_str!("runners/context.py")),
+    ("context.js", include_str!("runners/context.js")),
+];
 
 /// Compiles and runs `$1/main.rs`. Unoptimised, and without debug information, that of the standard library too,
 /// which is most of what a linker has to write; with a shared standard library, where there is one.
@@ -20,6 +24,11 @@ libs=$(rustc --print sysroot)/lib
 cd "$1" && rustc --edition 2021 --color never -C debuginfo=0 -C strip=debuginfo -C prefer-dynamic \
     -o main main.rs || exit
 cd "$cd_back" && LD_LIBRARY_PATH=$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$1/main""#;
+
+/// Makes standard input descriptor 3: Node.js programs may look for something to read where the first was. The
+/// parser that Node.js has within itself is what `context.js` reads `import` with.
+const NODE_CONTEXT: &str = r#"exec 3<&0 </dev/null
+exec node --expose-internals --disable-warning=ExperimentalWarning "$1""#;
 
 /// Stores the interpreters' runners in `run_dir`.
 pub(super) fn install_runners(run_dir: &Path) -> io::Result<()> {
@@ -49,7 +58,7 @@ impl Files {
         Self(dir)
     }
 
-    fn store(&self, name: &str, source: &[u8]) -> io::Result<OsString> {
+    pub(super) fn store(&self, name: &str, source: &[u8]) -> io::Result<OsString> {
         fs::create_dir_all(&self.0)?;
         let path = self.0.join(name);
         fs::write(&path, source)?;
@@ -88,6 +97,23 @@ pub(super) fn argv(
         }
         Program::Unspecified => return Err(io::Error::other("the program has no kind")),
     })
+}
+
+/// The command that starts a context; its control socket is standard input. `None`: there are none of this kind.
+pub(super) fn context_argv(program: Program, run_dir: &Path) -> Option<Vec<OsString>> {
+    match program {
+        Program::Python => {
+            Some(vec!["python3".into(), python_runner(run_dir).into(), run_dir.join("context.py").into()])
+        }
+        Program::Node => Some(vec![
+            "sh".into(),
+            "-c".into(),
+            NODE_CONTEXT.into(),
+            "node".into(),
+            run_dir.join("context.js").into(),
+        ]),
+        _ => None,
+    }
 }
 
 /// Bash where there is one: it is what the people and models that write commands have in mind.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bouvet_wire::frame::MAX_DISCARDED_BYTES;
-use bouvet_wire::limits::{MAX_LIST_ENTRIES, MAX_MESSAGE_BYTES};
+use bouvet_wire::limits::{MAX_CONTEXTS, MAX_LIST_ENTRIES, MAX_MESSAGE_BYTES, MAX_RESULT_BYTES};
 use bouvet_wire::v1::{self, exec_output::Output};
 use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::boxconfig::BoxConfig;
+use crate::context::{self, ContextError, ContextId};
 use crate::disk::Blanks;
 use crate::engine::{Acceleration, Engine, EngineError, Frozen, Vm, VmSpec};
 use crate::exec::{Exec, ExecError, ExecRequest, Program};
@@ -290,16 +291,45 @@ async fn more_than_was_asked_for_fails_the_call() {
     assert!(matches!(&error, FileError::Link(fact) if fact.contains("more than was asked")), "{error:?}");
 }
 
+#[tokio::test]
+async fn contexts_that_cannot_be_fail_the_call() {
+    let info = v1::ContextInfo {
+        id: uuid::Uuid::nil().to_string(),
+        program: v1::Program::Python.into(),
+        ..v1::ContextInfo::default()
+    };
+    let listed = async |contexts: Vec<v1::ContextInfo>| {
+        let link =
+            answering(move |_| one_message(&v1::ListContextsReply { contexts: contexts.clone() })).await;
+        context::list(link.client()).await
+    };
+    assert_eq!(listed(vec![info.clone(); MAX_CONTEXTS]).await.unwrap().len(), MAX_CONTEXTS);
+    for contexts in [
+        vec![info.clone(); MAX_CONTEXTS + 1],
+        vec![v1::ContextInfo { id: "\u{1b}[31m".into(), ..info.clone() }],
+        vec![v1::ContextInfo { program: v1::Program::Rust.into(), ..info.clone() }],
+        // Older than any clock.
+        vec![v1::ContextInfo { age_ms: u64::MAX, ..info.clone() }],
+    ] {
+        let error = listed(contexts).await.unwrap_err();
+        assert!(matches!(error, ContextError::Link(_)), "{error:?}");
+    }
+}
+
 /// How a program of which the guest says `outputs` ends.
 async fn exec(outputs: Vec<Output>) -> ExecError {
+    exec_in(None, outputs).await
+}
+
+async fn exec_in(context: Option<ContextId>, outputs: Vec<Output>) -> ExecError {
     let link = answering(move |_| {
         let messages: Vec<_> =
             outputs.iter().map(|output| prefixed(&v1::ExecOutput { output: Some(output.clone()) })).collect();
         response(stream::iter(messages).chain(stream::iter([success()])))
     })
     .await;
-    let exec = Exec::start(link.client(), ExecRequest::new(Program::Command, "true")).await.unwrap();
-    exec.finish().await.unwrap_err()
+    let request = ExecRequest { context, ..ExecRequest::new(Program::Python, "") };
+    Exec::start(link.client(), request).await.unwrap().finish().await.unwrap_err()
 }
 
 #[tokio::test]
@@ -315,6 +345,27 @@ async fn a_program_that_was_never_run_like_that_fails_its_call() {
     let exit = v1::ExecExit { stderr: Some(tail), duration_us: u64::MAX, ..v1::ExecExit::default() };
     let error = exec(vec![Output::Exit(exit)]).await;
     assert!(matches!(&error, ExecError::Link(fact) if fact.contains("more output")), "{error:?}");
+}
+
+#[tokio::test]
+async fn results_that_nobody_asked_for_fail_their_call() {
+    let result = |mime_type: &str, bytes: usize| {
+        let data = vec![b'x'; bytes].into();
+        let part = v1::ResultPart { mime_type: mime_type.into(), data, omitted_bytes: u64::MAX };
+        Output::Result(v1::ExecResult { parts: vec![part] })
+    };
+    let error = exec(vec![result("a/b", 1)]).await;
+    assert!(matches!(&error, ExecError::Link(fact) if fact.contains("no context")), "{error:?}");
+    let context = Some(uuid::Uuid::nil().to_string().parse().unwrap());
+    for outputs in [
+        vec![result("a/b", 1); 33],
+        vec![result("a/b", MAX_RESULT_BYTES); 5],
+        vec![result("a/b\n", 1)],
+        vec![result("left_out", 1)],
+    ] {
+        let error = exec_in(context, outputs).await;
+        assert!(matches!(&error, ExecError::Link(fact) if fact.contains("it sent")), "{error:?}");
+    }
 }
 
 /// An engine whose VMs are scripted guests.

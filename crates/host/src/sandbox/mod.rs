@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use self::state::{Refusal, Request, State};
 use crate::boxconfig::BoxConfig;
+use crate::context::{self, Context, ContextError, ContextId, ContextRequest};
 use crate::exec::{self, Exec, ExecError, ExecRequest};
 use crate::files::{self, FileContent, FileError, Listing};
 use crate::link::Client;
@@ -146,6 +147,24 @@ impl Sandbox {
         }
     }
 
+    /// Starts a context: an interpreter that keeps its variables from one program to the next.
+    pub async fn create_context(&self, request: ContextRequest) -> Result<Context, ContextError> {
+        let created = context::create(self.client()?, request).await;
+        self.context_explained(created).await
+    }
+
+    /// Its contexts, oldest first, those that died too.
+    pub async fn contexts(&self) -> Result<Vec<Context>, ContextError> {
+        let contexts = context::list(self.client()?).await;
+        self.context_explained(contexts).await
+    }
+
+    /// Kills a context with all that it started, and forgets it.
+    pub async fn destroy_context(&self, id: ContextId) -> Result<(), ContextError> {
+        let destroyed = context::destroy(self.client()?, id).await;
+        self.context_explained(destroyed).await
+    }
+
     /// Reads at most `limit_bytes` of a file from `offset` on.
     pub async fn read(&self, path: &str, offset: u64, limit_bytes: usize) -> Result<FileContent, FileError> {
         let read = files::read(self.client()?, path.to_owned(), offset, limit_bytes).await;
@@ -190,6 +209,16 @@ impl Sandbox {
         match result {
             Err(FileError::Link(fact)) => {
                 Err(post_mortem::reason(self.watch()).await.map_or(FileError::Link(fact), FileError::Refused))
+            }
+            result => result,
+        }
+    }
+
+    async fn context_explained<T>(&self, result: Result<T, ContextError>) -> Result<T, ContextError> {
+        match result {
+            Err(ContextError::Link(fact)) => {
+                let reason = post_mortem::reason(self.watch()).await;
+                Err(reason.map_or(ContextError::Link(fact), ContextError::Refused))
             }
             result => result,
         }

@@ -92,7 +92,7 @@ async fn until(due: Option<tokio::time::Instant>) {
 
 impl From<ExecResult> for Outcome {
     fn from(result: ExecResult) -> Self {
-        let ExecResult { exit, stdout, stderr } = result;
+        let ExecResult { exit, stdout, stderr, .. } = result;
         let (stdout, stderr) = (stdout.clipped(OUTPUT_PART_BYTES), stderr.clipped(OUTPUT_PART_BYTES));
         Self {
             exit_code: exit.exit_code,
