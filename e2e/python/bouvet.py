@@ -256,14 +256,25 @@ def over_stdio(parent: Path, mode: str, log: Any, **options: Any) -> Client:
 
 
 async def call(client: Client, tool: str, /, progress: Any = None, **arguments: Any) -> dict[str, Any]:
-    """Calls a tool that is to succeed. Its result is structured, and the same as JSON in its text."""
+    """Calls a tool that is to succeed and to show no image."""
+    outcome, images = await shown(client, tool, progress, **arguments)
+    assert not images
+    return outcome
+
+
+async def shown(
+    client: Client, tool: str, /, progress: Any = None, **arguments: Any
+) -> tuple[dict[str, Any], list[types.ImageContent]]:
+    """Calls a tool that is to succeed. Its result is structured, and the same as JSON in its text; images follow."""
     result = await client.call_tool(tool, arguments, progress_callback=progress)
     assert not result.is_error, result.content
-    [content] = result.content
+    content, *rest = result.content
     assert isinstance(content, types.TextContent)
     assert json.loads(content.text) == result.structured_content
     assert isinstance(result.structured_content, dict)
-    return result.structured_content
+    images = [one for one in rest if isinstance(one, types.ImageContent)]
+    assert images == rest
+    return result.structured_content, images
 
 
 async def refusal(client: Client, tool: str, /, **arguments: Any) -> str:

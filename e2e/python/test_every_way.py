@@ -17,11 +17,14 @@ PARAMETERS: dict[str, tuple[list[str], list[str]]] = {
     "create_sandbox": ([], ["memory_mib", "vcpu_count"]),
     "destroy_sandbox": (["sandbox_id"], []),
     "list_sandboxes": ([], []),
-    "execute_code": (["sandbox_id", "language", "code"], ["timeout_ms", "env", "cwd", "stdin"]),
+    "execute_code": (["sandbox_id", "language", "code"], ["context_id", "timeout_ms", "env", "cwd", "stdin"]),
     "run_command": (["sandbox_id", "command"], ["timeout_ms", "env", "cwd", "stdin"]),
     "read_file": (["sandbox_id", "path"], ["offset", "limit_bytes"]),
     "write_file": (["sandbox_id", "path", "content"], ["is_base64", "append"]),
     "list_directory": (["sandbox_id", "path"], []),
+    "create_context": (["sandbox_id", "language"], ["cwd", "env"]),
+    "list_contexts": (["sandbox_id"], []),
+    "destroy_context": (["sandbox_id", "context_id"], []),
 }
 RESULTS = {
     "create_sandbox": {"sandbox_id"},
@@ -32,9 +35,12 @@ RESULTS = {
     "read_file": {"content", "is_base64"},
     "write_file": {"success"},
     "list_directory": {"entries"},
+    "create_context": {"context_id", "language", "created_at"},
+    "list_contexts": {"contexts"},
+    "destroy_context": {"success"},
 }
-READS_ONLY = {"list_sandboxes", "read_file", "list_directory"}
-DESTROYS = {"destroy_sandbox", "write_file"}
+READS_ONLY = {"list_sandboxes", "read_file", "list_directory", "list_contexts"}
+DESTROYS = {"destroy_sandbox", "write_file", "destroy_context"}
 PROGRAMS = {
     "python": "import sys\nprint('out', 6 * 7)\nprint('err', file=sys.stderr)",
     "node": "console.log('out', 6 * 7)\nconsole.error('err')",
@@ -71,7 +77,7 @@ async def test_all_annotations_are_set(way: Way) -> None:
         assert hints and hints.title, tool.name
         assert hints.read_only_hint is (tool.name in READS_ONLY), tool.name
         assert hints.destructive_hint is (tool.name in DESTROYS), tool.name
-        assert hints.idempotent_hint is (tool.name in READS_ONLY | {"destroy_sandbox"}), tool.name
+        assert hints.idempotent_hint is (tool.name in READS_ONLY | {"destroy_sandbox", "destroy_context"}), tool.name
         assert hints.open_world_hint is False, tool.name
 
 
@@ -232,6 +238,9 @@ async def test_an_unknown_sandbox_is_refused(way: Way) -> None:
             ("read_file", {"path": "a"}),
             ("write_file", {"path": "a", "content": ""}),
             ("list_directory", {"path": "."}),
+            ("create_context", {"language": "python"}),
+            ("list_contexts", {}),
+            ("destroy_context", {"context_id": "x"}),
         ]:
             words = await way.refusal(tool, sandbox_id=wrong, **arguments)
             assert "there is no sandbox" in words and wrong[:64] in words

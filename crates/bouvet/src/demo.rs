@@ -56,6 +56,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         })
         .await?;
     }
+    notebook(&client, &sandbox).await?;
     files(&client, &sandbox).await?;
     step("destroy_sandbox", async {
         client.call("destroy_sandbox", json!({ "sandbox_id": sandbox })).await?;
@@ -66,6 +67,38 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     step("stop the server", async { server.stop().await.map(|()| ((), String::new())) }).await?;
     say("\nThat was all of it. `make run` starts a server on port 8080 for your own MCP client.\n");
     Ok(())
+}
+
+async fn notebook(client: &Client, sandbox: &str) -> anyhow::Result<()> {
+    let context = step("create_context", async {
+        let created =
+            client.call("create_context", json!({ "sandbox_id": sandbox, "language": "python" })).await?;
+        let id = text(&created, "context_id");
+        Ok((id.clone(), id))
+    })
+    .await?;
+    for (code, expected) in [("x = 6", Value::Null), ("x * 7", json!("42"))] {
+        step("execute_code, in it", async {
+            let arguments =
+                json!({ "sandbox_id": sandbox, "language": "python", "context_id": context, "code": code });
+            let outcome = client.call("execute_code", arguments).await?;
+            let shown = &outcome["results"][0]["text/plain"];
+            ensure!(*shown == expected, "it returned {outcome}");
+            Ok(((), format!("{code}  {}", shown.as_str().unwrap_or_default())))
+        })
+        .await?;
+    }
+    step("list_contexts", async {
+        let listed = client.call("list_contexts", json!({ "sandbox_id": sandbox })).await?;
+        ensure!(listed["contexts"][0]["state"] == "idle", "it listed {listed}");
+        Ok(((), "python, idle".to_owned()))
+    })
+    .await?;
+    step("destroy_context", async {
+        client.call("destroy_context", json!({ "sandbox_id": sandbox, "context_id": context })).await?;
+        Ok(((), String::new()))
+    })
+    .await
 }
 
 async fn files(client: &Client, sandbox: &str) -> anyhow::Result<()> {

@@ -22,6 +22,11 @@ impl Failure {
         Self::new(fact, "Call list_sandboxes to see those that exist, or create_sandbox for a new one.")
     }
 
+    /// `id` names no context.
+    pub(crate) fn unknown_context(id: &str) -> Self {
+        Self::no_context(format!("there is no context `{}` in the sandbox", clip(id)))
+    }
+
     fn no_context(fact: impl Display) -> Self {
         Self::new(fact, "Call list_contexts to see those that exist, or create_context for a new one.")
     }

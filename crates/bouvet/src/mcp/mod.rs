@@ -17,7 +17,9 @@ use crate::failure::Failure;
 const INSTRUCTIONS: &str = "Bouvet gives you real, isolated Linux computers: each sandbox is a virtual machine with its \
 own kernel, Python 3, Node.js, Bash and Rust, root rights, a disk and no network. Call create_sandbox first and keep \
 its sandbox_id; files and background processes stay between calls until destroy_sandbox. execute_code runs a \
-program, run_command a shell command line; both return the exit code and what was printed.";
+program, run_command a shell command line; both return the exit code and what was printed. For work in steps, \
+create_context makes a Python or Node.js context in which execute_code keeps variables from call to call, as a \
+notebook does, and shows values, tables and figures.";
 
 /// The server of one client. Cheap to make; all share the host.
 #[derive(Debug, Clone)]

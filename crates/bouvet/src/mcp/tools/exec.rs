@@ -39,7 +39,7 @@ pub(super) struct Outcome {
     stderr: String,
     /// How long it ran, in milliseconds.
     duration_ms: u64,
-    /// Whether it was killed because its time was over.
+    /// Whether it was killed, or in a context interrupted, because its time was over.
     timed_out: bool,
     /// Whether some of its output was left out.
     truncated: bool,
@@ -55,7 +55,7 @@ impl Server {
         mut request: ExecRequest,
         options: Options,
         context: &RequestContext<RoleServer>,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<ExecResult, Failure> {
         let sandbox = self.find(sandbox_id)?;
         request.timeout = Duration::from_millis(options.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS));
         request.env = options.env;
@@ -65,7 +65,7 @@ impl Server {
         tokio::select! {
             // Dropping the run kills the program.
             () = context.ct.cancelled() => Err(Failure::argument("the call was cancelled, and its program killed")),
-            result = watch(exec, Progress::new(context)) => Ok(result?.into()),
+            result = watch(exec, Progress::new(context)) => Ok(result?),
         }
     }
 }

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use bouvet_host::{ExecRequest, Program};
-use rmcp::handler::server::wrapper::{Json, Parameters};
+use bouvet_host::{ContextId, ExecRequest, Program};
+use rmcp::handler::server::tool::schema_for_output;
+use rmcp::handler::server::wrapper::Parameters;
+use rmcp::model::CallToolResult;
 use rmcp::service::RequestContext;
 use rmcp::{RoleServer, tool, tool_router};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::exec::{Options, Outcome};
+use super::exec::Options;
+use super::results::CodeOutcome;
 use crate::failure::Failure;
 use crate::mcp::Server;
 
@@ -22,17 +25,22 @@ struct Args {
     language: String,
     /// The source code, at most 10 MiB. A Rust program needs a main function.
     code: String,
-    /// When the program and all that it started is killed, in milliseconds.
+    /// The context to run in, as create_context named it: code in it sees the variables of the runs before.
+    // The second attribute keeps `null`, which is no string, from being published as the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    context_id: Option<String>,
+    /// When the program and all that it started is killed, in milliseconds; in a context, interrupted.
     #[serde(default)]
     #[schemars(with = "u64", range(min = 1, max = 86_400_000), extend("default" = 60_000))]
     timeout_ms: Option<u64>,
-    /// Environment variables for the program.
+    /// Environment variables for the program; not in a context, which has its own.
     #[serde(default)]
     env: BTreeMap<String, String>,
-    /// Its working directory; the home directory if left out.
+    /// Its working directory; the home directory if left out. Not in a context, which has its own.
     #[serde(default)]
     cwd: String,
-    /// What it reads from its standard input.
+    /// What it reads from its standard input; not in a context of Node.js.
     #[serde(default)]
     stdin: String,
 }
@@ -41,26 +49,39 @@ struct Args {
 impl Server {
     /// Run a program in a sandbox, as from a file in its home directory: Python 3.11, Node.js 20 (scripts and
     /// ES modules), Bash, or Rust (compiled, then run). Returns its exit code and what it printed. A program
-    /// that fails is a normal result with a non-zero exit_code.
-    #[tool(annotations(
-        title = "Run code",
-        read_only_hint = false,
-        destructive_hint = false,
-        idempotent_hint = false,
-        open_world_hint = false
-    ))]
+    /// that fails is a normal result with a non-zero exit_code. With context_id it is a cell of a notebook: it sees
+    /// the variables of the runs before, and its results are the value of its last expression and what it displays
+    /// and draws, figures as images.
+    #[tool(
+        output_schema = schema_for_output::<CodeOutcome>(),
+        annotations(
+            title = "Run code",
+            read_only_hint = false,
+            destructive_hint = false,
+            idempotent_hint = false,
+            open_world_hint = false
+        )
+    )]
     async fn execute_code(
         &self,
         Parameters(args): Parameters<Args>,
         context: RequestContext<RoleServer>,
-    ) -> Result<Json<Outcome>, Failure> {
-        let Args { sandbox_id, language, code, timeout_ms, env, cwd, stdin } = args;
-        let request = ExecRequest::new(program(&language)?, code);
-        self.run(&sandbox_id, request, Options { timeout_ms, env, cwd, stdin }, &context).await.map(Json)
+    ) -> Result<CallToolResult, Failure> {
+        let Args { sandbox_id, language, code, context_id, timeout_ms, env, cwd, stdin } = args;
+        let mut request = ExecRequest::new(program(&language)?, code);
+        request.context = context_id.as_deref().map(context_named).transpose()?;
+        let options = Options { timeout_ms, env, cwd, stdin };
+        Ok(CodeOutcome::result(self.run(&sandbox_id, request, options, &context).await?))
     }
 }
 
-fn program(language: &str) -> Result<Program, Failure> {
+/// The name of a context, as a client gives it.
+pub(super) fn context_named(id: &str) -> Result<ContextId, Failure> {
+    id.parse().map_err(|_| Failure::unknown_context(id))
+}
+
+/// The language of this name, as a client gives it.
+pub(super) fn program(language: &str) -> Result<Program, Failure> {
     match language.trim().to_ascii_lowercase().as_str() {
         "python" => Ok(Program::Python),
         "node" | "javascript" => Ok(Program::Node),

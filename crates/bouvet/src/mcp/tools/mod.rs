@@ -1,12 +1,16 @@
 //! The tools, one file each.
 
+mod create_context;
 mod create_sandbox;
+mod destroy_context;
 mod destroy_sandbox;
 mod exec;
 mod execute_code;
+mod list_contexts;
 mod list_directory;
 mod list_sandboxes;
 mod read_file;
+mod results;
 mod run_command;
 mod write_file;
 
@@ -28,6 +32,9 @@ pub(super) fn table() -> ToolRouter<Server> {
         + Server::read_file_tool()
         + Server::write_file_tool()
         + Server::list_directory_tool()
+        + Server::create_context_tool()
+        + Server::list_contexts_tool()
+        + Server::destroy_context_tool()
 }
 
 /// The argument of tools that need nothing else.

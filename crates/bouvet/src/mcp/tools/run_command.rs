@@ -53,6 +53,7 @@ impl Server {
     ) -> Result<Json<Outcome>, Failure> {
         let Args { sandbox_id, command, timeout_ms, env, cwd, stdin } = args;
         let request = ExecRequest::new(Program::Command, command);
-        self.run(&sandbox_id, request, Options { timeout_ms, env, cwd, stdin }, &context).await.map(Json)
+        let options = Options { timeout_ms, env, cwd, stdin };
+        Ok(Json(self.run(&sandbox_id, request, options, &context).await?.into()))
     }
 }
