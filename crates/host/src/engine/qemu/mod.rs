@@ -4,13 +4,13 @@
 //! user id that owns nothing.
 
 mod args;
+mod prepare;
 mod qmp;
 mod tsc;
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::process::{Pid, Signal};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::process::Child;
@@ -36,19 +35,14 @@ use crate::confine::{self, Confinement, Spawner, Spec};
 use crate::undo::Undo;
 
 const BINARY: &str = "qemu-system-x86_64";
-const OLDEST: (u32, u32) = (7, 2);
 /// What QEMU itself takes, beside the guest's memory and translated code: heap, stacks, libraries, and the
 /// cached pages of its disks.
 const OVERHEAD_MB: u64 = 128;
-/// What of a file tells its format: an ext4 superblock lies in the second KiB.
-const START_BYTES: usize = 2048;
 /// State of the processors and devices of one VM: some 75 KB.
 const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
 const FREEZE_DEADLINE: Duration = Duration::from_secs(30);
 /// The index of the memory among the descriptors of a VM that has one.
 const FIRST_OPTIONAL: usize = 7;
-/// How long a process that does nothing may take.
-const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the engine is made of.
 #[derive(Debug)]
@@ -86,13 +80,13 @@ impl Qemu {
         if !cfg!(target_arch = "x86_64") {
             return Err(EngineError::Architecture);
         }
-        let version = check_version().await?;
-        check_kernel(options.kernel)?;
-        check_rootfs(options.rootfs)?;
-        check_confinement(&options).await?;
+        let version = prepare::check_version().await?;
+        prepare::check_kernel(options.kernel)?;
+        prepare::check_rootfs(options.rootfs)?;
+        prepare::check_confinement(&options).await?;
         let initramfs = options.dir.join("initramfs");
-        write_initramfs(&initramfs, options.kernel)?;
-        let identity = identity(&version, &options, &initramfs)
+        prepare::write_initramfs(&initramfs, options.kernel)?;
+        let identity = prepare::identity(&version, &options, &initramfs)
             .map_err(|error| EngineError::Prepare("the identity of the kernel and the rootfs", error))?;
         Ok(Self {
             binary: confine::find_program(BINARY),
@@ -100,7 +94,7 @@ impl Qemu {
             kernel: options.kernel.to_owned(),
             initramfs,
             rootfs: options.rootfs.to_owned(),
-            hardware: hardware_virtualization(),
+            hardware: prepare::hardware_virtualization(),
             tsc_khz: tsc::measure_khz().await,
             cgroups: options.cgroups,
             first_uid: options.first_uid,
@@ -135,7 +129,7 @@ impl Qemu {
         let program = Spec { program: self.binary.clone(), args, fds };
         let confinement = Confinement {
             id: self.first_uid.map(|first| first + slot),
-            groups: if self.hardware { kvm_group().into_iter().collect() } else { Vec::new() },
+            groups: if self.hardware { prepare::kvm_group().into_iter().collect() } else { Vec::new() },
             cgroup: cgroup.as_deref().filter(|_| begin != Begin::Restore),
             namespaces: self.first_uid.is_some(),
             small_pages: !self.hardware,
@@ -374,133 +368,5 @@ impl Vm for QemuVm {
 
     async fn stop(&mut self) {
         self.child.kill().await.ok(); // fails only for a process that is gone
-    }
-}
-
-/// The version as QEMU prints it: that of the distribution's package is part of it.
-async fn check_version() -> Result<String, EngineError> {
-    let printed = confine::run_tool(BINARY, ["--version"].iter())
-        .await
-        .map_err(|error| EngineError::NoVmm(BINARY, error))?;
-    let first_line = printed.lines().next().unwrap_or_default().to_owned();
-    match parse_version(&printed) {
-        Some(version) if version >= OLDEST => Ok(first_line),
-        _ => {
-            let found = first_line;
-            Err(EngineError::OldVmm { vmm: BINARY, found, needed: "7.2" })
-        }
-    }
-}
-
-/// `QEMU emulator version 7.2.22 (Debian …)`.
-fn parse_version(printed: &str) -> Option<(u32, u32)> {
-    let mut numbers = printed.split("version ").nth(1)?.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-/// The first bytes of a file, where formats are told apart; zeros after its end.
-fn read_start(what: &'static str, path: &Path) -> Result<[u8; START_BYTES], EngineError> {
-    let failed = |source| EngineError::Missing { what, path: path.to_owned(), source };
-    let mut read = Vec::with_capacity(START_BYTES);
-    let file = File::open(path).map_err(failed)?;
-    file.take(START_BYTES as u64).read_to_end(&mut read).map_err(failed)?;
-    let mut start = [0; START_BYTES];
-    start[..read.len()].copy_from_slice(&read);
-    Ok(start)
-}
-
-/// Text that differs when the VMM, the kernel, the rootfs or the guest does. Of large files it has not the
-/// content, but when and where that was written: the kernel changes both with any change of the content.
-fn identity(version: &str, options: &Options<'_>, initramfs: &Path) -> io::Result<String> {
-    let of_file = |path: &Path| {
-        let file = fs::metadata(path)?;
-        let written = (file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec());
-        io::Result::Ok(format!("{:?}", (file.dev(), file.ino(), file.len(), written)))
-    };
-    let (kernel, rootfs) = (of_file(options.kernel)?, of_file(options.rootfs)?);
-    let guest = Sha256::digest(fs::read(initramfs)?);
-    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = processor.lines().find(|line| line.starts_with("model name")).unwrap_or_default();
-    Ok(format!("{version} kernel={kernel} rootfs={rootfs} guest={guest:x} {model}"))
-}
-
-/// Starts the VMM, confined as a VM's process will be, to do nothing. In a container without the capability
-/// to unshare, every VM would fail by the same error, and later.
-async fn check_confinement(options: &Options<'_>) -> Result<(), EngineError> {
-    let program =
-        Spec { program: confine::find_program(BINARY), args: vec!["--version".into()], fds: Vec::new() };
-    let (id, namespaces) = (options.first_uid, options.first_uid.is_some());
-    let confinement = Confinement { id, namespaces, ..Confinement::default() };
-    let probe = async {
-        let status = options.spawner.spawn(program, confinement).await?.wait().await?;
-        if status.success() { Ok(()) } else { Err(io::Error::other(format!("the VMM ended ({status})"))) }
-    };
-    let probed = tokio::time::timeout(PROBE_DEADLINE, probe).await;
-    probed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(EngineError::Confine)
-}
-
-fn check_kernel(path: &Path) -> Result<(), EngineError> {
-    if !read_start("kernel", path)?.starts_with(b"\x7fELF") {
-        return Err(EngineError::NotAKernel(path.to_owned()));
-    }
-    // The VM's own user id must be able to read it.
-    let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or_default();
-    if mode & 0o004 == 0 {
-        let source = io::Error::other(format!("its mode is {:o}: run `chmod o+r` on it", mode & 0o777));
-        return Err(EngineError::Missing { what: "kernel", path: path.to_owned(), source });
-    }
-    Ok(())
-}
-
-fn check_rootfs(path: &Path) -> Result<(), EngineError> {
-    match bouvet_wire::disk::file_system(&read_start("rootfs", path)?) {
-        Some(_) => Ok(()),
-        None => Err(EngineError::NotARootfs(path.to_owned())),
-    }
-}
-
-/// The initramfs for `kernel`, with the modules that lie beside it in `KERNEL.modules.cpio`, if any do.
-fn write_initramfs(path: &Path, kernel: &Path) -> Result<(), EngineError> {
-    let mut beside = kernel.as_os_str().to_owned();
-    beside.push(".modules.cpio");
-    let failed = |error| EngineError::Prepare("the initramfs", error);
-    let modules = match fs::read(&beside) {
-        Ok(modules) => modules,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            warn!(modules = %Path::new(&beside).display(), "no modules beside the kernel: it must have virtio built in");
-            Vec::new()
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    let mut file = File::create(path).map_err(failed)?;
-    bouvet_image::initramfs::write(&mut file, &modules).map_err(failed)?;
-    file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)
-}
-
-/// Whether KVM runs on hardware. That `/dev/kvm` exists proves nothing: there are hosts where software
-/// stands behind it, which only runs kernels made for it. The processor's own flag is what counts.
-fn hardware_virtualization() -> bool {
-    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let has_flag = flags
-        .lines()
-        .filter(|line| line.starts_with("flags"))
-        .any(|line| line.split_ascii_whitespace().any(|flag| flag == "vmx" || flag == "svm"));
-    has_flag && File::options().read(true).write(true).open("/dev/kvm").is_ok()
-}
-
-/// The group that may open `/dev/kvm`.
-fn kvm_group() -> Option<u32> {
-    fs::metadata("/dev/kvm").ok().filter(|metadata| metadata.mode() & 0o060 == 0o060).map(|m| m.gid())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_read_from_what_qemu_prints() {
-        assert_eq!(parse_version("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg)"), Some((7, 2)));
-        assert_eq!(parse_version("QEMU emulator version 10.0.2"), Some((10, 0)));
-        assert_eq!(parse_version("bash"), None);
     }
 }

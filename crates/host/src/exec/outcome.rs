@@ -1,0 +1,113 @@
+//! What comes back from a program.
+
+use std::time::Duration;
+
+use crate::context::Death;
+use crate::results::RichOutput;
+
+/// One stream of a program's output: its beginning, and its end if there was more than fits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Captured {
+    /// The first bytes.
+    pub head: Vec<u8>,
+    /// Bytes left out between the head and the tail.
+    pub dropped_bytes: u64,
+    /// The last bytes.
+    pub tail: Vec<u8>,
+}
+
+impl Captured {
+    /// The same with at most `part_bytes` of its beginning and of its end.
+    pub fn clipped(mut self, part_bytes: usize) -> Self {
+        if self.head.len() + self.tail.len() <= 2 * part_bytes {
+            return self;
+        }
+        let rest = self.head.split_off(self.head.len().min(part_bytes));
+        if self.dropped_bytes == 0 {
+            // There is no gap between the two: the end may begin in what was the head.
+            self.tail.splice(..0, rest);
+        } else {
+            self.dropped_bytes += rest.len() as u64;
+        }
+        let over = self.tail.len().saturating_sub(part_bytes);
+        self.tail.drain(..over);
+        self.dropped_bytes += over as u64;
+        self
+    }
+
+    /// The output as text, with a line that says what was left out.
+    pub fn text(&self) -> String {
+        let mut text = String::from_utf8_lossy(&self.head).into_owned();
+        if self.dropped_bytes == 0 {
+            // The boundary may fall into a character.
+            return String::from_utf8_lossy(&[&self.head[..], &self.tail[..]].concat()).into_owned();
+        }
+        text.push_str(&format!("\n[… {} bytes left out …]\n", self.dropped_bytes));
+        text.push_str(&String::from_utf8_lossy(&self.tail));
+        text
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecExit {
+    /// Its exit code; 128 + the signal's number when a signal ended it.
+    pub exit_code: i32,
+    /// Whether its deadline ended it.
+    pub timed_out: bool,
+    /// Whether the kernel killed any of its processes for lack of memory.
+    pub out_of_memory: bool,
+    /// How long it ran, by the guest's clock.
+    pub duration: Duration,
+    /// How its context died, if that did not outlive it.
+    pub context_death: Option<Death>,
+}
+
+/// All of a program's run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecResult {
+    /// How it ended.
+    pub exit: ExecExit,
+    /// What it printed.
+    pub stdout: Captured,
+    /// What it printed as errors.
+    pub stderr: Captured,
+    /// What it showed, in a context.
+    pub results: Vec<RichOutput>,
+    /// Results beyond the limits.
+    pub omitted_results: u32,
+}
+
+impl ExecResult {
+    /// Whether some output was left out.
+    pub fn truncated(&self) -> bool {
+        self.stdout.dropped_bytes > 0 || self.stderr.dropped_bytes > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clipping_keeps_both_ends_and_counts_what_lies_between() {
+        let of = |head: &[u8], dropped_bytes, tail: &[u8]| Captured {
+            head: head.to_vec(),
+            dropped_bytes,
+            tail: tail.to_vec(),
+        };
+        assert_eq!(of(b"abc", 0, b"d").clipped(2), of(b"abc", 0, b"d"), "it fits");
+        assert_eq!(of(b"abcdefg", 0, b"").clipped(2), of(b"ab", 3, b"fg"));
+        assert_eq!(of(b"abcd", 0, b"e").clipped(2), of(b"ab", 1, b"de"));
+        assert_eq!(of(b"abcd", 7, b"wxyz").clipped(2), of(b"ab", 11, b"yz"));
+        assert_eq!(of(b"abcd", 7, b"z").clipped(2), of(b"ab", 9, b"z"));
+    }
+
+    #[test]
+    fn text_joins_head_and_tail_across_a_character() {
+        let captured = Captured { head: b"gr\xc3".to_vec(), dropped_bytes: 0, tail: b"\xbcn".to_vec() };
+        assert_eq!(captured.text(), "grün");
+        let captured = Captured { head: b"a".to_vec(), dropped_bytes: 7, tail: b"z".to_vec() };
+        assert_eq!(captured.text(), "a\n[… 7 bytes left out …]\nz");
+    }
+}
