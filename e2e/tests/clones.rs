@@ -122,7 +122,7 @@ async fn a_clone_begins_clean() {
     let Some(site) = Site::qemu().await else { return };
     let sandbox = site.host.create(small()).await.unwrap();
     let left = sh(&sandbox, "ls -A /tmp /run/bouvet").await;
-    assert_eq!(left, "/run/bouvet:\nnode.js\npython.py\n\n/tmp:");
+    assert_eq!(left, "/run/bouvet:\ncontext.js\ncontext.py\nnode.js\npython.py\n\n/tmp:");
     assert_eq!(sh(&sandbox, "ls -d /sys/fs/cgroup/user/program-* | wc -l").await, "1");
     site.end().await;
 }
