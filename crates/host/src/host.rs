@@ -209,6 +209,8 @@ impl Host {
     }
 
     async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
+        // Before a clone is taken from the pool: refills would start at once.
+        let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
         let (sandbox, mut owner, slot, pooled) = self.admit(&config)?;
         let id = sandbox.id();
         let started = Instant::now();
@@ -267,8 +269,6 @@ impl Host {
         slot: u32,
         config: &BoxConfig,
     ) -> Result<Live, CreateError> {
-        // A claim is short, and its caller the next to use the machine.
-        let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
         if let Some(entry) = pooled {
             match entry.vm.claim(id, config).await {
                 Ok(live) => return Ok(live),

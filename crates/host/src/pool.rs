@@ -3,13 +3,18 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::boxconfig::{BoxConfig, ResourceConfig};
 use crate::sandbox::SandboxId;
 use crate::sandbox::create::Waiting;
 use crate::template::Shape;
+
+/// How long refills leave the machine to a caller who was just served, and is about to run something.
+const REST: Duration = Duration::from_millis(100);
 
 /// What a pool is made of.
 #[derive(Debug, Clone)]
@@ -45,9 +50,19 @@ pub(crate) struct Pool {
 struct Inner {
     ready: VecDeque<Entry>,
     making: usize,
-    /// Callers whose sandboxes are being made without the pool.
+    /// Callers whose sandboxes are being made.
     callers: usize,
+    /// Until when the last of them is left alone.
+    rest_until: Option<Instant>,
     closed: bool,
+}
+
+impl Inner {
+    /// When a clone is wanted: never, as things are, or at that time.
+    fn wanted_at(&self, size: usize, now: Instant) -> Option<Instant> {
+        let missing = self.callers == 0 && self.ready.len() + self.making < size;
+        missing.then(|| self.rest_until.map_or(now, |until| until.max(now)))
+    }
 }
 
 impl Pool {
@@ -86,24 +101,32 @@ impl Pool {
         None
     }
 
-    /// Waits until a clone is wanted and no caller waits for a VM of its own. `None` when the pool is closed.
+    /// Waits until a clone is wanted and no caller is served, nor was a moment ago. `None` when the pool is
+    /// closed.
     pub(crate) async fn wanted(&self) -> Option<Making<'_>> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             // Before looking, so that no change goes unnoticed.
             changed.as_mut().enable();
-            {
+            let due = {
                 let mut inner = self.lock();
                 if inner.closed {
                     return None;
                 }
-                if inner.callers == 0 && inner.ready.len() + inner.making < self.size {
+                let now = Instant::now();
+                let due = inner.wanted_at(self.size, now);
+                if due == Some(now) {
                     inner.making += 1;
                     return Some(Making(self));
                 }
+                due
+            };
+            match due {
+                // Whoever comes meanwhile goes first.
+                Some(due) => tokio::time::timeout_at(due, changed).await.unwrap_or_default(),
+                None => changed.await,
             }
-            changed.await;
         }
     }
 
@@ -153,15 +176,16 @@ pub(crate) struct HoldBack<'a>(&'a Pool);
 
 impl Drop for HoldBack<'_> {
     fn drop(&mut self) {
-        self.0.lock().callers -= 1;
+        let mut inner = self.0.lock();
+        inner.callers -= 1;
+        inner.rest_until = Some(Instant::now() + REST);
+        drop(inner);
         self.0.changed.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn pool(size: u32) -> Pool {
@@ -191,6 +215,7 @@ mod tests {
         tokio::pin!(refill);
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut refill).await.is_err());
         drop(caller);
+        assert!(tokio::time::timeout(REST / 5, &mut refill).await.is_err(), "it is left alone for a while");
         assert!(refill.await.is_some());
     }
 
