@@ -78,6 +78,7 @@ fn bring_up() -> Result<(), Error> {
     switch_root()?;
     mount_rest()?;
     loopback::bring_up().map_err(|error| Error::Prepare("the loopback interface", error))?;
+    quieten().map_err(|error| Error::Prepare("the kernel's settings", error))?;
     limit_programs().map_err(|error| Error::Prepare("cgroups", error))
 }
 
@@ -143,6 +144,25 @@ fn mount_rest() -> Result<(), Error> {
         }
     }
     fs::create_dir_all("/tmp").map_err(|error| Error::Mount("/tmp".into(), error))
+}
+
+/// Work of the kernel in the background that a VM which does not outlive its disk has no use for. Emulated, it must
+/// be translated in each, and wakes those that are idle.
+fn quieten() -> io::Result<()> {
+    for (setting, value) in [
+        // What is written goes to the disk when memory is short, and not after five seconds.
+        ("dirty_writeback_centisecs", "0"),
+        ("dirtytime_expire_seconds", "0"),
+        ("compaction_proactiveness", "0"),
+        ("stat_interval", "60"),
+    ] {
+        match fs::write(Path::new("/proc/sys/vm").join(setting), value) {
+            // A kernel of somebody else's may be built without.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Keeps programs within limits a little under the VM's own, so that they run into theirs first.
