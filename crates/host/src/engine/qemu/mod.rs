@@ -321,7 +321,7 @@ impl Vm for QemuVm {
             Err(error) => return format!("the VM cannot be watched: {error}"),
         };
         // A kernel that dies says why in many lines, too many for whoever called.
-        warn!(%status, console = %self.console.last_lines(60), "a VM ended");
+        warn!(%status, console = %self.console.last_lines(150), "a VM ended");
         let (stderr, console) = (self.stderr.last_lines(3), self.console.last_lines(3));
         let said = [stderr, console].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
         match said.is_empty() {
