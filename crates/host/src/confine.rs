@@ -2,7 +2,8 @@
 //!
 //! A VM's process is, in this order: put into its cgroup, cut off from the host's network and System V IPC,
 //! given a user id of its own with no group, barred from gaining privileges, and tied to the life of this
-//! process. Each step either happens or stops the start; there is no "log and continue".
+//! process. Each step either happens or stops the start; there is no "log and continue". A clone's process enters
+//! its cgroup later, while it starts: its guest does not run before that.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

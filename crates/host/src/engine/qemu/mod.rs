@@ -280,7 +280,9 @@ impl QemuVm {
 
     /// Puts the process into `cgroup`, and makes the control socket ready meanwhile.
     async fn enter(&mut self, cgroup: &cgroup::Cgroup) -> Result<(), EngineError> {
-        let pid = self.child.id().unwrap_or_default();
+        // Never 0, by which cgroups mean whoever writes: this process itself.
+        let gone = || EngineError::Prepare("the VM's cgroup", rustix::io::Errno::SRCH.into());
+        let pid = self.child.id().ok_or_else(gone)?;
         let (entered, control) = tokio::join!(cgroup.admit(pid), self.control());
         control?;
         entered.map_err(|error| EngineError::Prepare("the VM's cgroup", error))
