@@ -55,6 +55,9 @@ import atexit, sys, threading, time
 class Last:
     def __del__(self): print(word, flush=True)
 word = 'deleted'
+class Greedy:
+    def __del__(self): globals().pop('other', None)
+greedy, other = Greedy(), Greedy()
 last, cycle = Last(), Last()
 cycle.itself = cycle
 file = open('flushed', 'w'); file.write('all of it')

@@ -64,8 +64,11 @@ impl Groups {
         let mut state = self.state();
         // Fails for those in which processes live on.
         state.left.retain(|dir| fs::remove_dir(dir).is_err() && dir.exists());
-        if let Some(spare) = state.spares.pop() {
-            return Ok(spare);
+        while let Some(spare) = state.spares.pop() {
+            // Programs are root, and may have removed it.
+            if spare.dir.exists() {
+                return Ok(spare);
+            }
         }
         state.made += 1;
         let dir = parent.join(format!("program-{}", state.made));

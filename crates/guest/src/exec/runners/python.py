@@ -229,7 +229,7 @@ def finalise(main):
     lasting = (types.ModuleType, types.FunctionType, type, str, int)
     for is_next in [lambda value: hasattr(type(value), "__del__"), lambda value: not isinstance(value, lasting)]:
         for name in [name for name, value in main.items() if is_next(value)]:
-            del main[name]
+            main.pop(name, None)  # A finaliser may have been faster.
 
 
 def end(code):
@@ -242,7 +242,7 @@ def end(code):
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
-    finalise(sys.modules.pop("__main__").__dict__)
+    finalise(getattr(sys.modules.pop("__main__", None), "__dict__", {}))
     gc.collect()
     try:
         sys.stdout.flush()
