@@ -1,6 +1,7 @@
 //! What a program in a context shows: values, each in several forms. Bounded, whatever the guest says.
 
-use bouvet_wire::limits::{MAX_MIME_BYTES, MAX_RESULT_PARTS, MAX_RESULTS, MAX_RESULTS_BYTES};
+use bouvet_wire::limits::{MAX_RESULT_PARTS, MAX_RESULTS, MAX_RESULTS_BYTES};
+use bouvet_wire::mime::is_mime_type;
 use bouvet_wire::v1;
 use bytes::Bytes;
 
@@ -43,7 +44,7 @@ impl Results {
         if self.taken.len() == MAX_RESULTS || self.bytes > MAX_RESULTS_BYTES {
             return Err("it sent more results than are allowed".into());
         }
-        let are_named = result.parts.iter().all(|part| is_mime(&part.mime_type));
+        let are_named = result.parts.iter().all(|part| is_mime_type(&part.mime_type));
         if result.parts.len() > MAX_RESULT_PARTS || !are_named {
             return Err("it sent a result that is none".into());
         }
@@ -63,12 +64,10 @@ impl From<Results> for Vec<RichOutput> {
     }
 }
 
-fn is_mime(name: &str) -> bool {
-    name.len() <= MAX_MIME_BYTES && name.contains('/') && name.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
 #[cfg(test)]
 mod tests {
+    use bouvet_wire::limits::MAX_MIME_BYTES;
+
     use super::*;
 
     fn result(mime_type: &str, bytes: usize, parts: usize) -> v1::ExecResult {

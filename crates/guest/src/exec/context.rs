@@ -163,23 +163,7 @@ async fn start(
     group.leave_room().map_err(|error| failed("limit its memory", &error))?;
     let env = executor.environment(request.env);
     let (socket, outputs, ends) = ends(program).map_err(|error| failed("make its streams", &error))?;
-    let forked = match (program, argv.last()) {
-        (v1::Program::Python, Some(file)) => {
-            let forked = executor.fork_python(file.as_ref(), &cwd, &env, (&ends, &group)).await;
-            forked.map_err(|error| failed("fork an interpreter", &error))?
-        }
-        _ => None,
-    };
-    let process = match forked {
-        Some(process) => {
-            group.led_by(process.id());
-            drop(ends);
-            process
-        }
-        None => Process::Child(group.spawn(&argv, &env, &cwd, ends).map_err(|error| {
-            Status::failed_precondition(format!("could not start `{}`: {error}", argv[0].display()))
-        })?),
-    };
+    let process = executor.start(program, &argv, (&cwd, &env), ends, &mut group).await?;
     let mut talk = Talk::new(socket, outputs);
     match tokio::time::timeout(READY_DEADLINE, talk.next()).await {
         Ok(Some(Message::Done(0))) => {}

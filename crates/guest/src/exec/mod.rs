@@ -11,6 +11,7 @@ mod relay;
 mod talk;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -32,6 +33,7 @@ use tonic::{Status, Streaming};
 use crate::answers::Answers;
 use cgroup::{Group, Groups};
 use context::Contexts;
+pub(crate) use context::{create as create_context, destroy as destroy_context, list as list_contexts};
 use fork::ForkServer;
 use output::Capture;
 use process::{Ends, Process, Streams};
@@ -44,8 +46,6 @@ const DRAIN: Duration = Duration::from_millis(50);
 const FORK_DEADLINE: Duration = Duration::from_secs(5);
 /// How long an empty program may take: emulated, the first run of a compiler takes many seconds.
 const WARM_DEADLINE: Duration = Duration::from_secs(120);
-
-pub(crate) use context::{create as create_context, destroy as destroy_context, list as list_contexts};
 
 type Answer = mpsc::Sender<Result<v1::ExecOutput, Status>>;
 
@@ -107,6 +107,29 @@ impl Executor {
         // Where it fails there is most likely no Python, which whoever calls for it is told.
         *self.python.lock().await = started.ok();
         self.python_starts.store(false, Ordering::Release);
+    }
+
+    /// Starts `argv` in `group`: Python as a fork of the interpreter that runs already, if one does.
+    async fn start(
+        self: &Arc<Self>,
+        program: v1::Program,
+        argv: &[OsString],
+        (cwd, env): (&Path, &HashMap<String, String>),
+        ends: Ends,
+        group: &mut Group,
+    ) -> Result<Process, Status> {
+        if let (v1::Program::Python, Some(file)) = (program, argv.last()) {
+            let forked = self.fork_python(Path::new(file), cwd, env, (&ends, group)).await;
+            let failed = |error| Status::internal(format!("could not fork an interpreter: {error}"));
+            if let Some(process) = forked.map_err(failed)? {
+                group.led_by(process.id());
+                return Ok(process);
+            }
+        }
+        let spawned = group.spawn(argv, env, cwd, ends).map_err(|error| {
+            Status::failed_precondition(format!("could not start `{}`: {error}", argv[0].display()))
+        });
+        spawned.map(Process::Child)
     }
 
     /// A fork that runs `file`; `None` if there is no interpreter to fork, or it does not answer.
@@ -251,22 +274,7 @@ impl Run {
         let env = executor.environment(std::mem::take(&mut start.env));
         let (streams, ends) = process::streams().map_err(|error| failed("make pipes", &error))?;
         let started = Instant::now();
-        let forked = match (start.program(), argv.last()) {
-            (v1::Program::Python, Some(file)) => {
-                let forked = executor.fork_python(Path::new(file), &cwd, &env, (&ends, &group)).await;
-                forked.map_err(|error| failed("fork an interpreter", &error))?
-            }
-            _ => None,
-        };
-        let process = match forked {
-            Some(process) => {
-                group.led_by(process.id());
-                process
-            }
-            None => Process::Child(group.spawn(&argv, &env, &cwd, ends).map_err(|error| {
-                Status::failed_precondition(format!("could not start `{}`: {error}", argv[0].display()))
-            })?),
-        };
+        let process = executor.start(start.program(), &argv, (&cwd, &env), ends, &mut group).await?;
         Ok(Self { process, streams, group, started, start, _files: files })
     }
 

@@ -5,7 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use bouvet_wire::limits::{MAX_MIME_BYTES, MAX_RESULT_BYTES, MAX_RESULT_PARTS, MAX_RESULT_TEXT_BYTES};
+use bouvet_wire::limits::{MAX_RESULT_BYTES, MAX_RESULT_PARTS, MAX_RESULT_TEXT_BYTES};
+use bouvet_wire::mime::is_mime_type;
 use bouvet_wire::v1;
 use bytes::Bytes;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -124,7 +125,7 @@ async fn receive(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Message
         let kept = kept(mime_type, bytes, room);
         let data = body(reader, bytes, kept).await?;
         room -= data.len();
-        if result.parts.len() < MAX_RESULT_PARTS && is_mime(mime_type) {
+        if result.parts.len() < MAX_RESULT_PARTS && is_mime_type(mime_type) {
             let (mime_type, omitted_bytes) = (mime_type.to_owned(), bytes - data.len() as u64);
             result.parts.push(v1::ResultPart { mime_type, data, omitted_bytes });
         }
@@ -150,11 +151,6 @@ async fn body(reader: &mut (impl AsyncBufRead + Unpin), bytes: u64, kept: usize)
     let rest = bytes - kept as u64;
     let skipped = tokio::io::copy(&mut (&mut *reader).take(rest), &mut tokio::io::sink()).await?;
     if skipped == rest { Ok(data.into()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-}
-
-/// Names are for people and programs to read.
-fn is_mime(name: &str) -> bool {
-    name.len() <= MAX_MIME_BYTES && name.contains('/') && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[cfg(test)]

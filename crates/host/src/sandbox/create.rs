@@ -84,7 +84,10 @@ pub(crate) struct Site<'a> {
 
 impl Site<'_> {
     /// Does `step` of a bring-up, unless the host shuts down before it is done.
-    async fn open<T>(&self, step: impl Future<Output = Result<T, BringUpError>>) -> Result<T, BringUpError> {
+    async fn unless_closing<T>(
+        &self,
+        step: impl Future<Output = Result<T, BringUpError>>,
+    ) -> Result<T, BringUpError> {
         tokio::select! {
             biased;
             () = self.closing.cancelled() => Err(BringUpError::ShuttingDown),
@@ -134,7 +137,7 @@ pub(crate) async fn wait(
     template: &Frozen,
 ) -> Result<Waiting, BringUpError> {
     let mut linked = Linked::new(site, id, shape, Origin::Clone(template)).await?;
-    match site.open(linked.rehearse(id)).await {
+    match site.unless_closing(linked.rehearse(id)).await {
         Ok(()) => Ok(Waiting(linked)),
         Err(error) => Err(linked.fail(error).await),
     }
@@ -163,7 +166,7 @@ pub(crate) async fn template(site: Site<'_>, shape: Shape) -> Result<Frozen, Bri
     let scratch = prepared.spec.scratch.try_clone().map_err(failed)?;
     prepared.spec.memory = Some(memory.try_clone().map_err(failed)?);
     let mut linked = prepared.start(site.engine, Origin::Boot).await?.link(site).await?;
-    let frozen = match site.open(linked.warm(WARM_TEMPLATE)).await {
+    let frozen = match site.unless_closing(linked.warm(WARM_TEMPLATE)).await {
         Ok(()) => linked.0.vm.freeze().await.map_err(BringUpError::from),
         Err(error) => Err(error),
     };
@@ -232,7 +235,7 @@ impl Started {
                 link = Link::connect(stream, BOOT_DEADLINE) => link.map_err(BringUpError::Link),
             }
         };
-        let linked = site.open(connect).await;
+        let linked = site.unless_closing(connect).await;
         match linked {
             Ok(link) => Ok(Linked(Live { vm: self.vm, link, undo: self.undo })),
             Err(BringUpError::ShuttingDown) => {
@@ -307,7 +310,7 @@ impl Linked {
         id: SandboxId,
         config: &BoxConfig,
     ) -> Result<Live, BringUpError> {
-        match site.open(make_own(self.0.link.client(), id, config)).await {
+        match site.unless_closing(make_own(self.0.link.client(), id, config)).await {
             Ok(()) => Ok(self.0),
             Err(error) => Err(self.fail(error).await),
         }

@@ -202,8 +202,9 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::os::unix::fs::FileExt as _;
+
+    use super::*;
 
     fn frozen(dir: &Path, mark: &[u8]) -> Arc<Frozen> {
         let memory = memory::create(1).unwrap();
