@@ -183,6 +183,15 @@ class Server:
         """A new sandbox's id."""
         return str(self.call("create_sandbox")["sandbox_id"])
 
+    def peak_memory(self, anew: bool = False) -> int:
+        """The most memory that it held, in bytes; from now on if `anew` (proc_pid_clear_refs(5))."""
+        proc = Path("/proc", str(self.process.pid))
+        if anew:
+            (proc / "clear_refs").write_text("5")
+        peak = re.search(r"^VmHWM:\s+(\d+) kB", (proc / "status").read_text(), re.MULTILINE)
+        assert peak
+        return int(peak[1]) * 1024
+
     # The end, and what is left after it
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:

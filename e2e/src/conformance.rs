@@ -14,6 +14,7 @@ use bouvet_host::{
     State,
 };
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 
 pub use self::contexts::*;
 pub use self::python::*;
@@ -52,6 +53,7 @@ macro_rules! conform {
             programs_that_cannot_start_say_why
             files_are_written_read_and_listed
             files_appear_whole_or_not_at_all
+            files_of_any_size_are_streamed
             file_errors_say_what_is_wrong
             a_dead_vm_is_noticed_and_says_so
             a_sandbox_past_its_time_says_so
@@ -251,6 +253,42 @@ pub async fn files_appear_whole_or_not_at_all(host: &Host) {
     assert_eq!(sandbox.read("kept", 0, 1).await.unwrap().file_bytes, 10 * 1024 * 1024);
     let over = Bytes::from(vec![b'x'; 10 * 1024 * 1024 + 1]);
     assert!(matches!(sandbox.write("kept", over, false).await, Err(FileError::Invalid(_))));
+}
+
+pub async fn files_of_any_size_are_streamed(host: &Host) {
+    let sandbox = create(host).await;
+    let part: Bytes = (0..=255u8).cycle().take(1_000_000).collect();
+    let parts = |count| stream::iter(vec![part.clone(); count]).map(Ok);
+    // More than one call of `write` takes.
+    assert_eq!(sandbox.write_stream("large", parts(12), false).await.unwrap(), 12_000_000);
+    let mut reader = sandbox.read_stream("large", 1_000_001).await.unwrap();
+    assert_eq!(reader.file_bytes(), 12_000_000);
+    let mut read = Vec::new();
+    while let Some(bytes) = reader.next().await.unwrap() {
+        read.extend_from_slice(&bytes);
+    }
+    assert!(read.len() == 10_999_999 && read.starts_with(&part[1..]) && read.ends_with(&part));
+    assert_eq!(sandbox.write_stream("large", parts(1), true).await.unwrap(), 1_000_000);
+    assert_eq!(sandbox.read("large", 0, 1).await.unwrap().file_bytes, 13_000_000);
+
+    let torn = parts(2).chain(stream::iter([Err(std::io::Error::other("the caller is gone"))]));
+    let error = sandbox.write_stream("large", torn, false).await.unwrap_err();
+    assert!(matches!(error, FileError::Content(_)), "{error}");
+    assert_eq!(sandbox.read("large", 0, 1).await.unwrap().file_bytes, 13_000_000);
+    eventually(&sandbox, "! ls -A | grep bouvet-write").await;
+    let error = sandbox.write_stream("/tmp", parts(100), false).await.unwrap_err();
+    assert!(matches!(error, FileError::WrongKind(_)), "{error}");
+
+    let mut open = Vec::new();
+    for _ in 0..8 {
+        open.push(sandbox.read_stream("large", 0).await.unwrap());
+    }
+    let error = sandbox.read_stream("large", 0).await.unwrap_err();
+    assert!(matches!(error, FileError::TooMany(8)), "{error}");
+    // Files that nobody goes on to read keep nothing else from passing.
+    assert_eq!(sh(&sandbox, "head -c 500000 /dev/zero | tr '\\0' x").await.len(), 500_000);
+    open.pop();
+    sandbox.read_stream("large", 0).await.unwrap();
 }
 
 pub async fn file_errors_say_what_is_wrong(host: &Host) {

@@ -1,25 +1,34 @@
-//! What clients read when something fails. This alone maps errors of tool calls to their words.
+//! What clients read when something fails. This alone maps errors to their words, and to the status of HTTP.
 //!
 //! The reader is most often a model: each text says the fact, the limit where there is one, and what to call
 //! next.
 
 use std::fmt::Display;
 
+use axum::http::StatusCode as Status;
+use axum::response::{IntoResponse, Json, Response};
 use bouvet_host::{ContextError, CreateError, ExecError, FileError, InvalidConfig, Refusal, chain};
 
-/// Why a tool call failed, as its caller reads it.
+/// Why a call failed, as its caller reads it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Failure(String);
+pub(crate) struct Failure {
+    status: Status,
+    text: String,
+}
 
 impl Failure {
-    fn new(fact: impl Display, hint: impl Display) -> Self {
-        Self(format!("{fact}. {hint}"))
+    fn new(status: Status, fact: impl Display, hint: impl Display) -> Self {
+        Self { status, text: format!("{fact}. {hint}") }
     }
 
     /// `id` names no sandbox.
     pub(crate) fn unknown_sandbox(id: &str) -> Self {
         let fact = format!("there is no sandbox `{}`: it was destroyed, or never existed", clip(id));
-        Self::new(fact, "Call list_sandboxes to see those that exist, or create_sandbox for a new one.")
+        Self::new(
+            Status::NOT_FOUND,
+            fact,
+            "Call list_sandboxes to see those that exist, or create_sandbox for a new one.",
+        )
     }
 
     /// `id` names no context.
@@ -28,13 +37,18 @@ impl Failure {
     }
 
     fn no_context(fact: impl Display) -> Self {
-        Self::new(fact, "Call list_contexts to see those that exist, or create_context for a new one.")
+        Self::new(
+            Status::NOT_FOUND,
+            fact,
+            "Call list_contexts to see those that exist, or create_context for a new one.",
+        )
     }
 
     /// `language` is none that we run.
     pub(crate) fn unknown_language(language: &str) -> Self {
         let fact = format!("the language `{}` is not known", clip(language));
         Self::new(
+            Status::BAD_REQUEST,
             fact,
             "Use python, node (or javascript), bash (or shell, sh) or rust; for others, run_command.",
         )
@@ -42,7 +56,7 @@ impl Failure {
 
     /// An argument that is wrong by itself.
     pub(crate) fn argument(fact: impl Display) -> Self {
-        Self::new(fact, "Correct the argument and call again; nothing was changed.")
+        Self::new(Status::BAD_REQUEST, fact, "Correct the argument and call again; nothing was changed.")
     }
 }
 
@@ -54,20 +68,27 @@ fn clip(text: &str) -> String {
 
 impl rmcp::model::IntoContents for Failure {
     fn into_contents(self) -> Vec<rmcp::model::ContentBlock> {
-        self.0.into_contents()
+        self.text.into_contents()
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(serde_json::json!({ "error": self.text }))).into_response()
     }
 }
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        let hint = match refusal {
-            Refusal::Starting => "Call again in a moment.",
-            Refusal::Failed(_) => {
-                "Its files are lost. Call create_sandbox for a new one, and destroy_sandbox to forget this one."
-            }
-            Refusal::Destroyed => "Call create_sandbox for a new one.",
+        let (status, hint) = match refusal {
+            Refusal::Starting => (Status::CONFLICT, "Call again in a moment."),
+            Refusal::Failed(_) => (
+                Status::GONE,
+                "Its files are lost. Call create_sandbox for a new one, and destroy_sandbox to forget this one.",
+            ),
+            Refusal::Destroyed => (Status::GONE, "Call create_sandbox for a new one."),
         };
-        Self::new(refusal, hint)
+        Self::new(status, refusal, hint)
     }
 }
 
@@ -88,7 +109,7 @@ impl From<InvalidConfig> for Failure {
             "stdin" => "Write it to a file with write_file and redirect the program's input from that.",
             _ => return Self::argument(error),
         };
-        Self::new(error, hint)
+        Self::new(Status::BAD_REQUEST, error, hint)
     }
 }
 
@@ -97,15 +118,25 @@ impl From<CreateError> for Failure {
         match error {
             CreateError::Invalid(error) => error.into(),
             CreateError::AtCapacity(_) => Self::new(
+                Status::TOO_MANY_REQUESTS,
                 error,
                 "Destroy one that is not needed (list_sandboxes, destroy_sandbox), or retry after 30 s.",
             ),
-            CreateError::NoHardware(_) => {
-                Self::new(error, "Create it without requiring hardware, or on another host.")
+            CreateError::NoHardware(_) => Self::new(
+                Status::CONFLICT,
+                error,
+                "Create it without requiring hardware, or on another host.",
+            ),
+            CreateError::ShuttingDown => {
+                Self::new(Status::SERVICE_UNAVAILABLE, error, "Retry after it has restarted.")
             }
-            CreateError::ShuttingDown => Self::new(error, "Retry after it has restarted."),
-            CreateError::Busy(_) => Self::new(error, "This machine is at capacity: retry after 10 s."),
+            CreateError::Busy(_) => Self::new(
+                Status::SERVICE_UNAVAILABLE,
+                error,
+                "This machine is at capacity: retry after 10 s.",
+            ),
             CreateError::BringUp(_) | CreateError::Templates(_) => Self::new(
+                Status::INTERNAL_SERVER_ERROR,
                 chain(&error),
                 "Retry once; if it fails again, the server's log tells its operator more.",
             ),
@@ -118,26 +149,35 @@ impl From<ExecError> for Failure {
         match error {
             ExecError::Refused(refusal) => refusal.into(),
             ExecError::Invalid(error) => error.into(),
-            ExecError::TooMany(_) => Self::new(error, "Wait until one of them has ended."),
+            ExecError::TooMany(_) => {
+                Self::new(Status::TOO_MANY_REQUESTS, error, "Wait until one of them has ended.")
+            }
             ExecError::NotStarted(_) => Self::new(
+                Status::UNPROCESSABLE_ENTITY,
                 error,
                 "Check that the directory and the interpreter exist, with list_directory or run_command.",
             ),
             ExecError::NoContext(_) => Self::no_context(error),
             ExecError::OtherProgram(_) => Self::new(
+                Status::BAD_REQUEST,
                 error,
                 "Pass the language that it was created with (list_contexts), or create another.",
             ),
             ExecError::ContextDied(..) => Self::new(
+                Status::GONE,
                 error,
                 "Its variables are lost. Create another with create_context, and forget it with destroy_context.",
             ),
-            ExecError::ContextBusy(_) => {
-                Self::new(error, "Call again when the other call has ended, or with a longer timeout_ms.")
-            }
-            ExecError::Deadline(_) | ExecError::Link(_) => {
-                Self::new(error, "If the next call fails too, destroy the sandbox and create another.")
-            }
+            ExecError::ContextBusy(_) => Self::new(
+                Status::CONFLICT,
+                error,
+                "Call again when the other call has ended, or with a longer timeout_ms.",
+            ),
+            ExecError::Deadline(_) | ExecError::Link(_) => Self::new(
+                Status::BAD_GATEWAY,
+                error,
+                "If the next call fails too, destroy the sandbox and create another.",
+            ),
         }
     }
 }
@@ -148,16 +188,21 @@ impl From<ContextError> for Failure {
             ContextError::Refused(refusal) => refusal.into(),
             ContextError::Invalid(error) => error.into(),
             ContextError::Unknown(_) => Self::no_context(error),
-            ContextError::TooMany(_) => {
-                Self::new(error, "Destroy one that is not needed (list_contexts, destroy_context).")
-            }
+            ContextError::TooMany(_) => Self::new(
+                Status::TOO_MANY_REQUESTS,
+                error,
+                "Destroy one that is not needed (list_contexts, destroy_context).",
+            ),
             ContextError::NotStarted(_) => Self::new(
+                Status::UNPROCESSABLE_ENTITY,
                 error,
                 "Check that the directory and the interpreter exist, with list_directory or run_command.",
             ),
-            ContextError::Deadline | ContextError::Link(_) => {
-                Self::new(error, "If the next call fails too, destroy the sandbox and create another.")
-            }
+            ContextError::Deadline | ContextError::Link(_) => Self::new(
+                Status::BAD_GATEWAY,
+                error,
+                "If the next call fails too, destroy the sandbox and create another.",
+            ),
         }
     }
 }
@@ -167,15 +212,29 @@ impl From<FileError> for Failure {
         match error {
             FileError::Refused(refusal) => refusal.into(),
             FileError::Invalid(error) => error.into(),
-            FileError::NotFound(_) => Self::new(error, "Use list_directory to see what is there."),
-            FileError::WrongKind(_) => Self::new(error, "Use list_directory to see what is there."),
-            FileError::DiskFull(_) => {
-                Self::new(error, "Remove files that are not needed with run_command, then retry.")
+            FileError::NotFound(_) => {
+                Self::new(Status::NOT_FOUND, error, "Use list_directory to see what is there.")
             }
-            FileError::Failed(_) => Self::new(error, "Look at it with run_command."),
-            FileError::Deadline | FileError::Link(_) => {
-                Self::new(error, "If the next call fails too, destroy the sandbox and create another.")
+            FileError::WrongKind(_) => {
+                Self::new(Status::BAD_REQUEST, error, "Use list_directory to see what is there.")
             }
+            FileError::DiskFull(_) => Self::new(
+                Status::INSUFFICIENT_STORAGE,
+                error,
+                "Remove files that are not needed with run_command, then retry.",
+            ),
+            FileError::Failed(_) => Self::new(Status::FORBIDDEN, error, "Look at it with run_command."),
+            FileError::TooMany(_) => {
+                Self::new(Status::TOO_MANY_REQUESTS, error, "Wait until one of them has ended.")
+            }
+            FileError::Content(_) => {
+                Self::new(Status::BAD_REQUEST, chain(&error), "Send it again; nothing was kept.")
+            }
+            FileError::Deadline | FileError::Link(_) => Self::new(
+                Status::BAD_GATEWAY,
+                error,
+                "If the next call fails too, destroy the sandbox and create another.",
+            ),
         }
     }
 }

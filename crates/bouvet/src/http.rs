@@ -1,8 +1,9 @@
-//! The HTTP server: `/mcp`, `/health` and `/`.
+//! The HTTP server: `/mcp`, files of sandboxes, `/health` and `/`.
 //!
 //! rmcp speaks MCP over HTTP; what stands here makes it forgiving where the published commands need it, and
 //! strict where browsers could be turned against the machine that it runs on.
 
+mod files;
 mod gate;
 mod page;
 mod plain;
@@ -16,10 +17,11 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{any, get};
-use axum::serve::ListenerExt as _;
+use axum::serve::{Listener, ListenerExt as _};
 use bouvet_host::Host;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use rmcp::transport::StreamableHttpServerConfig;
@@ -28,7 +30,7 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use self::gate::Gate;
@@ -68,21 +70,28 @@ pub(crate) async fn serve(
 ) -> std::io::Result<()> {
     let app = Arc::new(App::new(config, host, server, &end));
     let router = Router::new()
+        .route("/mcp", any(mcp))
+        .route("/sandboxes/{sandbox_id}/file", get(files::read).put(files::write))
+        .route_layer(middleware::from_fn_with_state(app.clone(), gated))
         .route("/", get(index))
         .route("/health", get(health))
-        .route("/mcp", any(mcp))
         .with_state(app);
-    // Without it a small answer waits for the client's delayed acknowledgement: 44 ms instead of 1.
-    let listener = listener.tap_io(|stream| {
+    axum::serve(without_delay(listener), router).with_graceful_shutdown(end.cancelled_owned()).await
+}
+
+/// Without this a small answer waits for the client's delayed acknowledgement: 44 ms instead of 1.
+fn without_delay(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
+    listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "could not set TCP_NODELAY");
         }
-    });
-    axum::serve(listener, router).with_graceful_shutdown(end.cancelled_owned()).await
+    })
 }
 
 struct App {
     host: Host,
+    /// For what is served without MCP.
+    server: Server,
     gate: Gate,
     /// For clients that keep a session, as revisions before 2026-07-28 have it.
     stateful: StreamableHttpService<Server, LocalSessionManager>,
@@ -99,9 +108,10 @@ impl App {
             .with_cancellation_token(end.child_token());
         settings.max_request_body_bytes = MAX_BODY_BYTES;
         let one_shot = settings.clone().with_legacy_session_mode(false).with_json_response(true);
-        let (first, second) = (server.clone(), server);
+        let (first, second) = (server.clone(), server.clone());
         Self {
             host,
+            server,
             gate: Gate::new(config),
             stateful: StreamableHttpService::new(move || Ok(first.clone()), Arc::default(), settings),
             stateless: StreamableHttpService::new(move || Ok(second.clone()), Arc::default(), one_shot),
@@ -130,10 +140,15 @@ async fn health(State(app): State<Arc<App>>, Query(query): Query<HealthQuery>) -
     Json(health)
 }
 
-async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
-    if let Err(refused) = app.gate.check(request.headers()) {
-        return (StatusCode::FORBIDDEN, refused.to_string()).into_response();
+/// Refuses what browsers could be made to send.
+async fn gated(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match app.gate.check(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => (StatusCode::FORBIDDEN, refused.to_string()).into_response(),
     }
+}
+
+async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
     accept_all_that_we_send(request.headers_mut());
     let in_session = request.headers().contains_key(SESSION_ID);
     match *request.method() {
@@ -239,6 +254,15 @@ mod tests {
         assert_eq!(method("").unwrap_err().0, -32700);
         assert_eq!(method(" [{}]").unwrap_err().0, -32600);
         assert_eq!(method("3").unwrap_err().0, -32600);
+    }
+
+    #[tokio::test]
+    async fn small_answers_are_not_held_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut listener = without_delay(listener);
+        let (_client, (accepted, _)) = tokio::join!(TcpStream::connect(address), listener.accept());
+        assert!(accepted.nodelay().unwrap());
     }
 
     #[test]

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 pub use self::outcome::{Captured, ExecExit, ExecResult};
+pub(crate) use self::request::check_environment;
 pub use self::request::{ExecRequest, Program};
-pub(crate) use self::request::{check_environment, chunks};
 use crate::boxconfig::InvalidConfig;
 use crate::context::{ContextId, Death};
 use crate::link::Client;

@@ -1,14 +1,17 @@
 //! Files of a sandbox, as its client sees them.
 
+pub(crate) mod transfer;
+
+use std::io;
 use std::time::Duration;
 
 use bouvet_wire::limits::{MAX_LIST_ENTRIES, MAX_PATH_BYTES};
-use bouvet_wire::v1::{self, write_input::Input};
+use bouvet_wire::v1;
 use bytes::Bytes;
 use tonic::{Code, Status};
 
+use self::transfer::FileReader;
 use crate::boxconfig::InvalidConfig;
-use crate::exec::chunks;
 use crate::link::Client;
 use crate::sandbox::state::Refusal;
 
@@ -38,7 +41,13 @@ pub enum FileError {
     /// The sandbox's system refused it.
     #[error("{0}")]
     Failed(String),
-    /// The guest did not answer.
+    /// There are too many transfers already.
+    #[error("{0} transfers of files are under way in the sandbox, which is the limit")]
+    TooMany(usize),
+    /// What was to be written could not be had.
+    #[error("could not read the content to write")]
+    Content(#[source] io::Error),
+    /// The guest did not answer, or the content did not come.
     #[error("the sandbox did not answer within {seconds} s", seconds = DEADLINE.as_secs())]
     Deadline,
     /// The link broke, or the guest broke its rules.
@@ -115,23 +124,17 @@ fn check_path(path: &str) -> Result<(), FileError> {
 
 /// Reads at most `limit_bytes` from `offset` on; no more than [`MAX_CONTENT_BYTES`].
 pub(crate) async fn read(
-    mut client: Client,
+    client: Client,
     path: String,
     offset: u64,
     limit_bytes: usize,
 ) -> Result<FileContent, FileError> {
-    check_path(&path)?;
     let limit = limit_bytes.min(MAX_CONTENT_BYTES);
     within_deadline(async {
-        let request = v1::ReadRequest { path, offset, limit_bytes: limit as u64 };
-        let mut chunks = client.read(request).await?.into_inner();
-        let mut content = FileContent { bytes: Vec::new(), file_bytes: 0 };
-        while let Some(chunk) = chunks.message().await? {
-            content.file_bytes = content.file_bytes.max(chunk.file_bytes);
-            if content.bytes.len() + chunk.data.len() > limit {
-                return Err(FileError::Link("it sent more than was asked for".into()));
-            }
-            content.bytes.extend_from_slice(&chunk.data);
+        let mut reader = FileReader::open(client, path, offset, limit as u64).await?;
+        let mut content = FileContent { bytes: Vec::new(), file_bytes: reader.file_bytes() };
+        while let Some(bytes) = reader.next().await? {
+            content.bytes.extend_from_slice(&bytes);
         }
         Ok(content)
     })
@@ -140,24 +143,18 @@ pub(crate) async fn read(
 
 /// Writes `content`, whole or not at all; or adds it to the end of the file with `append`.
 pub(crate) async fn write(
-    mut client: Client,
+    client: Client,
     path: String,
     content: Bytes,
     append: bool,
 ) -> Result<u64, FileError> {
-    check_path(&path)?;
     if content.len() > MAX_CONTENT_BYTES {
         let value = format!("{} bytes long", content.len());
         let allowed = format!("{MAX_CONTENT_BYTES} bytes are allowed in one call");
         return Err(InvalidConfig { field: "content", value, allowed }.into());
     }
-    within_deadline(async {
-        let start = Input::Start(v1::WriteStart { path, mode: 0, append });
-        let inputs = std::iter::once(start).chain(chunks(content).map(Input::Data));
-        let messages = inputs.map(|input| v1::WriteInput { input: Some(input) });
-        Ok(client.write(tokio_stream::iter(messages)).await?.into_inner().written_bytes)
-    })
-    .await
+    let content = futures_util::stream::iter([Ok(content)]);
+    within_deadline(transfer::write(client, path, append, content)).await
 }
 
 /// Lists a directory.

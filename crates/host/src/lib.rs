@@ -27,6 +27,7 @@ pub use cgroup::{CgroupChoice, CgroupError};
 pub use context::{Context, ContextError, ContextId, ContextRequest, ContextState, Death};
 pub use engine::{Acceleration, EngineChoice, EngineError};
 pub use exec::{Captured, Exec, ExecError, ExecEvent, ExecExit, ExecRequest, ExecResult, Program};
+pub use files::transfer::FileReader;
 pub use files::{FileContent, FileError, ListEntry, Listing, MAX_CONTENT_BYTES};
 pub use host::{CreateError, Host, HostOptions, StartError};
 pub use instance::ClaimError;

@@ -47,12 +47,21 @@ pub const MAX_PATH_BYTES: usize = 4096;
 /// Entries that one `list` may return.
 pub const MAX_LIST_ENTRIES: u32 = 10_000;
 
-/// Stream and connection windows of HTTP/2: enough to keep a link of 200 MB/s busy, and the bound of what
-/// one end can make the other hold.
-pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-/// See [`STREAM_WINDOW_BYTES`].
-pub const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Programs that may run at once in one sandbox, and files that may be on their way.
+pub const MAX_OPEN_EXECS: usize = 64;
+/// See [`MAX_OPEN_EXECS`].
+pub const MAX_TRANSFERS: usize = 8;
 
+/// What one end may send on one HTTP/2 stream before the other has read it: a millisecond of a link of 200 MB/s,
+/// which is more than a round trip takes.
+pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// The same for a connection: the bound of what one end can make the other hold. It has room for all streams, so
+/// that those whose callers do not read keep nobody else from reading.
+pub const CONNECTION_WINDOW_BYTES: u32 = 20 * 1024 * 1024;
+
+const _: () = assert!(
+    (MAX_OPEN_EXECS + MAX_TRANSFERS) * (STREAM_WINDOW_BYTES as usize) < CONNECTION_WINDOW_BYTES as usize
+);
 const _: () = assert!(CHUNK_BYTES < MAX_MESSAGE_BYTES);
 const _: () = assert!(2 * MAX_OUTPUT_PART_BYTES < MAX_MESSAGE_BYTES, "both tails travel in one exit message");
 const _: () = assert!(

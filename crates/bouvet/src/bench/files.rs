@@ -1,5 +1,6 @@
-//! Files through `write_file` and `read_file`, against what the link does without MCP and without a disk.
+//! Files through `write_file` and `read_file` and as plain bodies, against what the link does without MCP and without a disk.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -7,11 +8,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bouvet_host::{Host, HostOptions, Sandbox};
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use super::Run;
 use super::report::{Unit, ms};
-use super::session::Agent;
+use super::session::{Agent, CALL_DEADLINE};
 
 const MB: usize = 1_000_000;
 /// What one call writes, and what one reads: answers carry their content twice.
@@ -54,16 +56,22 @@ pub(super) async fn files(run: &mut Run) -> anyhow::Result<()> {
     let sandbox = server.agent.create().await?;
     server.quiet().await?;
     through_mcp(&server.agent, &sandbox, MB).await?;
+    let plain = server.file_url(&sandbox, "big");
     for Size { id, name, bytes } in SIZES {
-        let mut rates = Rates::default();
+        let (mut rates, mut plain_rates) = (Rates::default(), Rates::default());
         let repeat = repeat(run, bytes);
         for time in 1..=repeat {
             run.say(format!("{name} file: {time} of {repeat}"));
             let (write, read) = through_mcp(&server.agent, &sandbox, bytes).await?;
             rates.add(bytes, write, read);
+            let (write, read) = through_http(&plain, bytes).await?;
+            plain_rates.add(bytes, write, read);
         }
-        run.report.add(&format!("write-{id}"), &format!("write_file {name}"), Unit::MbPerSecond, rates.write);
-        run.report.add(&format!("read-{id}"), &format!("read_file {name}"), Unit::MbPerSecond, rates.read);
+        let unit = Unit::MbPerSecond;
+        run.report.add(&format!("write-{id}"), &format!("write_file {name}"), unit, rates.write);
+        run.report.add(&format!("read-{id}"), &format!("read_file {name}"), unit, rates.read);
+        run.report.add(&format!("put-{id}"), &format!("PUT of a {name} file"), unit, plain_rates.write);
+        run.report.add(&format!("get-{id}"), &format!("GET of a {name} file"), unit, plain_rates.read);
     }
     server.agent.destroy(&sandbox).await?;
     server.end().await?;
@@ -96,6 +104,25 @@ async fn through_mcp(agent: &Agent, sandbox: &str, bytes: usize) -> anyhow::Resu
         let part = length(&agent.call("read_file", arguments).await?)?;
         ensure!(part > 0, "the file ended after {read} of {bytes} bytes");
         read += part;
+    }
+    ensure!(read == bytes, "{read} bytes were read of a file of {bytes}");
+    Ok((wrote, started.elapsed()))
+}
+
+/// Writes and reads a file as the body of one request.
+async fn through_http(url: &str, bytes: usize) -> anyhow::Result<(Duration, Duration)> {
+    let client = reqwest::Client::builder().timeout(CALL_DEADLINE).build()?;
+    let part = Bytes::from(vec![b'x'; MB]);
+    let parts = stream::iter(vec![part; bytes / MB]).map(Ok::<_, Infallible>);
+    let started = Instant::now();
+    let body = reqwest::Body::wrap_stream(parts);
+    client.put(url).body(body).send().await?.error_for_status()?.bytes().await?;
+    let wrote = started.elapsed();
+    let started = Instant::now();
+    let mut answer = client.get(url).send().await?.error_for_status()?;
+    let mut read = 0;
+    while let Some(part) = answer.chunk().await? {
+        read += part.len();
     }
     ensure!(read == bytes, "{read} bytes were read of a file of {bytes}");
     Ok((wrote, started.elapsed()))

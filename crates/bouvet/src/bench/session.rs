@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::client::{self, Client, ServerProcess};
 
 /// No call takes longer: the first may build a template, the last of a crowd waits for all others.
-const CALL_DEADLINE: Duration = Duration::from_secs(300);
+pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(300);
 
 /// An MCP client, each of whose calls has a deadline.
 #[derive(Debug)]
@@ -69,6 +69,12 @@ impl Server {
         let process = ServerProcess::start(variables).await?;
         let url = process.url();
         Ok(Self { agent: Agent::connect(&url).await?, process: Some(process), url })
+    }
+
+    /// Where a file of a sandbox is as a plain body.
+    pub(super) fn file_url(&self, sandbox: &str, path: &str) -> String {
+        let root = self.url.trim_end_matches("/mcp");
+        format!("{root}/sandboxes/{sandbox}/file?path={path}")
     }
 
     /// What it says of itself; nothing if it will not say.

@@ -79,10 +79,10 @@ const TARGETS: &[Target] = {
         target("burst-default-rate", P50, AtLeast, 10.0, Unit),
         target("burst-full-answers", P50, AtLeast, 100.0, Unit),
         target("burst-full-rate", P50, AtLeast, 10.0, Unit),
-        target("write-1mb", P50, AtLeast, 0.5, Row("link-write-1mb")),
-        target("read-1mb", P50, AtLeast, 0.5, Row("link-read-1mb")),
-        target("write-100mb", P50, AtLeast, 0.5, Row("link-write-100mb")),
-        target("read-100mb", P50, AtLeast, 0.5, Row("link-read-100mb")),
+        target("put-1mb", P50, AtLeast, 0.5, Row("link-write-1mb")),
+        target("get-1mb", P50, AtLeast, 0.5, Row("link-read-1mb")),
+        target("put-100mb", P50, AtLeast, 0.5, Row("link-write-100mb")),
+        target("get-100mb", P50, AtLeast, 0.5, Row("link-read-100mb")),
     ]
 };
 

@@ -36,7 +36,7 @@ impl Server {
     }
 
     /// The sandbox that a client names.
-    fn find(&self, id: &str) -> Result<Sandbox, Failure> {
+    pub(crate) fn find(&self, id: &str) -> Result<Sandbox, Failure> {
         let found = id.parse().ok().and_then(|id| self.host.get(id));
         found.ok_or_else(|| Failure::unknown_sandbox(id))
     }

@@ -148,7 +148,7 @@ pub(crate) fn check_environment(env: &BTreeMap<String, String>) -> Result<(), In
 }
 
 /// `bytes` in pieces that fit into messages.
-pub(crate) fn chunks(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
+fn chunks(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || (!bytes.is_empty()).then(|| bytes.split_to(bytes.len().min(CHUNK_BYTES))))
 }
 

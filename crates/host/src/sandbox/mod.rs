@@ -6,24 +6,25 @@ pub(crate) mod post_mortem;
 pub(crate) mod state;
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use bouvet_wire::limits::{MAX_OPEN_EXECS, MAX_TRANSFERS};
 use bytes::Bytes;
+use futures_util::Stream;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use uuid::Uuid;
 
 use self::state::{Refusal, Request, State};
 use crate::boxconfig::BoxConfig;
 use crate::context::{self, Context, ContextError, ContextId, ContextRequest};
 use crate::exec::{self, Exec, ExecError, ExecRequest};
+use crate::files::transfer::{self, FileReader};
 use crate::files::{self, FileContent, FileError, Listing};
 use crate::link::Client;
-
-/// Programs that may run at once in one sandbox.
-const MAX_OPEN_EXECS: usize = 64;
 
 /// Names one sandbox. Random, so that nobody finds another's by guessing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +90,7 @@ struct Inner {
     destroy: mpsc::Sender<()>,
     client: OnceLock<Client>,
     open_execs: Arc<Semaphore>,
+    transfers: Arc<Semaphore>,
 }
 
 impl Sandbox {
@@ -98,9 +100,16 @@ impl Sandbox {
         state: watch::Receiver<State>,
         destroy: mpsc::Sender<()>,
     ) -> Self {
-        let (client, open_execs) = (OnceLock::new(), Arc::new(Semaphore::new(MAX_OPEN_EXECS)));
-        let created_at = SystemTime::now();
-        Self(Arc::new(Inner { id, config, created_at, state, destroy, client, open_execs }))
+        Self(Arc::new(Inner {
+            id,
+            config,
+            created_at: SystemTime::now(),
+            state,
+            destroy,
+            client: OnceLock::new(),
+            open_execs: Arc::new(Semaphore::new(MAX_OPEN_EXECS)),
+            transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
+        }))
     }
 
     /// Watches its state.
@@ -175,6 +184,31 @@ impl Sandbox {
     pub async fn write(&self, path: &str, content: Bytes, append: bool) -> Result<u64, FileError> {
         let written = files::write(self.client()?, path.to_owned(), content, append).await;
         self.explained(written).await
+    }
+
+    /// Begins to read a file of any size from `offset` on.
+    pub async fn read_stream(&self, path: &str, offset: u64) -> Result<FileReader, FileError> {
+        let permit = self.transfer()?;
+        let opened = FileReader::open(self.client()?, path.to_owned(), offset, u64::MAX).await;
+        Ok(self.explained(opened).await?.holding(permit))
+    }
+
+    /// Like [`Sandbox::write`], for content of any size, which must not pause for more than a minute. If it fails,
+    /// or this is dropped, nothing was written, but for what was appended until then.
+    pub async fn write_stream(
+        &self,
+        path: &str,
+        content: impl Stream<Item = io::Result<Bytes>> + Send,
+        append: bool,
+    ) -> Result<u64, FileError> {
+        let _permit = self.transfer()?;
+        let written = transfer::write(self.client()?, path.to_owned(), append, content).await;
+        self.explained(written).await
+    }
+
+    fn transfer(&self) -> Result<OwnedSemaphorePermit, FileError> {
+        let permit = self.0.transfers.clone().try_acquire_owned();
+        permit.map_err(|_| FileError::TooMany(MAX_TRANSFERS))
     }
 
     /// Lists a directory.

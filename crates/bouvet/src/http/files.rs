@@ -1,0 +1,87 @@
+//! Files of sandboxes as plain bodies, of any size: the streaming form of `read_file` and `write_file`.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Json, Response};
+use bouvet_host::{FileError, FileReader, chain};
+use futures_util::{Stream, TryStreamExt as _, stream};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::App;
+use crate::failure::Failure;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReadQuery {
+    path: String,
+    #[serde(default)]
+    offset: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WriteQuery {
+    path: String,
+    #[serde(default)]
+    append: bool,
+}
+
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+fn asked<T>(query: Asked<T>) -> Result<T, Failure> {
+    query.map(|Query(query)| query).map_err(|error| Failure::argument(error.body_text()))
+}
+
+/// `GET /sandboxes/{sandbox_id}/file?path=…&offset=…`: the file's bytes from `offset` on. A body that is shorter
+/// than its Content-Length was cut off by a failure.
+pub(super) async fn read(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: Asked<ReadQuery>,
+) -> Result<Response, Failure> {
+    let ReadQuery { path, offset } = asked(query)?;
+    let reader = app.server.find(&id)?.read_stream(&path, offset).await?;
+    let length = reader.file_bytes().saturating_sub(offset);
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, length.to_string()),
+        // What a sandbox wrote is not to be taken for a page of this server.
+        (header::CONTENT_DISPOSITION, "attachment".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    Ok((headers, Body::from_stream(exactly(length, reader))).into_response())
+}
+
+/// `length` bytes of what `reader` yields: a file that grows or shrinks meanwhile must not break the answer's rules.
+fn exactly(length: u64, reader: FileReader) -> impl Stream<Item = Result<Bytes, FileError>> {
+    stream::try_unfold((length, reader), async |(left, mut reader)| {
+        if left == 0 {
+            return Ok(None);
+        }
+        let shrunk = || FileError::Failed("the file became shorter while it was read".into());
+        let mut bytes = reader.next().await?.ok_or_else(shrunk)?;
+        bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        let left = left - bytes.len() as u64;
+        Ok(Some((bytes, (left, reader))))
+    })
+    .inspect_err(|error| tracing::warn!(error = %chain(error), "could not read a file to its end"))
+}
+
+/// `PUT /sandboxes/{sandbox_id}/file?path=…&append=…`: the body becomes the file, whole or not at all.
+pub(super) async fn write(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: Asked<WriteQuery>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let WriteQuery { path, append } = asked(query)?;
+    let content = request.into_body().into_data_stream().map_err(io::Error::other);
+    let written_bytes = app.server.find(&id)?.write_stream(&path, content, append).await?;
+    Ok(Json(json!({ "written_bytes": written_bytes })).into_response())
+}

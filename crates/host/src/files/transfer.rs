@@ -1,0 +1,151 @@
+//! Files of any size, in chunks: no more of one is held than is on its way.
+
+use std::io;
+
+use bouvet_wire::limits::CHUNK_BYTES;
+use bouvet_wire::v1::{self, WriteInput, write_input::Input};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{FileError, check_path, within_deadline};
+use crate::link::Client;
+
+/// Chunks that wait to be sent, beside those that the link holds.
+const WAITING_CHUNKS: usize = 4;
+
+/// A file being read. Dropping it ends that.
+#[derive(Debug)]
+pub struct FileReader {
+    chunks: Streaming<v1::ReadChunk>,
+    /// What came with the size.
+    first: Option<Bytes>,
+    file_bytes: u64,
+    left_bytes: u64,
+    /// Its place among the transfers of its sandbox, until its end.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl FileReader {
+    /// Begins to read at most `limit_bytes` from `offset` on.
+    pub(crate) async fn open(
+        mut client: Client,
+        path: String,
+        offset: u64,
+        limit_bytes: u64,
+    ) -> Result<Self, FileError> {
+        check_path(&path)?;
+        let mut chunks = within_deadline(async {
+            Ok(client.read(v1::ReadRequest { path, offset, limit_bytes }).await?.into_inner())
+        })
+        .await?;
+        let first = within_deadline(async { Ok(chunks.message().await?) }).await?.unwrap_or_default();
+        let (file_bytes, first) = (first.file_bytes, Some(first.data));
+        Ok(Self { chunks, first, file_bytes, left_bytes: limit_bytes, permit: None })
+    }
+
+    pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
+        self.permit = Some(permit);
+        self
+    }
+
+    /// The size of the whole file when it was opened, as its guest says.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// The next bytes, which are never none; `None` at the end. Waits at most 60 s for them.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FileError> {
+        loop {
+            let data = match self.first.take() {
+                Some(data) => data,
+                None => match within_deadline(async { Ok(self.chunks.message().await?) }).await? {
+                    Some(chunk) => chunk.data,
+                    None => {
+                        self.permit = None;
+                        return Ok(None);
+                    }
+                },
+            };
+            let left = self.left_bytes.checked_sub(data.len() as u64);
+            let too_much = || FileError::Link("it sent more than was asked for".into());
+            self.left_bytes = left.ok_or_else(too_much)?;
+            if !data.is_empty() {
+                return Ok(Some(data));
+            }
+        }
+    }
+}
+
+/// Writes what `content` yields, whole or not at all; or adds it to the end of the file with `append`, as far as it
+/// comes. Nothing may take longer than a minute: neither the next bytes of `content` nor for the guest to take them.
+pub(crate) async fn write(
+    mut client: Client,
+    path: String,
+    append: bool,
+    content: impl Stream<Item = io::Result<Bytes>> + Send,
+) -> Result<u64, FileError> {
+    check_path(&path)?;
+    let (sender, inputs) = mpsc::channel(WAITING_CHUNKS);
+    let call = client.write(ReceiverStream::new(inputs));
+    let open = sender.clone();
+    let feed = feed(sender, v1::WriteStart { path, mode: 0, append }, content);
+    tokio::pin!(call, feed);
+    let fed = tokio::select! {
+        biased;
+        answer = &mut call => return early(answer),
+        // When the content fails, the call is dropped while its stream is `open`, and the guest drops the file.
+        fed = &mut feed => fed?,
+    };
+    drop(open);
+    let answer = within_deadline(async { Ok(call.await) }).await?;
+    if fed == Fed::Refused {
+        return early(answer);
+    }
+    Ok(answer?.into_inner().written_bytes)
+}
+
+/// An answer before the end of the content says why the guest takes no more.
+fn early<T>(answer: Result<tonic::Response<v1::WriteReply>, Status>) -> Result<T, FileError> {
+    answer?;
+    Err(FileError::Link("it was done before the content was".into()))
+}
+
+/// How the sending of content ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Fed {
+    All,
+    /// The call is over: its answer says why.
+    Refused,
+}
+
+async fn feed(
+    sender: mpsc::Sender<WriteInput>,
+    start: v1::WriteStart,
+    content: impl Stream<Item = io::Result<Bytes>> + Send,
+) -> Result<Fed, FileError> {
+    let send =
+        |input| within_deadline(async { Ok(sender.send(WriteInput { input: Some(input) }).await.is_ok()) });
+    if !send(Input::Start(start)).await? {
+        return Ok(Fed::Refused);
+    }
+    tokio::pin!(content);
+    let mut waiting = BytesMut::new();
+    loop {
+        let part = within_deadline(async { Ok(content.next().await) }).await?;
+        let last = part.is_none();
+        waiting.extend_from_slice(&part.transpose().map_err(FileError::Content)?.unwrap_or_default());
+        // A message for each packet that a caller sends would cost the guest more than its content.
+        while waiting.len() >= CHUNK_BYTES || (last && !waiting.is_empty()) {
+            let chunk = waiting.split_to(waiting.len().min(CHUNK_BYTES)).freeze();
+            if !send(Input::Data(chunk)).await? {
+                return Ok(Fed::Refused);
+            }
+        }
+        if last {
+            return Ok(Fed::All);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+"""The server as an ordinary user, as docs/SELF_HOST.md has it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bouvet import Server, images
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def users_server(vm: None) -> Iterator[Server]:
+    """A server that root started as somebody else, in a directory of theirs; without root, as whom we are."""
+    if not all(os.stat(path).st_mode & 0o004 for path in images().values()):
+        pytest.skip("not everybody may read the images")
+    with tempfile.TemporaryDirectory(prefix="bouvet-user-") as name:
+        home = Path(name)
+        variables = {"BOUVET_CGROUP": "off", "BOUVET_TEMPLATES": str(home / "templates"), "BOUVET_POOL_MIN_SIZE": "1"}
+        with Server(home, BOUVET_POOL_ENABLED="true", **variables) as server:
+            if os.geteuid() == 0:
+                os.chown(home, NOBODY, NOBODY)
+                yield server.start(user=NOBODY, group=NOBODY, extra_groups=[]).healthy()
+            else:
+                yield server.start().healthy()
+
+
+def test_it_serves_without_root(users_server: Server) -> None:
+    for _ in range(2):
+        sandbox = users_server.create()
+        ran = users_server.call("execute_code", sandbox_id=sandbox, language="python", code="print(6 * 7)")
+        assert ran["stdout"] == "42\n"
+        assert users_server.call("destroy_sandbox", sandbox_id=sandbox) == {"success": True}
+    vm = users_server.vms()[0]
+    status = Path(f"/proc/{vm}/status").read_text()
+    uid = NOBODY if os.geteuid() == 0 else os.geteuid()
+    assert f"\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in status
+    assert "\nNoNewPrivs:\t1\n" in status and "\nSeccomp:\t2\n" in status
+    users_server.stop()
+
+
+def test_it_says_that_cgroups_take_root(users_server: Server, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("the other tests without root show it")
+    users_server.stop()
+    users_server.environment["BOUVET_CGROUP"] = "auto"
+    users_server.start(user=NOBODY, group=NOBODY, extra_groups=[])
+    assert users_server.process.wait(30) != 0
+    assert "BOUVET_CGROUP" in users_server.log
