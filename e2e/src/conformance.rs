@@ -3,6 +3,7 @@
 
 #![expect(missing_docs, reason = "each case's name says what it shows")]
 
+mod clones;
 mod contexts;
 mod python;
 
@@ -16,6 +17,7 @@ use bouvet_host::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
+pub use self::clones::*;
 pub use self::contexts::*;
 pub use self::python::*;
 use crate::drive::{eventually, run, sh};

@@ -18,6 +18,22 @@ pub struct Site {
     parent: TempDir,
 }
 
+/// What makes real VMs.
+#[derive(Debug, Clone, Copy)]
+pub enum Vmm {
+    /// QEMU.
+    Qemu,
+}
+
+impl Vmm {
+    /// The engine, and what its VMs boot from; `None`, and the test is skipped, where it cannot run.
+    fn ground(self) -> Option<(EngineChoice, (PathBuf, PathBuf))> {
+        match self {
+            Self::Qemu => Some((EngineChoice::Qemu, images()?)),
+        }
+    }
+}
+
 impl Site {
     /// On the engine without VMs.
     pub async fn fake() -> Option<Self> {
@@ -26,16 +42,23 @@ impl Site {
         )
     }
 
-    /// On QEMU; `None`, and the test is skipped, where it cannot run.
+    /// On QEMU, without a pool; `None` like [`Site::pooled`].
     pub async fn qemu() -> Option<Self> {
-        // All tests share one template of each size.
-        let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates");
-        Some(Self::start(EngineChoice::Qemu, images()?, Some(templates), None).await)
+        Self::pooled(Vmm::Qemu, None).await
     }
 
-    /// On QEMU, with templates of its own in `dir` and a pool; `None` like [`Site::qemu`].
-    pub async fn with_pool(dir: &Path, pool: Option<PoolOptions>) -> Option<Self> {
-        Some(Self::start(EngineChoice::Qemu, images()?, Some(dir.to_owned()), pool).await)
+    /// On VMs of `vmm`, with a pool; `None`, and the test is skipped, where it cannot run.
+    pub async fn pooled(vmm: Vmm, pool: Option<PoolOptions>) -> Option<Self> {
+        let (engine, images) = vmm.ground()?;
+        // All tests share one template of each size.
+        let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates");
+        Some(Self::start(engine, images, Some(templates), pool).await)
+    }
+
+    /// On VMs of `vmm`, with the templates in `dir`; `None` like [`Site::pooled`].
+    pub async fn with_templates(vmm: Vmm, dir: &Path) -> Option<Self> {
+        let (engine, images) = vmm.ground()?;
+        Some(Self::start(engine, images, Some(dir.to_owned()), None).await)
     }
 
     async fn start(

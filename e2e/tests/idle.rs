@@ -3,10 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "test code: a panic is how it reports")]
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bouvet_e2e::site::{Site, small};
+use bouvet_e2e::site::{Site, Vmm, small};
 use bouvet_host::PoolOptions;
 
 /// Processor time that all children of this process have used, in clock ticks of 10 ms.
@@ -26,9 +25,8 @@ fn ticks() -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_clones_use_no_processor() {
-    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates");
     let pool = PoolOptions { size: 3, boots: 2, resources: small().resources };
-    let Some(site) = Site::with_pool(&templates, Some(pool)).await else { return };
+    let Some(site) = Site::pooled(Vmm::Qemu, Some(pool)).await else { return };
     let deadline = Instant::now() + Duration::from_secs(180);
     while site.host.pool().0 != 3 {
         assert!(Instant::now() < deadline, "the pool was never full");

@@ -1,3 +1,6 @@
 //! The conformance list on QEMU.
 
-bouvet_e2e::conform!(bouvet_e2e::site::Site::qemu);
+use bouvet_e2e::site::{Site, Vmm};
+
+bouvet_e2e::conform!(Site::qemu);
+bouvet_e2e::conform_clones!(Vmm::Qemu);

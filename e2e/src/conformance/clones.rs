@@ -1,15 +1,35 @@
-//! Templates, their clones, and the pool of clones that wait.
-
-#![expect(clippy::unwrap_used, reason = "test code: a panic is how it reports")]
+//! Templates, their clones, and the pool of clones that wait: what every engine must do that can freeze VMs.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bouvet_e2e::drive::{assert_usable, printed, sh};
-use bouvet_e2e::site::{Site, small};
 use bouvet_host::{Host, PoolOptions, Program, Sandbox};
+
+use crate::drive::{assert_usable, printed, sh};
+use crate::site::{Site, Vmm, small};
+
+/// Makes a test of every case, on VMs of `$vmm`.
+#[macro_export]
+macro_rules! conform_clones {
+    ($vmm:expr; $($case:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::conformance::$case($vmm).await;
+            }
+        )*
+    };
+    ($vmm:expr) => {
+        $crate::conform_clones! { $vmm;
+            no_two_clones_are_alike
+            a_clone_that_waited_wakes_as_a_sandbox_of_its_own
+            what_was_claimed_is_replaced
+            a_template_outlives_its_host_and_is_built_again_when_it_is_damaged
+            a_clone_begins_clean
+        }
+    };
+}
 
 fn pool(size: u32) -> Option<PoolOptions> {
     Some(PoolOptions { size, boots: 2, resources: small().resources })
@@ -52,10 +72,8 @@ async fn assert_clock_is_right(sandbox: &Sandbox) {
 }
 
 /// Clones of one template, waiting ones and others, have the same memory to begin with.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_two_clones_are_alike() {
-    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates");
-    let Some(site) = Site::with_pool(&templates, pool(3)).await else { return };
+pub async fn no_two_clones_are_alike(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, pool(3)).await else { return };
     until_pooled(&site.host, 3).await;
     let mut seen = BTreeSet::new();
     for number in 1..=6 {
@@ -69,10 +87,25 @@ async fn no_two_clones_are_alike() {
     site.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_claimed_is_replaced() {
-    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates");
-    let Some(site) = Site::with_pool(&templates, pool(2)).await else { return };
+/// Stopped while it waits, it is woken by the claim: with the caller's environment, the time of now and a link that
+/// carries calls both ways.
+pub async fn a_clone_that_waited_wakes_as_a_sandbox_of_its_own(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, pool(1)).await else { return };
+    until_pooled(&site.host, 1).await;
+    // Long enough for a clock that stood still to be seen.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut config = small();
+    config.extra_env = [("WHOSE".into(), "mine".into())].into();
+    let sandbox = site.host.create(config).await.unwrap();
+    assert_clock_is_right(&sandbox).await;
+    let id = sandbox.id().to_string();
+    assert_eq!(sh(&sandbox, "echo $WHOSE; hostname").await, format!("mine\nsandbox-{}", &id[..8]));
+    assert_usable(&sandbox).await;
+    site.end().await;
+}
+
+pub async fn what_was_claimed_is_replaced(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, pool(2)).await else { return };
     until_pooled(&site.host, 2).await;
     assert!(site.host.list().is_empty(), "what waits is nobody's sandbox");
 
@@ -86,8 +119,7 @@ async fn what_was_claimed_is_replaced() {
     site.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_template_outlives_its_host_and_is_built_again_when_it_is_damaged() {
+pub async fn a_template_outlives_its_host_and_is_built_again_when_it_is_damaged(vmm: Vmm) {
     let dir = tempfile::tempdir().unwrap();
     let templates = || {
         let entries = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -95,7 +127,7 @@ async fn a_template_outlives_its_host_and_is_built_again_when_it_is_damaged() {
         dirs
     };
     let use_one = async || {
-        let site = Site::with_pool(dir.path(), None).await?;
+        let site = Site::with_templates(vmm, dir.path()).await?;
         let sandbox = site.host.create(small()).await.unwrap();
         assert_usable(&sandbox).await;
         site.end().await;
@@ -117,9 +149,8 @@ async fn a_template_outlives_its_host_and_is_built_again_when_it_is_damaged() {
 }
 
 /// A program that ran in one sandbox before it was frozen would run in all; none of ours may.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clone_begins_clean() {
-    let Some(site) = Site::qemu().await else { return };
+pub async fn a_clone_begins_clean(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
     let sandbox = site.host.create(small()).await.unwrap();
     let left = sh(&sandbox, "ls -A /tmp /run/bouvet").await;
     assert_eq!(left, "/run/bouvet:\ncontext.js\ncontext.py\nnode.js\npython.py\n\n/tmp:");
