@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::exec::Executor;
-use crate::link;
+use crate::link::port::Port;
+use crate::link::{self, vsock};
 use crate::personalise;
 use crate::service::Service;
 
@@ -16,6 +17,8 @@ use crate::service::Service;
 pub enum LinkEnd {
     /// The virtio-serial port of this name.
     Port(String),
+    /// The vsock port of this number, on which the host connects.
+    Vsock(u32),
     /// An inherited, connected stream socket: how tests run this code without a VM.
     Socket(i32),
 }
@@ -57,7 +60,7 @@ pub enum Error {
 }
 
 impl Options {
-    /// Parses `serve --port NAME|--fd N --home DIR --run-dir DIR [--cgroup DIR]`.
+    /// Parses `serve --port NAME|--vsock PORT|--fd N --home DIR --run-dir DIR [--cgroup DIR]`.
     pub fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self, Error> {
         let mut options = Self {
             link: LinkEnd::Port(bouvet_wire::LINK_PORT.into()),
@@ -73,6 +76,7 @@ impl Options {
             let mut value = || args.next().ok_or_else(|| Error::Argument(flag.display().to_string()));
             match flag.to_str() {
                 Some("--port") => options.link = LinkEnd::Port(value()?.display().to_string()),
+                Some("--vsock") => options.link = LinkEnd::Vsock(parse_port(&value()?)?),
                 Some("--fd") => options.link = LinkEnd::Socket(parse_fd(&value()?)?),
                 Some("--home") => options.home = value()?.into(),
                 Some("--run-dir") => options.run_dir = value()?.into(),
@@ -83,6 +87,11 @@ impl Options {
         }
         Ok(options)
     }
+}
+
+fn parse_port(value: &OsString) -> Result<u32, Error> {
+    let port = value.to_str().and_then(|text| text.parse().ok());
+    port.ok_or_else(|| Error::Argument(value.display().to_string()))
 }
 
 fn parse_fd(value: &OsString) -> Result<i32, Error> {
@@ -107,8 +116,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
         let service = Service::new(Arc::new(executor), options.home.clone(), options.owns_kernel);
         match &options.link {
             LinkEnd::Port(name) => {
-                let port = link::Port::open(name).await.map_err(Error::Link)?;
+                let port = Port::open(name).await.map_err(Error::Link)?;
                 link::serve(port, service).await.map_err(Error::Link)
+            }
+            LinkEnd::Vsock(port) => {
+                let listener = vsock::Listener::bind(*port).map_err(Error::Link)?;
+                listener.serve(service).await.map_err(Error::Link)
             }
             LinkEnd::Socket(fd) => {
                 let socket = inherited_socket(*fd).map_err(Error::Link)?;

@@ -20,6 +20,9 @@ pub const GENERATION: u32 = 3;
 /// Name of the virtio-serial port that carries the link.
 pub const LINK_PORT: &str = "bouvet.link";
 
+/// The vsock port on which a guest waits for its host, in a VM that has vsock instead.
+pub const LINK_VSOCK_PORT: u32 = 1024;
+
 /// Messages and service.
 #[expect(
     missing_docs,

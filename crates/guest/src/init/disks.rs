@@ -38,14 +38,25 @@ pub(super) fn mount_root(target: &Path) -> Result<(), Error> {
     mount("overlay", target, "overlay", MountFlags::NOATIME, &*options).map_err(|error| failed(error.into()))
 }
 
-/// The device node of the disk with this serial number. Both drivers probe before their module's load
-/// returns, so a disk is there by now or not at all.
+/// The device node of the disk with this serial number. Firecracker gives its disks none that we could choose: there
+/// the base is the only disk that cannot be written, and the scratch disk the only one that can. Drivers probe before
+/// their module's load returns, so a disk is there by now or not at all.
 fn find(serial: &'static str) -> Result<PathBuf, Error> {
     let disks = fs::read_dir("/sys/block").map_err(|error| Error::Disk(serial, error))?;
-    let found = disks.flatten().find(|disk| {
-        fs::read_to_string(disk.path().join("serial")).is_ok_and(|text| text.trim_end() == serial)
-    });
-    found.map(|disk| Path::new("/dev").join(disk.file_name())).ok_or(Error::NoDisk(serial))
+    let disks: Vec<PathBuf> = disks.flatten().map(|disk| disk.path()).collect();
+    let attribute = |disk: &PathBuf, name: &str| {
+        fs::read_to_string(disk.join(name)).map(|text| text.trim_end().to_owned()).unwrap_or_default()
+    };
+    let mut named = disks.iter().filter(|disk| attribute(disk, "serial") == serial);
+    let read_only = if serial == BASE_DISK { "1" } else { "0" };
+    // Of memory disks and the like there is no device below.
+    let real = disks.iter().filter(|disk| disk.join("device").exists());
+    let mut fitting = real.filter(|disk| attribute(disk, "ro") == read_only);
+    let found = match (named.next(), fitting.next(), fitting.next()) {
+        (Some(disk), ..) | (None, Some(disk), None) => disk,
+        _ => return Err(Error::NoDisk(serial)),
+    };
+    Ok(Path::new("/dev").join(found.file_name().unwrap_or_default()))
 }
 
 fn file_system(device: &Path) -> io::Result<Option<&'static str>> {

@@ -22,6 +22,7 @@ use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::process::{Pid, WaitOptions};
 use rustix::system::RebootCommand;
 
+const VIRTIO_ID_VSOCK: u32 = 19;
 const NEW_ROOT: &str = "/newroot";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const USER_CGROUP: &str = "/sys/fs/cgroup/user";
@@ -67,19 +68,48 @@ pub fn run() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn bring_up() -> Result<(), Error> {
+/// By which device the host's calls come.
+#[derive(Debug, Clone, Copy)]
+enum Link {
+    Serial,
+    Vsock,
+}
+
+impl Link {
+    /// The one that this VM has. Its driver is loaded while the modules can still be reached.
+    fn find() -> Result<Self, Error> {
+        if !has_virtio_device(VIRTIO_ID_VSOCK) {
+            return Ok(Self::Serial);
+        }
+        modules::load("vmw_vsock_virtio_transport")?;
+        Ok(Self::Vsock)
+    }
+}
+
+/// Whether the VM has a virtio device of this kind (`include/uapi/linux/virtio_ids.h`).
+fn has_virtio_device(kind: u32) -> bool {
+    let Ok(devices) = fs::read_dir("/sys/bus/virtio/devices") else { return false };
+    let text = format!("0x{kind:04x}");
+    devices.flatten().any(|device| {
+        fs::read_to_string(device.path().join("device")).is_ok_and(|found| found.trim_end() == text)
+    })
+}
+
+fn bring_up() -> Result<Link, Error> {
     // Device nodes take no space; a file that somebody writes here by mistake takes memory.
     mount_new("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, c"mode=755,size=1M")?;
     mount_new("proc", "/proc", "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c"")?;
     mount_new("sysfs", "/sys", "sysfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c"")?;
     modules::load("virtio_mmio")?;
     modules::load("virtio_blk")?;
+    let link = Link::find()?;
     disks::mount_root(Path::new(NEW_ROOT))?;
     switch_root()?;
     mount_rest()?;
     loopback::bring_up().map_err(|error| Error::Prepare("the loopback interface", error))?;
     quieten().map_err(|error| Error::Prepare("the kernel's settings", error))?;
-    limit_programs().map_err(|error| Error::Prepare("cgroups", error))
+    limit_programs().map_err(|error| Error::Prepare("cgroups", error))?;
+    Ok(link)
 }
 
 /// Mounts `fs_type` at `target`, which is made if it is missing.
@@ -179,13 +209,17 @@ fn limit_programs() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "-1000")
 }
 
-fn start_service((): ()) -> Result<Pid, Error> {
+fn start_service(link: Link) -> Result<Pid, Error> {
     open_console().map_err(|error| Error::Prepare("the console", error))?;
     let home = if Path::new("/root").is_dir() { "/root" } else { "/" };
     #[expect(clippy::disallowed_methods, reason = "PID 1 starts one process")]
     let mut service = std::process::Command::new("/proc/self/exe");
-    service.args(["serve", "--owns-kernel", "--port", bouvet_wire::LINK_PORT, "--home", home]);
+    service.args(["serve", "--owns-kernel", "--home", home]);
     service.args(["--run-dir", "/run/bouvet", "--cgroup", USER_CGROUP]);
+    match link {
+        Link::Serial => service.args(["--port", bouvet_wire::LINK_PORT]),
+        Link::Vsock => service.args(["--vsock", &bouvet_wire::LINK_VSOCK_PORT.to_string()]),
+    };
     let child = service.spawn().map_err(Error::Service)?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| Error::Service(io::Error::other("it has no process id")))
