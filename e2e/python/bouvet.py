@@ -95,6 +95,7 @@ class Server:
         self.port = free_port()
         own = {"BOUVET_TRANSPORT": transport, "BOUVET_HTTP_PORT": str(self.port)}
         self.environment = environment(self.directory, **(own | variables))
+        self.binary = binary()
         self._process: subprocess.Popen[Any] | None = None
 
     def start(self, **pipes: Any) -> Self:
@@ -102,7 +103,7 @@ class Server:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL} | pipes
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [binary()], env=self.environment, stderr=log, cwd=self.directory.parent, **pipes
+                [self.binary], env=self.environment, stderr=log, cwd=self.directory.parent, **pipes
             )
         return self
 
