@@ -227,14 +227,46 @@ impl From<FileError> for Failure {
             FileError::TooMany(_) => {
                 Self::new(Status::TOO_MANY_REQUESTS, error, "Wait until one of them has ended.")
             }
-            FileError::Content(_) => {
-                Self::new(Status::BAD_REQUEST, chain(&error), "Send it again; nothing was kept.")
+            FileError::Content(ref cause) => {
+                let timed_out = cause.kind() == std::io::ErrorKind::TimedOut;
+                let status = if timed_out { Status::REQUEST_TIMEOUT } else { Status::BAD_REQUEST };
+                Self::new(status, chain(&error), "Send it again; unless it was appended, nothing was kept.")
             }
             FileError::Deadline | FileError::Link(_) => Self::new(
                 Status::BAD_GATEWAY,
                 error,
                 "If the next call fails too, destroy the sandbox and create another.",
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn statuses_say_whose_fault_it_is() {
+        let text = String::new;
+        let content = |kind: io::ErrorKind| FileError::Content(kind.into());
+        let cases = [
+            (FileError::NotFound(text()), 404),
+            (FileError::WrongKind(text()), 400),
+            (FileError::Failed(text()), 403),
+            (FileError::DiskFull(text()), 507),
+            (FileError::TooMany(8), 429),
+            (content(io::ErrorKind::ConnectionReset), 400),
+            (content(io::ErrorKind::TimedOut), 408),
+            (FileError::Deadline, 502),
+            (FileError::Link(text()), 502),
+            (FileError::Refused(Refusal::Starting), 409),
+            (FileError::Refused(Refusal::Destroyed), 410),
+        ];
+        for (error, status) in cases {
+            let said = format!("{error:?}");
+            assert_eq!(Failure::from(error).into_response().status(), status, "{said}");
         }
     }
 }

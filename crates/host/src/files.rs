@@ -44,10 +44,10 @@ pub enum FileError {
     /// There are too many transfers already.
     #[error("{0} transfers of files are under way in the sandbox, which is the limit")]
     TooMany(usize),
-    /// What was to be written could not be had.
+    /// What was to be written could not be had, or did not come in time.
     #[error("could not read the content to write")]
     Content(#[source] io::Error),
-    /// The guest did not answer, or the content did not come.
+    /// The guest did not answer.
     #[error("the sandbox did not answer within {seconds} s", seconds = DEADLINE.as_secs())]
     Deadline,
     /// The link broke, or the guest broke its rules.

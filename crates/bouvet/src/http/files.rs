@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
@@ -9,12 +10,17 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Json, Response};
 use bouvet_host::{FileError, FileReader, chain};
-use futures_util::{Stream, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::App;
 use crate::failure::Failure;
+
+/// How long a client may take nothing of a file.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,7 +61,13 @@ pub(super) async fn read(
         (header::CONTENT_DISPOSITION, "attachment".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
-    Ok((headers, Body::from_stream(exactly(length, reader))).into_response())
+    let (parts, body) = mpsc::channel(1);
+    tokio::spawn(async move {
+        if let Err(error) = pump(exactly(length, reader), parts).await {
+            tracing::warn!(%error, "could not send a file to its end");
+        }
+    });
+    Ok((headers, Body::from_stream(ReceiverStream::new(body))).into_response())
 }
 
 /// `length` bytes of what `reader` yields: a file that grows or shrinks meanwhile must not break the answer's rules.
@@ -70,7 +82,26 @@ fn exactly(length: u64, reader: FileReader) -> impl Stream<Item = Result<Bytes, 
         let left = left - bytes.len() as u64;
         Ok(Some((bytes, (left, reader))))
     })
-    .inspect_err(|error| tracing::warn!(error = %chain(error), "could not read a file to its end"))
+}
+
+/// Hands `content` on, unless nobody takes it: a client that stalls must not hold what the sandbox has few of. An
+/// answer that is cut off so is shorter than it said, by which its client knows.
+async fn pump(
+    content: impl Stream<Item = Result<Bytes, FileError>>,
+    to: mpsc::Sender<io::Result<Bytes>>,
+) -> Result<(), String> {
+    tokio::pin!(content);
+    while let Some(part) = content.next().await {
+        let part = part.map_err(|error| chain(&error));
+        let failed = part.as_ref().err().cloned();
+        match tokio::time::timeout(PATIENCE, to.send(part.map_err(io::Error::other))).await {
+            Err(_) => return Err(format!("the client took nothing for {PATIENCE:?}")),
+            // The client has gone.
+            Ok(Err(_)) => return Ok(()),
+            Ok(Ok(())) => failed.map_or(Ok(()), Err)?,
+        }
+    }
+    Ok(())
 }
 
 /// `PUT /sandboxes/{sandbox_id}/file?path=…&append=…`: the body becomes the file, whole or not at all.
@@ -84,4 +115,18 @@ pub(super) async fn write(
     let content = request.into_body().into_data_stream().map_err(io::Error::other);
     let written_bytes = app.server.find(&id)?.write_stream(&path, content, append).await?;
     Ok(Json(json!({ "written_bytes": written_bytes })).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stalls_is_given_up() {
+        let (parts, mut body) = mpsc::channel(1);
+        let endless = stream::repeat(()).map(|()| Ok(Bytes::from_static(b"x")));
+        let error = pump(endless, parts).await.unwrap_err();
+        assert!(error.contains("took nothing"), "{error}");
+        assert!(body.recv().await.is_some() && body.recv().await.is_none(), "its content ends");
+    }
 }

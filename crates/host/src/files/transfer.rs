@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{FileError, check_path, within_deadline};
+use super::{DEADLINE, FileError, check_path, within_deadline};
 use crate::link::Client;
 
 /// Chunks that wait to be sent, beside those that the link holds.
@@ -58,24 +58,24 @@ impl FileReader {
 
     /// The next bytes, which are never none; `None` at the end. Waits at most 60 s for them.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FileError> {
-        loop {
-            let data = match self.first.take() {
-                Some(data) => data,
-                None => match within_deadline(async { Ok(self.chunks.message().await?) }).await? {
-                    Some(chunk) => chunk.data,
-                    None => {
-                        self.permit = None;
-                        return Ok(None);
-                    }
-                },
-            };
-            let left = self.left_bytes.checked_sub(data.len() as u64);
-            let too_much = || FileError::Link("it sent more than was asked for".into());
-            self.left_bytes = left.ok_or_else(too_much)?;
-            if !data.is_empty() {
-                return Ok(Some(data));
-            }
-        }
+        // Only the chunk with the size may be empty: a guest that went on with such would hold its reader for good.
+        let first = self.first.take().filter(|data| !data.is_empty());
+        let data = match first {
+            Some(data) => data,
+            None => match within_deadline(async { Ok(self.chunks.message().await?) }).await? {
+                Some(chunk) if chunk.data.is_empty() => {
+                    return Err(FileError::Link("it sent a chunk of nothing".into()));
+                }
+                Some(chunk) => chunk.data,
+                None => {
+                    self.permit = None;
+                    return Ok(None);
+                }
+            },
+        };
+        let left = self.left_bytes.checked_sub(data.len() as u64);
+        self.left_bytes = left.ok_or_else(|| FileError::Link("it sent more than was asked for".into()))?;
+        Ok(Some(data))
     }
 }
 
@@ -132,20 +132,63 @@ async fn feed(
         return Ok(Fed::Refused);
     }
     tokio::pin!(content);
+    // A message for each packet that a caller sends would cost the guest more than its content.
     let mut waiting = BytesMut::new();
-    loop {
-        let part = within_deadline(async { Ok(content.next().await) }).await?;
-        let last = part.is_none();
-        waiting.extend_from_slice(&part.transpose().map_err(FileError::Content)?.unwrap_or_default());
-        // A message for each packet that a caller sends would cost the guest more than its content.
-        while waiting.len() >= CHUNK_BYTES || (last && !waiting.is_empty()) {
-            let chunk = waiting.split_to(waiting.len().min(CHUNK_BYTES)).freeze();
+    while let Some(mut part) = next_part(&mut content).await? {
+        while let Some(chunk) = take_chunk(&mut waiting, &mut part) {
             if !send(Input::Data(chunk)).await? {
                 return Ok(Fed::Refused);
             }
         }
-        if last {
-            return Ok(Fed::All);
+    }
+    if !waiting.is_empty() && !send(Input::Data(waiting.freeze())).await? {
+        return Ok(Fed::Refused);
+    }
+    Ok(Fed::All)
+}
+
+async fn next_part(
+    content: &mut (impl Stream<Item = io::Result<Bytes>> + Unpin),
+) -> Result<Option<Bytes>, FileError> {
+    let part = tokio::time::timeout(DEADLINE, content.next()).await;
+    let part = part.map_err(|_| FileError::Content(io::ErrorKind::TimedOut.into()))?;
+    part.transpose().map_err(FileError::Content)
+}
+
+/// A whole chunk, from what waits and `part`, if there is enough for one; the rest of `part` waits else.
+fn take_chunk(waiting: &mut BytesMut, part: &mut Bytes) -> Option<Bytes> {
+    if waiting.is_empty() && part.len() >= CHUNK_BYTES {
+        return Some(part.split_to(CHUNK_BYTES));
+    }
+    let missing = CHUNK_BYTES - waiting.len();
+    waiting.extend_from_slice(&part.split_to(missing.min(part.len())));
+    (waiting.len() == CHUNK_BYTES).then(|| waiting.split().freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn parts_of_any_size_become_whole_chunks(
+            sizes in prop::collection::vec(0..3 * CHUNK_BYTES, 0..6),
+        ) {
+            let content: Vec<u8> = (0..=255).cycle().take(sizes.iter().sum()).collect();
+            let (mut rest, mut waiting) = (Bytes::from(content.clone()), BytesMut::new());
+            let mut sent = Vec::new();
+            for size in sizes {
+                let mut part = rest.split_to(size);
+                while let Some(chunk) = take_chunk(&mut waiting, &mut part) {
+                    prop_assert_eq!(chunk.len(), CHUNK_BYTES);
+                    sent.extend_from_slice(&chunk);
+                }
+                prop_assert!(part.is_empty() && waiting.len() < CHUNK_BYTES);
+            }
+            sent.extend_from_slice(&waiting);
+            prop_assert_eq!(sent, content);
         }
     }
 }

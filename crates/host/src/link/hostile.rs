@@ -22,6 +22,7 @@ use crate::context::{self, ContextError, ContextId};
 use crate::disk::Blanks;
 use crate::engine::{Acceleration, Engine, EngineError, Frozen, Vm, VmSpec};
 use crate::exec::{Exec, ExecError, ExecRequest, Program};
+use crate::files::transfer::FileReader;
 use crate::files::{self, FileError};
 use crate::sandbox::SandboxId;
 use crate::sandbox::create::{self, BringUpError, Origin, Site};
@@ -289,6 +290,18 @@ async fn more_than_was_asked_for_fails_the_call() {
         answering(move |_| one_message(&v1::ListReply { entries: entries.clone(), truncated: false })).await;
     let error = files::list(link.client(), "/".into()).await.unwrap_err();
     assert!(matches!(&error, FileError::Link(fact) if fact.contains("more than was asked")), "{error:?}");
+}
+
+#[tokio::test]
+async fn chunks_of_nothing_fail_the_call() {
+    let endless = || {
+        let chunk = v1::ReadChunk { file_bytes: 1, ..v1::ReadChunk::default() };
+        response(stream::repeat(()).map(move |()| prefixed(&chunk)))
+    };
+    let link = answering(move |_| endless()).await;
+    let mut reader = FileReader::open(link.client(), "file".into(), 0, u64::MAX).await.unwrap();
+    let error = reader.next().await.unwrap_err();
+    assert!(matches!(&error, FileError::Link(fact) if fact.contains("nothing")), "{error:?}");
 }
 
 #[tokio::test]
