@@ -5,6 +5,7 @@
 
 mod clones;
 mod contexts;
+mod isolation;
 mod python;
 
 use std::collections::BTreeMap;
@@ -19,8 +20,9 @@ use futures_util::{StreamExt as _, stream};
 
 pub use self::clones::*;
 pub use self::contexts::*;
+pub use self::isolation::*;
 pub use self::python::*;
-use crate::drive::{eventually, run, sh};
+use crate::drive::{eventually, patient, run, sh};
 use crate::site::small;
 
 /// Makes a test of every case, on the site that `$site` starts.
@@ -127,7 +129,7 @@ pub async fn a_deadline_kills_the_whole_tree_and_keeps_the_output(host: &Host) {
     let sandbox = create(host).await;
     let mut request =
         ExecRequest::new(Program::Python, "print('before')\nimport os\nos.system('sleep 3217 & sleep 3218')");
-    request.timeout = Duration::from_secs(3);
+    request.timeout = patient(3);
     let result = sandbox.exec(request).await.unwrap().finish().await.unwrap();
     assert!(result.exit.timed_out);
     assert_eq!(result.stdout.text(), "before\n");
@@ -319,7 +321,7 @@ pub async fn a_dead_vm_is_noticed_and_says_so(host: &Host) {
     assert!(matches!(error, ExecError::Refused(Refusal::Failed(_))), "{error}");
     let error = running.finish().await.unwrap_err();
     assert!(matches!(error, ExecError::Refused(Refusal::Failed(_))), "{error}");
-    assert!(died.elapsed() < Duration::from_secs(30), "it took {:?}", died.elapsed());
+    assert!(died.elapsed() < patient(30), "it took {:?}", died.elapsed());
     assert!(matches!(sandbox.state(), State::Failed(_)));
     assert!(matches!(sandbox.read("x", 0, 1).await, Err(FileError::Refused(Refusal::Failed(_)))));
     assert_eq!(host.list().len(), 1, "it stays known until it is destroyed");
@@ -351,7 +353,7 @@ pub async fn a_destroyed_sandbox_is_gone(host: &Host) {
     assert!(matches!(error, ExecError::Refused(Refusal::Destroyed)), "{error}");
     // One that nobody waits for any more is destroyed too.
     tokio::time::timeout(Duration::ZERO, host.create(small())).await.unwrap_err();
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + patient(60);
     while !host.list().is_empty() {
         assert!(Instant::now() < deadline, "the unwanted sandbox was never destroyed");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -5,16 +5,22 @@ use std::time::{Duration, Instant};
 use bouvet_host::{ExecRequest, ExecResult, Program, Sandbox};
 use bytes::Bytes;
 
+/// So many seconds, or a multiple where `BOUVET_TEST_PATIENCE` says that VMs are slower than anybody's: with KVM in
+/// software, that is some ten times.
+pub fn patient(seconds: u64) -> Duration {
+    let factor = std::env::var_os("BOUVET_TEST_PATIENCE").and_then(|factor| factor.to_str()?.parse().ok());
+    Duration::from_secs(seconds) * factor.unwrap_or(1)
+}
+
 /// How `source` went.
 pub async fn run(sandbox: &Sandbox, program: Program, source: &str) -> ExecResult {
-    let exec = sandbox.exec(ExecRequest::new(program, source.to_owned())).await.unwrap();
-    exec.finish().await.unwrap()
+    run_at_most(sandbox, 60, program, source).await
 }
 
 /// How `source` went, with a deadline of its own.
 pub async fn run_at_most(sandbox: &Sandbox, seconds: u64, program: Program, source: &str) -> ExecResult {
     let mut request = ExecRequest::new(program, source.to_owned());
-    request.timeout = Duration::from_secs(seconds);
+    request.timeout = patient(seconds);
     sandbox.exec(request).await.unwrap().finish().await.unwrap()
 }
 
@@ -32,7 +38,7 @@ pub async fn sh(sandbox: &Sandbox, command: &str) -> String {
 
 /// Waits until `command` succeeds.
 pub async fn eventually(sandbox: &Sandbox, command: &str) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + patient(120);
     while run(sandbox, Program::Command, command).await.exit.exit_code != 0 {
         assert!(Instant::now() < deadline, "`{command}` never succeeded");
     }

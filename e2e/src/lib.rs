@@ -5,5 +5,6 @@
 
 pub mod conformance;
 pub mod drive;
+pub mod probe;
 pub mod site;
 pub mod skip;

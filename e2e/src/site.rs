@@ -1,10 +1,14 @@
 //! Hosts for tests, each in a directory of its own.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use bouvet_host::{BoxConfig, CgroupChoice, EngineChoice, Host, HostOptions, PoolOptions, ResourceConfig};
+use bouvet_host::{
+    BoxConfig, CgroupChoice, EngineChoice, FirecrackerOptions, Host, HostOptions, PoolOptions, ResourceConfig,
+};
 use tempfile::TempDir;
 
+use crate::probe;
 use crate::skip::skipped;
 
 /// Sandboxes that a test's host may have at once.
@@ -23,13 +27,25 @@ pub struct Site {
 pub enum Vmm {
     /// QEMU.
     Qemu,
+    /// Firecracker, which the environment names.
+    Firecracker,
 }
 
 impl Vmm {
     /// The engine, and what its VMs boot from; `None`, and the test is skipped, where it cannot run.
-    fn ground(self) -> Option<(EngineChoice, (PathBuf, PathBuf))> {
+    async fn ground(self) -> Option<(EngineChoice, (PathBuf, PathBuf))> {
         match self {
             Self::Qemu => Some((EngineChoice::Qemu, images()?)),
+            Self::Firecracker => {
+                let images = images()?;
+                match firecracker_lacks(&images.0).await {
+                    None => Some((EngineChoice::Firecracker, images)),
+                    Some(lack) => {
+                        skipped("REQUIRE_KVM", &lack);
+                        None
+                    }
+                }
+            }
         }
     }
 }
@@ -47,9 +63,14 @@ impl Site {
         Self::pooled(Vmm::Qemu, None).await
     }
 
+    /// On Firecracker, without a pool; `None` like [`Site::pooled`].
+    pub async fn firecracker() -> Option<Self> {
+        Self::pooled(Vmm::Firecracker, None).await
+    }
+
     /// On VMs of `vmm`, with a pool; `None`, and the test is skipped, where it cannot run.
     pub async fn pooled(vmm: Vmm, pool: Option<PoolOptions>) -> Option<Self> {
-        let (engine, images) = vmm.ground()?;
+        let (engine, images) = vmm.ground().await?;
         // All tests share one template of each size.
         let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates");
         Some(Self::start(engine, images, Some(templates), pool).await)
@@ -57,7 +78,7 @@ impl Site {
 
     /// On VMs of `vmm`, with the templates in `dir`; `None` like [`Site::pooled`].
     pub async fn with_templates(vmm: Vmm, dir: &Path) -> Option<Self> {
-        let (engine, images) = vmm.ground()?;
+        let (engine, images) = vmm.ground().await?;
         Some(Self::start(engine, images, Some(dir.to_owned()), None).await)
     }
 
@@ -71,7 +92,12 @@ impl Site {
         let options = HostOptions {
             dir: parent.path().join("host"),
             engine,
+            firecracker: FirecrackerOptions {
+                binary: firecracker_binary().unwrap_or_default(),
+                ..FirecrackerOptions::default()
+            },
             kernel,
+            kernel_args: kernel_args(),
             rootfs,
             max_sandboxes: MAX_SANDBOXES,
             // Only root can bound VMs where no cgroup was delegated.
@@ -87,12 +113,41 @@ impl Site {
         Self { host: Host::start(options).await.unwrap(), parent }
     }
 
+    /// The directory in which the host has its own.
+    pub fn dir(&self) -> PathBuf {
+        self.parent.path().join("host")
+    }
+
     /// Ends the host, and checks that nothing of it is left.
     pub async fn end(self) {
         self.host.shut_down().await;
         let left: Vec<_> = std::fs::read_dir(self.parent.path()).unwrap().collect();
         assert!(left.is_empty(), "the host left {left:?}");
     }
+}
+
+fn kernel_args() -> String {
+    let args = std::env::var_os("BOUVET_KERNEL_ARGS");
+    args.and_then(|args| args.into_string().ok()).unwrap_or_default()
+}
+
+fn firecracker_binary() -> Option<PathBuf> {
+    std::env::var_os("BOUVET_FIRECRACKER").map(PathBuf::from)
+}
+
+/// What is missing for Firecracker to boot `kernel` here, if anything is.
+async fn firecracker_lacks(kernel: &Path) -> Option<String> {
+    let Some(binary) = firecracker_binary() else {
+        return Some("BOUVET_FIRECRACKER names no binary to test".into());
+    };
+    if !binary.is_file() {
+        return Some(format!("there is no Firecracker at {}", binary.display()));
+    }
+    if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
+        return Some(format!("/dev/kvm cannot be used: {error}"));
+    }
+    let booted = probe::boots(&binary, kernel, &kernel_args()).await;
+    booted.err().map(|said| format!("Firecracker cannot boot the kernel here: {said}"))
 }
 
 /// The kernel and the rootfs that `make` built, or those that the environment names.
@@ -110,7 +165,7 @@ pub fn images() -> Option<(PathBuf, PathBuf)> {
         }
     }
     if !cfg!(target_arch = "x86_64") {
-        skipped("REQUIRE_VM", "the QEMU engine needs x86_64");
+        skipped("REQUIRE_VM", "VMs need x86_64");
         return None;
     }
     Some((kernel, rootfs))

@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bouvet_host::{BoxConfig, CgroupChoice, EngineChoice, HostOptions, PoolOptions, ResourceConfig};
+use bouvet_host::{
+    BoxConfig, CgroupChoice, EngineChoice, FirecrackerOptions, HostOptions, PoolOptions, ResourceConfig,
+};
 
 /// One variable.
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +60,44 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "BOUVET_ENGINE",
         "auto",
-        "auto or qemu",
+        "auto, firecracker or qemu",
         "what makes the VMs; auto takes the strongest that this machine can run",
+    ),
+    variable(
+        "BOUVET_FIRECRACKER",
+        "/usr/local/bin/firecracker",
+        "a path",
+        "Firecracker's executable; with `jailer` beside it, and the server root, VMs are jailed",
+    ),
+    variable(
+        "BOUVET_FIRECRACKER_HUGE_PAGES",
+        "false",
+        "true or false; true needs BOUVET_TEMPLATES=off",
+        "whether Firecracker's guests get memory in pages of 2 MiB, which must have been set aside",
+    ),
+    variable(
+        "BOUVET_FIRECRACKER_CPU_TEMPLATE",
+        "none",
+        "none, C3, T2, T2S, T2CL, T2A or V1N1",
+        "what processor Firecracker shows its guests; none shows the one that is there",
+    ),
+    variable(
+        "BOUVET_FIRECRACKER_DISK_MIB_PER_SEC",
+        "0",
+        "0 to 1000000",
+        "most that a VM of Firecracker may read from and write to each disk, in MiB per second; 0 for no limit",
+    ),
+    variable(
+        "BOUVET_FIRECRACKER_DISK_OPS_PER_SEC",
+        "0",
+        "0 to 10000000",
+        "the same in operations per second; 0 for no limit",
+    ),
+    variable(
+        "BOUVET_KERNEL_ARGS",
+        "",
+        "arguments of the Linux kernel, separated by spaces",
+        "what the VMs' kernel is told beside what their engine tells it",
     ),
     variable("BOUVET_TRANSPORT", "both", "stdio, http or both", "how MCP clients reach the server"),
     variable("BOUVET_HTTP_HOST", "0.0.0.0", "an IP address", "address that the HTTP server binds"),
@@ -196,7 +234,9 @@ impl Config {
             host: HostOptions {
                 dir: values.path("BOUVET_CHROOT")?,
                 engine: values.engine()?,
+                firecracker: values.firecracker()?,
                 kernel: values.path("BOUVET_KERNEL")?,
+                kernel_args: values.kernel_args()?,
                 rootfs: values.path("BOUVET_ROOTFS")?,
                 max_sandboxes: values.number("BOUVET_MAX_SANDBOXES", 1..=1000)?,
                 cgroup: values.cgroup()?,
@@ -227,7 +267,7 @@ pub fn unknown_variables(set: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 /// Published variables of parts that do not exist yet; setting them is no mistake.
-const LATER: &[&str] = &["BOUVET_FIRECRACKER", "BOUVET_ROOTFS_URL"];
+const LATER: &[&str] = &["BOUVET_ROOTFS_URL"];
 
 /// The table's variable of this name.
 fn find(name: &str) -> &'static Variable {
@@ -249,11 +289,7 @@ impl Values<'_> {
     }
 
     fn pool(&self, resources: &ResourceConfig) -> Result<Option<PoolOptions>, ConfigError> {
-        let enabled = match self.text("BOUVET_POOL_ENABLED").to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => true,
-            "false" | "0" | "no" | "off" => false,
-            _ => return Err(self.error("BOUVET_POOL_ENABLED")),
-        };
+        let enabled = self.boolean("BOUVET_POOL_ENABLED")?;
         let size = self.number("BOUVET_POOL_MIN_SIZE", 0..=1000)?;
         let boots = self.number("BOUVET_POOL_MAX_BOOTS", 1..=64)?;
         Ok((enabled && size > 0).then(|| PoolOptions { size, boots, resources: resources.clone() }))
@@ -284,6 +320,42 @@ impl Values<'_> {
         std::path::absolute(self.text(name)).map_err(|_| self.error(name))
     }
 
+    fn boolean(&self, name: &str) -> Result<bool, ConfigError> {
+        match self.text(name).to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => Err(self.error(name)),
+        }
+    }
+
+    fn firecracker(&self) -> Result<FirecrackerOptions, ConfigError> {
+        let huge_pages = self.boolean("BOUVET_FIRECRACKER_HUGE_PAGES")?;
+        if huge_pages && self.templates()?.is_some() {
+            return Err(self.error("BOUVET_FIRECRACKER_HUGE_PAGES"));
+        }
+        let template = self.text("BOUVET_FIRECRACKER_CPU_TEMPLATE").to_ascii_uppercase();
+        let cpu_template = match template.as_str() {
+            "NONE" => None,
+            "C3" | "T2" | "T2S" | "T2CL" | "T2A" | "V1N1" => Some(template),
+            _ => return Err(self.error("BOUVET_FIRECRACKER_CPU_TEMPLATE")),
+        };
+        let limit = |name, most| Ok(Some(self.number(name, 0..=most)?).filter(|number| *number > 0));
+        Ok(FirecrackerOptions {
+            binary: self.path("BOUVET_FIRECRACKER")?,
+            huge_pages,
+            cpu_template,
+            disk_mb_per_second: limit("BOUVET_FIRECRACKER_DISK_MIB_PER_SEC", 1_000_000)?,
+            disk_operations_per_second: limit("BOUVET_FIRECRACKER_DISK_OPS_PER_SEC", 10_000_000)?,
+        })
+    }
+
+    fn kernel_args(&self) -> Result<String, ConfigError> {
+        let args = self.text("BOUVET_KERNEL_ARGS");
+        // The kernel's own line is 2048 bytes long (its COMMAND_LINE_SIZE on x86), and the engine's part is one.
+        let sound = args.len() <= 1024 && args.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+        if sound { Ok(args) } else { Err(self.error("BOUVET_KERNEL_ARGS")) }
+    }
+
     fn list(&self, name: &str) -> Vec<String> {
         self.text(name).split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
     }
@@ -291,6 +363,7 @@ impl Values<'_> {
     fn engine(&self) -> Result<EngineChoice, ConfigError> {
         match self.text("BOUVET_ENGINE").to_ascii_lowercase().as_str() {
             "auto" => Ok(EngineChoice::Auto),
+            "firecracker" => Ok(EngineChoice::Firecracker),
             "qemu" => Ok(EngineChoice::Qemu),
             #[cfg(feature = "fake")]
             "fake" => Ok(EngineChoice::Fake),
@@ -345,7 +418,10 @@ mod tests {
             message("BOUVET_TRANSPORT", "tcp"),
             "BOUVET_TRANSPORT is `tcp`; it must be stdio, http or both"
         );
-        assert_eq!(message("BOUVET_ENGINE", "xen"), "BOUVET_ENGINE is `xen`; it must be auto or qemu");
+        assert_eq!(
+            message("BOUVET_ENGINE", "xen"),
+            "BOUVET_ENGINE is `xen`; it must be auto, firecracker or qemu"
+        );
         assert!(load(&[("BOUVET_CGROUP", "relative/path")]).is_err());
     }
 

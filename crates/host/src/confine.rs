@@ -5,15 +5,19 @@
 //! process. Each step either happens or stops the start; there is no "log and continue". A clone's process enters
 //! its cgroup later, while it starts: its guest does not run before that.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags};
 use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::UnshareFlags;
 use tokio::process::{Child, Command};
@@ -29,12 +33,16 @@ const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 const MAX_ERROR_BYTES: usize = 4096;
 
 /// A process to start.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Spec {
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<OsString>,
     /// Descriptors that it inherits, as the numbers of [`Spawner::fd`]. All others are closed to it.
     pub(crate) fds: Vec<OwnedFd>,
+    /// Its working directory; the root where `None`.
+    pub(crate) dir: Option<PathBuf>,
+    /// Whether its output can be read, as its errors always can.
+    pub(crate) output: bool,
 }
 
 /// What is taken from a process.
@@ -50,6 +58,31 @@ pub(crate) struct Confinement<'a> {
     pub(crate) namespaces: bool,
     /// Whether its memory comes in small pages alone. Huge ones are rarely filled by what translates code.
     pub(crate) small_pages: bool,
+    /// Files that it alone sees where they are mounted. Needs privilege.
+    pub(crate) mounts: Vec<Bind>,
+}
+
+/// A file that is mounted over another for one process: gone when that is.
+#[derive(Debug)]
+pub(crate) struct Bind {
+    /// A mount that is nowhere yet. Made by us: a child that has a mount namespace of its own cannot mount what was
+    /// opened in another (open_tree(2)).
+    mount: OwnedFd,
+    target: CString,
+}
+
+impl Bind {
+    /// Shows `source`, for reading only, at `target`, where an empty file is made. `source` needs no name any more.
+    /// Needs privilege.
+    pub(crate) fn new(source: impl AsFd, target: &Path) -> io::Result<Self> {
+        use rustix::mount::OpenTreeFlags;
+
+        std::fs::File::options().write(true).create_new(true).open(target)?;
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let mount = rustix::mount::open_tree(source, c"", flags)?;
+        Ok(Self { mount, target: CString::new(target.as_os_str().as_bytes())? })
+    }
 }
 
 /// Starts processes from one thread that lives as long as this.
@@ -62,6 +95,8 @@ pub(crate) struct Spawner {
     /// Descriptors whose numbers the children use for theirs. They are held open here, so that those numbers
     /// are never those of something that a child still needs on its way to its program.
     reserved: [OwnedFd; MAX_FDS],
+    /// Whether children live in a process namespace of their own; see [`Spawner::start_contained`].
+    contained: bool,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -69,20 +104,45 @@ type Job = Box<dyn FnOnce() + Send>;
 impl Spawner {
     /// Starts the thread. Must be called within a runtime, on which the children will be watched.
     pub(crate) fn start() -> io::Result<Self> {
+        Self::start_thread(|| Ok(None), false)
+    }
+
+    /// Like [`Spawner::start`], with children that live in a process namespace of their own. Those that change
+    /// their own user id lose what ties them to this process (prctl(2)); the first process of a namespace does not, and
+    /// when it ends, the kernel kills all others there (pid_namespaces(7)). It does nothing else. Needs privilege.
+    pub(crate) fn start_contained() -> io::Result<Self> {
+        Self::start_thread(|| Keeper::start().map(Some), true)
+    }
+
+    fn start_thread(
+        begin: impl FnOnce() -> io::Result<Option<Keeper>> + Send + 'static,
+        contained: bool,
+    ) -> io::Result<Self> {
         let runtime = tokio::runtime::Handle::current();
         let (jobs, queue) = std::sync::mpsc::channel::<Job>();
+        let (begun, beginning) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("bouvet-spawner".into());
         thread.spawn(move || {
             let _runtime = runtime.enter();
-            queue.iter().for_each(|job| job());
+            // Whoever started this thread waits for it.
+            match begin() {
+                Ok(_keeper) => {
+                    begun.send(Ok(())).ok();
+                    queue.iter().for_each(|job| job());
+                }
+                Err(error) => {
+                    begun.send(Err(error)).ok();
+                }
+            }
         })?;
+        beginning.recv().map_err(io::Error::other)??;
         let null: OwnedFd = std::fs::File::open("/dev/null")?.into();
         let mut reserved = Vec::with_capacity(MAX_FDS);
         for _ in 0..MAX_FDS {
             reserved.push(null.try_clone()?);
         }
         let reserved = reserved.try_into().map_err(|_| io::Error::other("too few descriptors"))?;
-        Ok(Self { jobs: Mutex::new(jobs), reserved })
+        Ok(Self { jobs: Mutex::new(jobs), reserved, contained })
     }
 
     /// The number by which a child knows the descriptor at `index` of [`Spec::fds`].
@@ -92,7 +152,7 @@ impl Spawner {
 
     /// Starts `spec`, confined. The child is killed when its handle is dropped.
     pub(crate) async fn spawn(&self, spec: Spec, confinement: Confinement<'_>) -> io::Result<Child> {
-        let mut command = self.prepare(spec, &confinement)?;
+        let mut command = self.prepare(spec, confinement)?;
         let (done, started) = oneshot::channel();
         let job: Job = Box::new(move || {
             // Nobody waits any more when the creation was given up: then the child is dropped, and killed.
@@ -103,11 +163,13 @@ impl Spawner {
         started.await.map_err(|_| io::Error::other("the spawner thread is gone"))?
     }
 
-    fn prepare(&self, spec: Spec, confinement: &Confinement<'_>) -> io::Result<Command> {
+    fn prepare(&self, spec: Spec, confinement: Confinement<'_>) -> io::Result<Command> {
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
         let mut command = Command::new(&spec.program);
-        command.args(&spec.args).env_clear().current_dir("/").kill_on_drop(true);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(&spec.args).env_clear().kill_on_drop(true);
+        command.current_dir(spec.dir.as_deref().unwrap_or(Path::new("/")));
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        command.stdout(if spec.output { Stdio::piped() } else { Stdio::null() });
         #[expect(
             unsafe_code,
             reason = "a process can only drop what it inherited itself, between fork and exec"
@@ -123,25 +185,46 @@ impl Spawner {
             .zip(&self.reserved)
             .map(|(parent_fd, reserved)| FdMapping { parent_fd, child_fd: reserved.as_raw_fd() });
         command.fd_mappings(mappings.collect()).map_err(io::Error::other)?;
-        let entrance = confinement.cgroup.map(Cgroup::entrance).transpose()?;
-        let parent = rustix::process::getpid();
-        let groups: Vec<Gid> = confinement.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-        let (id, namespaces, small_pages) = (confinement.id, confinement.namespaces, confinement.small_pages);
-        let confine = move || {
-            if let Some(entrance) = &entrance {
-                rustix::io::write(entrance, b"0")?;
-            }
-            if small_pages {
-                rustix::thread::disable_transparent_huge_pages(true)?;
-            }
-            confine_self(id, &groups, namespaces, parent)
-        };
+        let own = Own::new(confinement, self.contained)?;
+        let confine = move || own.confine_self();
         #[expect(unsafe_code, reason = "a process can only confine itself, between fork and exec")]
         // SAFETY: `confine` only makes system calls: it allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(confine);
         }
         Ok(command)
+    }
+}
+
+/// The first process of a process namespace. Dropped, it is ended, and by the kernel's hand all others there.
+struct Keeper(std::process::Child);
+
+impl Keeper {
+    /// Gives the children of this thread a process namespace, and starts its first process, which ends with this thread.
+    fn start() -> io::Result<Self> {
+        unshare(UnshareFlags::NEWPID)?;
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
+        let mut command = std::process::Command::new(find_program("sleep"));
+        command.arg("infinity").env_clear().current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let bind = || {
+            close_inherited()?;
+            Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+        };
+        #[expect(unsafe_code, reason = "only the child itself can tie its life to its parent's")]
+        // SAFETY: `bind` only makes system calls: it allocates nothing and takes no lock.
+        unsafe {
+            command.pre_exec(bind);
+        }
+        command.spawn().map(Self)
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // Failing means that it is gone.
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
 }
 
@@ -157,29 +240,83 @@ fn close_inherited() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Runs in the child, where only system calls are allowed.
-fn confine_self(id: Option<u32>, groups: &[Gid], namespaces: bool, parent: Pid) -> io::Result<()> {
-    if namespaces {
-        #[expect(unsafe_code, reason = "some of the flags that we do not pass would be unsafe")]
-        // SAFETY: neither flag touches descriptors or memory.
-        unsafe {
-            rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWIPC)?;
+/// A [`Confinement`], ready to be put on by a child between its fork and its program.
+struct Own {
+    id: Option<u32>,
+    groups: Vec<Gid>,
+    entrance: Option<File>,
+    namespaces: bool,
+    small_pages: bool,
+    mounts: Vec<Bind>,
+    /// Who must still be its parent; nobody, for a child that cannot see its parent.
+    parent: Option<Pid>,
+}
+
+impl Own {
+    fn new(confinement: Confinement<'_>, contained: bool) -> io::Result<Self> {
+        let Confinement { id, groups, cgroup, namespaces, small_pages, mounts } = confinement;
+        Ok(Self {
+            id,
+            groups: groups.into_iter().map(Gid::from_raw).collect(),
+            entrance: cgroup.map(Cgroup::entrance).transpose()?,
+            namespaces,
+            small_pages,
+            mounts,
+            parent: (!contained).then(rustix::process::getpid),
+        })
+    }
+
+    /// Runs in the child, where only system calls are allowed.
+    fn confine_self(&self) -> io::Result<()> {
+        if let Some(entrance) = &self.entrance {
+            rustix::io::write(entrance, b"0")?;
         }
+        if self.small_pages {
+            rustix::thread::disable_transparent_huge_pages(true)?;
+        }
+        if self.namespaces {
+            unshare(UnshareFlags::NEWNET | UnshareFlags::NEWIPC)?;
+        }
+        self.mount()?;
+        if let Some(id) = self.id {
+            rustix::thread::set_thread_groups(&self.groups)?;
+            let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+            rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+            rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        }
+        rustix::thread::set_no_new_privs(true)?;
+        rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+        // A change of ids clears it, so this comes after (prctl(2)); and it misses a parent that is dead already.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() != self.parent {
+            return Err(rustix::io::Errno::SRCH.into());
+        }
+        Ok(())
     }
-    if let Some(id) = id {
-        rustix::thread::set_thread_groups(groups)?;
-        let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+
+    fn mount(&self) -> io::Result<()> {
+        if self.mounts.is_empty() {
+            return Ok(());
+        }
+        unshare(UnshareFlags::NEWNS)?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change(c"/", private)?;
+        for Bind { mount, target } in &self.mounts {
+            let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            rustix::mount::move_mount(mount, c"", rustix::fs::CWD, target.as_c_str(), whole)?;
+            let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+            rustix::mount::mount_remount(target.as_c_str(), flags, c"")?;
+        }
+        Ok(())
     }
-    rustix::thread::set_no_new_privs(true)?;
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    // A change of ids clears it, so this comes after (prctl(2)); and it misses a parent that is dead already.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    if rustix::process::getppid() != Some(parent) {
-        return Err(rustix::io::Errno::SRCH.into());
+}
+
+fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+    #[expect(unsafe_code, reason = "some of the flags that we do not pass would be unsafe")]
+    // SAFETY: no flag that is passed touches descriptors or memory.
+    unsafe {
+        Ok(rustix::thread::unshare_unsafe(namespaces)?)
     }
-    Ok(())
 }
 
 /// Why a helper program did not do its work.
@@ -256,6 +393,7 @@ mod tests {
             program: find_program("sh"),
             args: vec!["-c".into(), list.into()],
             fds: vec![open(), open()],
+            ..Spec::default()
         };
         let mut child = spawner.spawn(spec, Confinement::default()).await.unwrap();
         let mut listed = String::new();

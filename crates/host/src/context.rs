@@ -16,7 +16,7 @@ use crate::link::Client;
 use crate::sandbox::state::Refusal;
 
 /// How long the guest may take to start an interpreter, and to list and end them. Beyond its own deadline.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Names one context of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -31,6 +31,11 @@ pub enum DiskError {
     },
 }
 
+/// Whether the program that makes disks can be run.
+pub async fn check_mke2fs() -> Result<(), confine::ToolError> {
+    confine::run_tool("mke2fs", ["-V"].iter()).await.map(drop)
+}
+
 impl Blanks {
     /// Keeps blanks in `dir`, which must exist.
     pub(crate) fn new(dir: PathBuf) -> Self {

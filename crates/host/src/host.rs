@@ -24,8 +24,9 @@ use crate::confine::Spawner;
 use crate::disk::Blanks;
 #[cfg(feature = "fake")]
 use crate::engine::fake::Fake;
-use crate::engine::qemu::{self, Qemu};
-use crate::engine::{Acceleration, Engine, EngineChoice, EngineError, Frozen};
+use crate::engine::firecracker::{Firecracker, FirecrackerOptions};
+use crate::engine::qemu::Qemu;
+use crate::engine::{self, Acceleration, Engine, EngineChoice, EngineError, EngineFacts, Frozen};
 use crate::instance::ClaimError;
 use crate::pool::{Entry, Pool, PoolOptions};
 use crate::sandbox::create::{self, BringUpError, Live, Origin, Site};
@@ -47,8 +48,12 @@ pub struct HostOptions {
     pub dir: PathBuf,
     /// What makes the VMs.
     pub engine: EngineChoice,
+    /// What is particular to Firecracker.
+    pub firecracker: FirecrackerOptions,
     /// The kernel: an uncompressed `vmlinux`, with its modules in `KERNEL.modules.cpio` beside it.
     pub kernel: PathBuf,
+    /// What the kernel is told beside what its engine tells it.
+    pub kernel_args: String,
     /// The root file system that all sandboxes share: an ext4, squashfs or erofs image.
     pub rootfs: PathBuf,
     /// Sandboxes that may exist at once.
@@ -62,6 +67,17 @@ pub struct HostOptions {
     pub templates: Option<PathBuf>,
     /// Clones that wait ready. Needs templates.
     pub pool: Option<PoolOptions>,
+}
+
+impl HostOptions {
+    /// The engine that is meant: what [`EngineChoice::Auto`] stands for here.
+    pub fn resolved_engine(&self) -> EngineChoice {
+        match self.engine {
+            EngineChoice::Auto if self.firecracker.can_run() => EngineChoice::Firecracker,
+            EngineChoice::Auto => EngineChoice::Qemu,
+            chosen => chosen,
+        }
+    }
 }
 
 /// Why a host could not start.
@@ -154,6 +170,25 @@ impl Host {
                 Err(error)
             }
         }
+    }
+
+    /// Makes ready what [`Host::start`] would, as far as the engine, and gives it back: what makes VMs here, or why
+    /// nothing does. May be called beside a running host.
+    pub async fn probe(options: &HostOptions) -> Result<EngineFacts, StartError> {
+        let ground = Ground::claim(options)?;
+        let probed = async {
+            let spawner = Arc::new(Spawner::start().map_err(StartError::Thread)?);
+            let engine = start_engine(options, &ground, spawner).await?;
+            Ok(EngineFacts {
+                name: engine.name(),
+                version: engine.version(),
+                acceleration: engine.acceleration(),
+                confinement: engine.confinement(),
+            })
+        };
+        let probed = probed.await;
+        ground.give_back();
+        probed
     }
 
     fn open(inner: Inner, options: &HostOptions) -> Self {
@@ -397,7 +432,7 @@ impl Inner {
         let spawner = Arc::new(Spawner::start().map_err(StartError::Thread)?);
         let engine = start_engine(options, ground, spawner).await?;
         let templates = match (&options.templates, engine.freezes()) {
-            (Some(templates), Some(basis)) => Some(Templates::new(templates.clone(), basis)?),
+            (Some(templates), Some(freezing)) => Some(Templates::new(templates.clone(), freezing)?),
             _ => None,
         };
         let pool = templates.as_ref().and(options.pool.as_ref()).map(Pool::new);
@@ -442,21 +477,21 @@ async fn start_engine(
     ground: &Ground,
     spawner: Arc<Spawner>,
 ) -> Result<Box<dyn Engine>, StartError> {
-    match options.engine {
-        EngineChoice::Auto | EngineChoice::Qemu => {
-            let engine = Qemu::prepare(qemu::Options {
-                kernel: &options.kernel,
-                rootfs: &options.rootfs,
-                dir: &ground.instance.dir,
-                cgroups: ground.cgroups.clone(),
-                first_uid: ground.first_uid(options),
-                spawner,
-            });
-            Ok(Box::new(engine.await?))
-        }
+    let parts = engine::Options {
+        kernel: &options.kernel,
+        rootfs: &options.rootfs,
+        kernel_args: &options.kernel_args,
+        dir: &ground.instance.dir,
+        cgroups: ground.cgroups.clone(),
+        first_uid: ground.first_uid(options),
+        spawner: spawner.clone(),
+    };
+    Ok(match options.resolved_engine() {
+        EngineChoice::Firecracker => Box::new(Firecracker::prepare(parts, &options.firecracker).await?),
+        EngineChoice::Auto | EngineChoice::Qemu => Box::new(Qemu::prepare(parts).await?),
         #[cfg(feature = "fake")]
-        EngineChoice::Fake => Ok(Box::new(Fake::prepare(&ground.instance.dir, spawner)?)),
-    }
+        EngineChoice::Fake => Box::new(Fake::prepare(&ground.instance.dir, spawner)?),
+    })
 }
 
 /// Refuses what this machine could never give: its kernel would end the VM, or something else, for it.

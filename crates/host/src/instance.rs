@@ -72,7 +72,17 @@ impl Instance {
     pub(crate) fn remove(&self) -> io::Result<()> {
         fs::remove_dir_all(&self.dir)?;
         match self.dir.parent().map(fs::remove_dir) {
-            Some(Err(error)) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+            // Others use it, or it was mounted there for us, as service managers do.
+            Some(Err(error))
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty
+                        | io::ErrorKind::ResourceBusy
+                        | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                Err(error)
+            }
             _ => Ok(()),
         }
     }

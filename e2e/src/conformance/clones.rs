@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bouvet_host::{Host, PoolOptions, Program, Sandbox};
 
-use crate::drive::{assert_usable, printed, sh};
+use crate::drive::{assert_usable, patient, printed, sh};
 use crate::site::{Site, Vmm, small};
 
 /// Makes a test of every case, on VMs of `$vmm`.
@@ -36,7 +36,7 @@ fn pool(size: u32) -> Option<PoolOptions> {
 }
 
 async fn until_pooled(host: &Host, count: usize) {
-    let deadline = Instant::now() + Duration::from_secs(180);
+    let deadline = Instant::now() + patient(180);
     while host.pool().0 != count {
         assert!(Instant::now() < deadline, "{} wait, and not {count}", host.pool().0);
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -10,7 +10,7 @@ use bouvet_host::{
 use bytes::Bytes;
 
 use super::create;
-use crate::drive::{eventually, printed, run, sh};
+use crate::drive::{eventually, patient, printed, run, sh};
 use crate::skip::skipped;
 
 /// A context in `sandbox`, and what runs in it.
@@ -29,7 +29,7 @@ impl<'a> Notebook<'a> {
 
     fn request(&self, source: &str) -> ExecRequest {
         // The first import of a large library takes that long where instructions are emulated.
-        let timeout = Duration::from_secs(240);
+        let timeout = patient(240);
         ExecRequest { context: Some(self.id), timeout, ..ExecRequest::new(self.program, source.to_owned()) }
     }
 
@@ -218,7 +218,7 @@ pub async fn a_context_is_interrupted_at_the_deadline_and_keeps_its_variables(ho
         (&node, "const kept = 7; console.log('before'); while (true) {}", "Interrupted\n"),
         (&node, "console.log('before'); await new Promise(() => {})", "Interrupted\n"),
     ] {
-        let request = ExecRequest { timeout: Duration::from_secs(5), ..notebook.request(source) };
+        let request = ExecRequest { timeout: patient(5), ..notebook.request(source) };
         let result = notebook.try_run(request).await.unwrap();
         assert!(result.exit.timed_out && result.exit.exit_code == 130, "{source}: {:?}", result.exit);
         assert_eq!(
@@ -250,7 +250,7 @@ pub async fn a_context_that_will_not_stop_is_killed_and_says_so(host: &Host) {
     let busy = "console.log('deaf'); await null; while (true) {}";
     for (program, source) in [(Program::Python, deaf), (Program::Node, busy)] {
         let notebook = Notebook::new(&sandbox, program).await;
-        let request = ExecRequest { timeout: Duration::from_secs(4), ..notebook.request(source) };
+        let request = ExecRequest { timeout: patient(4), ..notebook.request(source) };
         let result = notebook.try_run(request).await.unwrap();
         assert_eq!(result.exit.context_death, Some(Death::Stubborn), "{:?}", result.exit);
         assert!(result.exit.timed_out && result.exit.exit_code == 137);

@@ -1,18 +1,18 @@
 //! Python programs: most are forks of an interpreter that runs already, and must not be able to tell.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bouvet_host::{ExecRequest, Host, Program, Sandbox};
 use bytes::Bytes;
 
 use super::create;
-use crate::drive::{run, sh};
+use crate::drive::{patient, run, sh};
 
 /// The first programs may find no interpreter to fork, and start their own.
 async fn until_forked(sandbox: &Sandbox) {
     let cmdline = "print(open('/proc/self/cmdline').read())";
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + patient(60);
     while !run(sandbox, Program::Python, cmdline).await.stdout.text().contains("--serve") {
         assert!(Instant::now() < deadline, "no program was ever a fork");
     }

@@ -26,8 +26,8 @@ use super::program;
 use super::relay::Relay;
 use super::talk::{Message, Outputs, Talk};
 
-/// How long an interpreter may take to start, emulated and read from disk.
-const READY_DEADLINE: Duration = Duration::from_secs(45);
+/// How long an interpreter may take to start, emulated and read from disk, or where KVM is software.
+const READY_DEADLINE: Duration = Duration::from_secs(150);
 
 /// All contexts of the sandbox, oldest first.
 #[derive(Debug)]

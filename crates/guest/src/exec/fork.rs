@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::process::{Child, Command};
 
 /// How long an interpreter may take to start, emulated and read from disk.
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+const READY_DEADLINE: Duration = Duration::from_secs(150);
 /// A request is one message: the environment is most of it.
 const MAX_REQUEST_BYTES: usize = 200 * 1024;
 

@@ -43,9 +43,10 @@ use process::{Ends, Process, Streams};
 const DRAIN: Duration = Duration::from_millis(50);
 
 /// How long a fork may take to be there.
-const FORK_DEADLINE: Duration = Duration::from_secs(5);
-/// How long an empty program may take: emulated, the first run of a compiler takes many seconds.
-const WARM_DEADLINE: Duration = Duration::from_secs(120);
+const FORK_DEADLINE: Duration = Duration::from_secs(30);
+/// How long an empty program may take: emulated, the first run of a compiler takes many seconds; where KVM is software,
+/// Node takes minutes.
+const WARM_DEADLINE: Duration = Duration::from_secs(600);
 
 type Answer = mpsc::Sender<Result<v1::ExecOutput, Status>>;
 
@@ -201,7 +202,8 @@ pub(crate) async fn warm(
         // Nobody reads what it might print, and it is given no input.
         drop((run.streams.stdin.take(), run.streams.stdout.take(), run.streams.stderr.take()));
         let ended = tokio::time::timeout(WARM_DEADLINE, run.process.wait()).await;
-        let status = ended.map_err(|_| Status::deadline_exceeded("an empty program did not end"))??;
+        let status = ended
+            .map_err(|_| Status::deadline_exceeded(format!("an empty program did not end: {program:?}")))??;
         if !status.success() {
             return Err(Status::internal(format!("an empty program failed ({status}): {program:?}")));
         }

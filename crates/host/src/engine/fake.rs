@@ -13,7 +13,8 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 
 use super::log::Log;
-use super::{Acceleration, Engine, EngineError, Frozen, Vm, VmSpec};
+use super::memory::Memory;
+use super::{Acceleration, Bound, Engine, EngineError, Freezing, Frozen, Vm, VmSpec};
 use crate::confine::{Confinement, Spawner, Spec};
 use crate::undo::Undo;
 
@@ -48,6 +49,14 @@ impl Engine for Fake {
         Acceleration::None
     }
 
+    fn version(&self) -> String {
+        "none".into()
+    }
+
+    fn confinement(&self) -> Vec<Bound> {
+        Vec::new()
+    }
+
     async fn boot(&self, spec: VmSpec, _: &mut Undo) -> Result<Box<dyn Vm>, EngineError> {
         let (home, run_dir) = (spec.dir.join("home"), spec.dir.join("run"));
         fs::create_dir_all(&home).map_err(|error| EngineError::Prepare("the home directory", error))?;
@@ -55,7 +64,7 @@ impl Engine for Fake {
         let fd = self.spawner.fd(0).to_string();
         let mut args: Vec<_> = ["serve", "--fd", &fd, "--home"].map(Into::into).into();
         args.extend([home.into(), "--run-dir".into(), run_dir.into()]);
-        let program = Spec { program: self.guest.clone(), args, fds: vec![theirs.into()] };
+        let program = Spec { program: self.guest.clone(), args, fds: vec![theirs.into()], ..Spec::default() };
         let mut child =
             self.spawner.spawn(program, Confinement::default()).await.map_err(EngineError::Spawn)?;
         let stderr = child.stderr.take().map(Log::follow).unwrap_or_default();
@@ -64,7 +73,7 @@ impl Engine for Fake {
         Ok(Box::new(FakeVm { child, stderr, link: Some(link) }))
     }
 
-    fn freezes(&self) -> Option<String> {
+    fn freezes(&self) -> Option<Freezing> {
         None
     }
 
@@ -87,7 +96,7 @@ struct FakeVm {
 
 #[async_trait::async_trait]
 impl Vm for FakeVm {
-    fn connect(&mut self) -> io::Result<UnixStream> {
+    async fn connect(&mut self) -> io::Result<UnixStream> {
         self.link.take().ok_or_else(|| io::ErrorKind::AlreadyExists.into())
     }
 
@@ -106,7 +115,7 @@ impl Vm for FakeVm {
         Err(cannot("resume"))
     }
 
-    async fn freeze(&mut self) -> Result<Bytes, EngineError> {
+    async fn freeze(&mut self) -> Result<(Memory, Bytes), EngineError> {
         Err(cannot("freeze"))
     }
 

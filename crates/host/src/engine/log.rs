@@ -6,15 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio_util::sync::CancellationToken;
 
 const KEPT_BYTES: usize = 16 * 1024;
 /// After this much the reader rests, and the writer waits.
 const BURST_BYTES: usize = 64 * 1024;
 const REST: Duration = Duration::from_millis(100);
+/// How long the last words of a process that is gone are waited for: its children may hold its streams open.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// The last bytes of a stream.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<VecDeque<u8>>>);
+pub(crate) struct Log {
+    kept: Arc<Mutex<VecDeque<u8>>>,
+    /// Cancelled at the stream's end.
+    ended: CancellationToken,
+}
 
 impl Log {
     /// Follows `stream` to its end in the background.
@@ -35,10 +42,16 @@ impl Log {
                 tokio::time::sleep(REST).await;
             }
         }
+        self.ended.cancel();
+    }
+
+    /// Waits for what a process has written that is gone.
+    pub(crate) async fn settle(&self) {
+        tokio::time::timeout(SETTLE, self.ended.cancelled()).await.ok(); // what is there must do
     }
 
     fn push(&self, bytes: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.extend(bytes);
         let over = kept.len().saturating_sub(KEPT_BYTES);
         kept.drain(..over);
@@ -46,7 +59,8 @@ impl Log {
 
     /// The last `lines` lines, on one line, without control characters.
     pub(crate) fn last_lines(&self, lines: usize) -> String {
-        let kept: Vec<u8> = self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        let kept: Vec<u8> =
+            self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
         let text = String::from_utf8_lossy(&kept);
         let clean = text.lines().map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>());
         let clean: Vec<String> = clean.filter(|line| !line.trim().is_empty()).collect();
@@ -63,7 +77,7 @@ mod tests {
         let log = Log::default();
         let text = format!("{}\x1b[31mlast\x07\r\nline\n", "x".repeat(3 * KEPT_BYTES));
         log.clone().read(text.as_bytes()).await;
-        assert!(log.0.lock().unwrap().len() <= KEPT_BYTES);
+        assert!(log.kept.lock().unwrap().len() <= KEPT_BYTES);
         assert!(log.last_lines(2).ends_with("[31mlast | line"));
     }
 }

@@ -5,17 +5,23 @@
 
 #[cfg(feature = "fake")]
 pub(crate) mod fake;
+pub(crate) mod firecracker;
 pub(crate) mod log;
+pub(crate) mod memory;
+mod prepare;
 pub(crate) mod qemu;
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::net::UnixStream;
 
-use crate::cgroup::CgroupError;
+use self::memory::{Home, Memory};
+use crate::cgroup::{self, CgroupError};
+use crate::confine::Spawner;
 use crate::undo::Undo;
 
 /// Which engine to use.
@@ -24,6 +30,8 @@ pub enum EngineChoice {
     /// The strongest that this machine can run.
     #[default]
     Auto,
+    /// Firecracker, with KVM.
+    Firecracker,
     /// QEMU's `microvm` machine: with KVM where hardware backs it, else by software emulation.
     Qemu,
     /// No VM at all: for tests of everything but isolation.
@@ -35,7 +43,7 @@ impl EngineChoice {
     /// Whether it makes VMs, whose processes must be confined.
     pub(crate) fn has_vms(self) -> bool {
         match self {
-            Self::Auto | Self::Qemu => true,
+            Self::Auto | Self::Firecracker | Self::Qemu => true,
             #[cfg(feature = "fake")]
             Self::Fake => false,
         }
@@ -47,6 +55,9 @@ impl EngineChoice {
 pub enum Acceleration {
     /// The processor, through KVM.
     Hardware,
+    /// Software that stands behind KVM: there is no hardware virtualization. Far slower, and the boundary is that
+    /// software's.
+    SoftwareKvm,
     /// The VMM, by translating them. Slower, and the boundary is the VMM's code alone.
     Software,
     /// Nothing stands between: the `fake` engine.
@@ -58,6 +69,7 @@ impl Acceleration {
     pub fn name(self) -> &'static str {
         match self {
             Self::Hardware => "kvm",
+            Self::SoftwareKvm => "kvm-software",
             Self::Software => "tcg",
             Self::None => "none",
         }
@@ -87,6 +99,24 @@ pub enum EngineError {
     /// The VMM is not installed.
     #[error("could not run the VMM `{0}`")]
     NoVmm(&'static str, #[source] crate::confine::ToolError),
+    /// Firecracker is not installed, or does not start.
+    #[error("could not run Firecracker at `{path}`: {why}")]
+    NoFirecracker {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What happened instead.
+        why: String,
+    },
+    /// The VMM lacks something that is asked for.
+    #[error("{what} needs Firecracker {needed} or newer; this is {found}")]
+    Lacking {
+        /// What is asked for.
+        what: &'static str,
+        /// The version that it came with.
+        needed: String,
+        /// The version that is here.
+        found: String,
+    },
     /// The VMM is too old.
     #[error("the VMM `{vmm}` is version {found}; {needed} or newer is needed")]
     OldVmm {
@@ -98,8 +128,8 @@ pub enum EngineError {
         needed: &'static str,
     },
     /// No engine runs on this processor.
-    #[error("no engine for this architecture: the QEMU engine needs x86_64")]
-    Architecture,
+    #[error("no engine for this architecture: the engine {0} needs x86_64")]
+    Architecture(&'static str),
     /// Processes cannot be confined as those of VMs must be.
     #[error("could not confine a process as a VM's must be")]
     Confine(#[source] io::Error),
@@ -112,6 +142,15 @@ pub enum EngineError {
     /// A running VM did not do as it was told.
     #[error("the VMM did not obey")]
     Control(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A VM could not begin, and its VMM said something.
+    #[error("the VM did not begin; the last that its VMM said: {said}")]
+    Vmm {
+        /// Its last lines.
+        said: String,
+        /// What failed.
+        #[source]
+        source: Box<EngineError>,
+    },
     /// The VMM's process could not be stopped or continued.
     #[error("could not signal the VMM")]
     Signal(#[source] io::Error),
@@ -121,6 +160,22 @@ pub enum EngineError {
     /// A file or a socket for the VM could not be made.
     #[error("could not prepare {0}")]
     Prepare(&'static str, #[source] io::Error),
+}
+
+/// What the engines of VMs are made of.
+#[derive(Debug)]
+pub(crate) struct Options<'a> {
+    pub(crate) kernel: &'a Path,
+    pub(crate) rootfs: &'a Path,
+    /// What the guest's kernel is told beside what the engine tells it.
+    pub(crate) kernel_args: &'a str,
+    /// Where the initramfs is put.
+    pub(crate) dir: &'a Path,
+    /// The parent of the VMs' cgroups, where they get any.
+    pub(crate) cgroups: Option<cgroup::Parent>,
+    /// The first of the user ids that VMs run as; needs privilege.
+    pub(crate) first_uid: Option<u32>,
+    pub(crate) spawner: Arc<Spawner>,
 }
 
 /// A VM to be.
@@ -134,22 +189,57 @@ pub(crate) struct VmSpec {
     pub(crate) memory_mb: u32,
     /// The writable disk, open for reading and writing.
     pub(crate) scratch: File,
-    /// What its memory is made of, if it is to be frozen: a file of this size, which it alone uses.
-    pub(crate) memory: Option<File>,
+    /// Whether it is to be frozen.
+    pub(crate) to_freeze: bool,
     /// Its own directory.
-    #[cfg_attr(not(feature = "fake"), expect(dead_code, reason = "QEMU gets descriptors, and no path"))]
     pub(crate) dir: PathBuf,
 }
 
 /// A VM that was stopped for good between two instructions, to go on as many others.
 #[derive(Debug)]
 pub(crate) struct Frozen {
-    /// Its memory: sealed, so that nobody can change it.
-    pub(crate) memory: File,
+    /// Its memory, which nobody can change.
+    pub(crate) memory: Memory,
     /// The state of its processors and devices, in the engine's own form.
     pub(crate) devices: Bytes,
     /// Its writable disk as it was then.
     pub(crate) scratch: File,
+}
+
+/// What an engine needs of those who keep its frozen VMs.
+#[derive(Debug, Clone)]
+pub(crate) struct Freezing {
+    /// What a frozen VM depends on beside its disks and its size, as text that differs when any of it does.
+    pub(crate) basis: String,
+    pub(crate) home: Home,
+}
+
+/// One thing that confines the process of each VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// What it is: `seccomp filters`.
+    pub name: &'static str,
+    /// Whether it is in force here.
+    pub in_force: bool,
+}
+
+impl Bound {
+    fn new(name: &'static str, in_force: bool) -> Self {
+        Self { name, in_force }
+    }
+}
+
+/// What an engine is, once it was made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineFacts {
+    /// Its name: `firecracker`.
+    pub name: &'static str,
+    /// Which VMM it is, in the VMM's words.
+    pub version: String,
+    /// What executes its guests.
+    pub acceleration: Acceleration,
+    /// What confines the process of each VM.
+    pub confinement: Vec<Bound>,
 }
 
 /// Makes VMs.
@@ -161,12 +251,17 @@ pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
     /// What executes its guests.
     fn acceleration(&self) -> Acceleration;
 
+    /// Which VMM it is, in the VMM's words.
+    fn version(&self) -> String;
+
+    /// What confines the process of each VM, beside its cgroup.
+    fn confinement(&self) -> Vec<Bound>;
+
     /// Starts a VM. What it acquires it pushes to `undo`, to be released after the VM was stopped.
     async fn boot(&self, spec: VmSpec, undo: &mut Undo) -> Result<Box<dyn Vm>, EngineError>;
 
-    /// What a frozen VM depends on beside its disks and its size, as text that differs when any of it does;
-    /// `None` for an engine that can freeze nothing.
-    fn freezes(&self) -> Option<String>;
+    /// What freezing takes; `None` for an engine that can freeze nothing.
+    fn freezes(&self) -> Option<Freezing>;
 
     /// Starts a VM as the one that was frozen. Its scratch disk must be a copy of the frozen one's, and its
     /// size the same. Otherwise like [`Engine::boot`].
@@ -181,8 +276,8 @@ pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
 /// One running VM. Dropped, it is killed, but not waited for: see [`Vm::stop`].
 #[async_trait::async_trait]
 pub(crate) trait Vm: Send + std::fmt::Debug {
-    /// The byte stream to the guest. There is one; a second call fails.
-    fn connect(&mut self) -> io::Result<UnixStream>;
+    /// The byte stream to the guest, once there is one. There is no second: another call fails.
+    async fn connect(&mut self) -> io::Result<UnixStream>;
 
     /// Waits until the VM has ended by itself, and says what is known of the reason. May be dropped and
     /// called again.
@@ -194,9 +289,9 @@ pub(crate) trait Vm: Send + std::fmt::Debug {
     /// Lets its processors go on.
     async fn resume(&mut self) -> Result<(), EngineError>;
 
-    /// Stops it for good, and returns the state of its processors and devices. It must have been started
-    /// with [`VmSpec::memory`], where its memory is afterwards.
-    async fn freeze(&mut self) -> Result<Bytes, EngineError>;
+    /// Stops it for good, and returns its memory, and the state of its processors and devices. It must have been
+    /// started with [`VmSpec::to_freeze`].
+    async fn freeze(&mut self) -> Result<(Memory, Bytes), EngineError>;
 
     /// Ends the VM, and returns when its process is gone.
     async fn stop(&mut self);

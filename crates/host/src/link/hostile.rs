@@ -20,7 +20,8 @@ use super::*;
 use crate::boxconfig::BoxConfig;
 use crate::context::{self, ContextError, ContextId};
 use crate::disk::Blanks;
-use crate::engine::{Acceleration, Engine, EngineError, Frozen, Vm, VmSpec};
+use crate::engine::memory::Memory;
+use crate::engine::{Acceleration, Bound, Engine, EngineError, Freezing, Frozen, Vm, VmSpec};
 use crate::exec::{Exec, ExecError, ExecRequest, Program};
 use crate::files::transfer::FileReader;
 use crate::files::{self, FileError};
@@ -399,6 +400,14 @@ impl Engine for Scripted {
         Acceleration::None
     }
 
+    fn version(&self) -> String {
+        "none".into()
+    }
+
+    fn confinement(&self) -> Vec<Bound> {
+        Vec::new()
+    }
+
     async fn boot(&self, _: VmSpec, _: &mut Undo) -> Result<Box<dyn Vm>, EngineError> {
         let (host, theirs) = streams();
         let reply = self.reply.clone();
@@ -406,7 +415,7 @@ impl Engine for Scripted {
         Ok(Box::new(ScriptedVm { link: Some(host), stopped: self.stopped.clone() }))
     }
 
-    fn freezes(&self) -> Option<String> {
+    fn freezes(&self) -> Option<Freezing> {
         None
     }
 
@@ -423,7 +432,7 @@ struct ScriptedVm {
 
 #[async_trait::async_trait]
 impl Vm for ScriptedVm {
-    fn connect(&mut self) -> io::Result<UnixStream> {
+    async fn connect(&mut self) -> io::Result<UnixStream> {
         Ok(self.link.take().unwrap())
     }
 
@@ -439,8 +448,8 @@ impl Vm for ScriptedVm {
         Ok(())
     }
 
-    async fn freeze(&mut self) -> Result<Bytes, EngineError> {
-        Ok(Bytes::new())
+    async fn freeze(&mut self) -> Result<(Memory, Bytes), EngineError> {
+        Err(EngineError::Freeze("it is scripted".into()))
     }
 
     async fn stop(&mut self) {

@@ -22,18 +22,20 @@ use crate::disk::{self, Blanks, DiskError};
 use crate::engine::{Engine, EngineError, Frozen, Vm, VmSpec};
 use crate::exec::{Exec, ExecRequest, Program};
 use crate::link::{Client, Link, LinkError};
-use crate::template::{self, Shape};
+use crate::template::Shape;
 use crate::undo::Undo;
 
-/// From the start of a VM to its guest's first answer. An emulated VM on a busy machine takes seconds.
-const BOOT_DEADLINE: Duration = Duration::from_secs(120);
+/// From the start of a VM to its guest's first answer. An emulated VM on a busy machine takes seconds; one whose KVM is
+/// software takes minutes. A VM that ends is noticed at once: this is for one that hangs.
+const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// Its guest's first work: emulated, and with other VMs booting beside it, that takes a while.
 const PERSONALISE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a VM whose link failed is given to end by itself, which tells more.
 const POST_MORTEM: Duration = Duration::from_secs(1);
 const ENTROPY_BYTES: usize = 64;
-/// How long the first programs of a VM may take. Emulated, and read from disk, that is tens of seconds.
-const WARM_DEADLINE: Duration = Duration::from_secs(180);
+/// How long the first programs of a VM may take. Emulated, and read from disk, that is tens of seconds; with software
+/// behind KVM, minutes.
+const WARM_DEADLINE: Duration = Duration::from_secs(900);
 /// What a template has in memory.
 const WARM_TEMPLATE: &[v1::Program] =
     &[v1::Program::Node, v1::Program::Python, v1::Program::Bash, v1::Program::Command];
@@ -160,21 +162,17 @@ impl Waiting {
 
 /// Boots a VM, warms it and freezes it.
 pub(crate) async fn template(site: Site<'_>, shape: Shape) -> Result<Frozen, BringUpError> {
-    let failed = |error| BringUpError::Engine(EngineError::Prepare("a template's memory", error));
-    let memory = template::create_memory(shape.memory_mb).map_err(failed)?;
+    let failed = |error| BringUpError::Engine(EngineError::Prepare("a template's disk", error));
     let mut prepared = Prepared::new(site, SandboxId::random(), shape, Origin::Boot).await?;
     let scratch = prepared.spec.scratch.try_clone().map_err(failed)?;
-    prepared.spec.memory = Some(memory.try_clone().map_err(failed)?);
+    prepared.spec.to_freeze = true;
     let mut linked = prepared.start(site.engine, Origin::Boot).await?.link(site).await?;
     let frozen = match site.unless_closing(linked.warm(WARM_TEMPLATE)).await {
         Ok(()) => linked.0.vm.freeze().await.map_err(BringUpError::from),
         Err(error) => Err(error),
     };
     match frozen {
-        Ok(devices) => {
-            template::seal(&memory).map_err(failed)?;
-            Ok(Frozen { memory, devices, scratch })
-        }
+        Ok((memory, devices)) => Ok(Frozen { memory, devices, scratch }),
         Err(error) => Err(linked.fail(error).await),
     }
 }
@@ -206,7 +204,7 @@ impl Prepared {
             }
         };
         let (name, slot) = (id.to_string(), site.slot);
-        let spec = VmSpec { name, slot, vcpus, memory_mb, scratch, memory: None, dir };
+        let spec = VmSpec { name, slot, vcpus, memory_mb, scratch, to_freeze: false, dir };
         Ok(Self { spec, undo })
     }
 
@@ -227,7 +225,9 @@ struct Started {
 impl Started {
     async fn link(mut self, site: Site<'_>) -> Result<Linked, BringUpError> {
         let connect = async {
-            let stream = self.vm.connect().map_err(LinkError::Stream)?;
+            let stream = tokio::time::timeout(BOOT_DEADLINE, self.vm.connect()).await;
+            let stream = stream.map_err(|_| LinkError::Deadline(BOOT_DEADLINE))?;
+            let stream = stream.map_err(LinkError::Stream)?;
             tokio::select! {
                 // A VM that has ended closes the link too; why it ended is the better answer.
                 biased;

@@ -9,7 +9,6 @@
 //! The key is a digest of everything that a template depends on, so one that fits is one that works. Hosts may
 //! share the directory.
 
-mod memory;
 mod store;
 
 use std::collections::HashMap;
@@ -20,11 +19,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
-pub(crate) use self::memory::{create as create_memory, seal};
 use self::store::Store;
 pub use self::store::StoreError;
 use crate::boxconfig::ResourceConfig;
-use crate::engine::Frozen;
+use crate::engine::{Freezing, Frozen};
 
 /// What differs between the templates of one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,10 +49,10 @@ pub(crate) struct Templates {
 }
 
 impl Templates {
-    /// Keeps templates in `dir`. `basis` must differ whenever anything differs that a template depends on, but
-    /// for its shape.
-    pub(crate) fn new(dir: PathBuf, basis: String) -> Result<Self, StoreError> {
-        Ok(Self { store: Store::open(dir)?, basis, loaded: Mutex::default() })
+    /// Keeps templates in `dir`, as their engine has it.
+    pub(crate) fn new(dir: PathBuf, freezing: Freezing) -> Result<Self, StoreError> {
+        let Freezing { basis, home } = freezing;
+        Ok(Self { store: Store::open(dir, home)?, basis, loaded: Mutex::default() })
     }
 
     /// The template of `shape`: from memory, from the disk, or else from `build`. Who asks while it is built

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::FlockOperation;
 use tracing::{debug, warn};
 
-use super::memory;
 use crate::engine::Frozen;
+use crate::engine::memory::{self, Home, Memory};
 use crate::instance;
 
 /// Templates that are kept; beyond that the longest unused go.
@@ -35,14 +36,15 @@ pub struct StoreError {
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
+    home: Home,
 }
 
 impl Store {
     /// Makes the directory if it is missing. Templates hold the memory of VMs: only we may read it.
-    pub(super) fn open(dir: PathBuf) -> Result<Self, StoreError> {
+    pub(super) fn open(dir: PathBuf, home: Home) -> Result<Self, StoreError> {
         // Whoever could put a template there would choose what runs in every sandbox.
         match instance::prepare(&dir) {
-            Ok(()) => Ok(Self { dir }),
+            Ok(()) => Ok(Self { dir, home }),
             Err(error) => Err(StoreError { dir, source: io::Error::other(error) }),
         }
     }
@@ -57,7 +59,7 @@ impl Store {
         let deadline = Instant::now() + LOCK_DEADLINE;
         loop {
             match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Slot { dir, key, _lock: lock }),
+                Ok(()) => return Ok(Slot { dir, key, home: self.home.clone(), _lock: lock }),
                 Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
                     tokio::time::sleep(LOCK_POLL).await;
                 }
@@ -76,6 +78,7 @@ impl Store {
 pub(super) struct Slot {
     dir: PathBuf,
     key: String,
+    home: Home,
     _lock: File,
 }
 
@@ -86,12 +89,12 @@ impl Slot {
 
     /// The template that is there; `None` if there is none, or one that cannot be used.
     pub(super) async fn load(&self) -> Result<Option<Frozen>, StoreError> {
-        let path = self.path();
+        let (path, home) = (self.path(), self.home.clone());
         blocking(&self.dir, move || {
             if !path.exists() {
                 return Ok(None);
             }
-            match load(&path) {
+            match load(&path, &home) {
                 Ok(frozen) => Ok(Some(frozen)),
                 Err(error) => {
                     warn!(%error, template = %path.display(), "could not load a template; building it again");
@@ -137,6 +140,8 @@ fn save(frozen: &Frozen, dir: &Path) -> io::Result<()> {
     let memory = File::options().read(true).write(true).create_new(true).open(dir.join("memory"))?;
     memory.set_len(frozen.memory.metadata()?.len())?;
     memory::copy_data(&frozen.memory, &memory)?;
+    // The directory is ours alone; VMs may be shown the file.
+    memory.set_permissions(fs::Permissions::from_mode(0o444))?;
     fs::write(dir.join("devices"), &frozen.devices)?;
     crate::disk::copy_sparse(&frozen.scratch, &dir.join("scratch.ext4"))?;
     // After a power failure there is a whole template or none.
@@ -145,13 +150,8 @@ fn save(frozen: &Frozen, dir: &Path) -> io::Result<()> {
     File::open(dir.join("devices"))?.sync_all()
 }
 
-fn load(dir: &Path) -> io::Result<Frozen> {
-    let file = File::open(dir.join("memory"))?;
-    let bytes = file.metadata()?.len();
-    let size_mb = u32::try_from(bytes / 1024 / 1024).map_err(io::Error::other)?;
-    let memory = memory::create(size_mb)?;
-    memory::copy_data(&file, &memory)?;
-    memory::seal(&memory)?;
+fn load(dir: &Path, home: &Home) -> io::Result<Frozen> {
+    let memory = Memory::load(&dir.join("memory"), home)?;
     let devices = fs::read(dir.join("devices"))?;
     let scratch = File::open(dir.join("scratch.ext4"))?;
     if devices.is_empty() || scratch.metadata()?.len() == 0 {
@@ -202,7 +202,7 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt as _;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
     use super::*;
 
@@ -212,6 +212,7 @@ mod tests {
         let path = dir.join("frozen-scratch");
         fs::write(&path, mark).unwrap();
         let scratch = File::open(path).unwrap();
+        let memory = Memory::sealed(memory).unwrap();
         Arc::new(Frozen { memory, devices: mark.to_vec().into(), scratch })
     }
 
@@ -222,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_saved_is_loaded_and_sealed() {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let store = Store::open(dir.path().join("templates")).unwrap();
+        let store = Store::open(dir.path().join("templates"), Home::Sealed).unwrap();
         assert!(store.lock("a").await.unwrap().load().await.unwrap().is_none());
         save(&store, "a", outside.path()).await;
         let loaded = store.lock("a").await.unwrap().load().await.unwrap().unwrap();
@@ -234,9 +235,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn memory_is_used_where_it_is_kept_if_that_is_what_the_engine_needs() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let home = outside.path().join("memory");
+        let store = Store::open(dir.path().to_owned(), Home::Disk(home.clone())).unwrap();
+        save(&store, "a", outside.path()).await;
+        let loaded = store.lock("a").await.unwrap().load().await.unwrap().unwrap();
+        let (used, kept) =
+            (loaded.memory.metadata().unwrap(), fs::metadata(dir.path().join("a/memory")).unwrap());
+        assert_eq!((used.dev(), used.ino()), (kept.dev(), kept.ino()));
+        assert_eq!(used.mode() & 0o777, 0o444, "VMs of any user id read it");
+        // It has a name of its own, whatever becomes of the kept one.
+        fs::remove_dir_all(dir.path().join("a")).unwrap();
+        assert_eq!(loaded.memory.metadata().unwrap().nlink(), 1);
+        drop(loaded);
+        assert_eq!(fs::read_dir(home).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
     async fn what_cannot_be_saved_leaves_nothing() {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let store = Store::open(dir.path().to_owned()).unwrap();
+        let store = Store::open(dir.path().to_owned(), Home::Sealed).unwrap();
         // In the way of the last step.
         fs::write(dir.path().join("a"), "").unwrap();
         let slot = store.lock("a").await.unwrap();
@@ -247,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_was_cut_short_is_built_again() {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let store = Store::open(dir.path().to_owned()).unwrap();
+        let store = Store::open(dir.path().to_owned(), Home::Sealed).unwrap();
         // Killed while it wrote: nothing of it counts.
         fs::create_dir(dir.path().join("a.new")).unwrap();
         fs::write(dir.path().join("a.new/memory"), "half").unwrap();
@@ -266,18 +285,18 @@ mod tests {
         let (theirs, link) = (parent.path().join("theirs"), parent.path().join("link"));
         fs::create_dir(&theirs).unwrap();
         std::os::unix::fs::symlink(&theirs, &link).unwrap();
-        assert!(Store::open(link).is_err(), "a link");
+        assert!(Store::open(link, Home::Sealed).is_err(), "a link");
         // Only root can give something away.
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&theirs, Some(1), None).unwrap();
-            assert!(Store::open(theirs).is_err());
+            assert!(Store::open(theirs, Home::Sealed).is_err());
         }
     }
 
     #[tokio::test]
     async fn the_longest_unused_go() {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let store = Store::open(dir.path().to_owned()).unwrap();
+        let store = Store::open(dir.path().to_owned(), Home::Sealed).unwrap();
         for number in 0..MAX_TEMPLATES {
             let key = format!("k{number}");
             save(&store, &key, outside.path()).await;
@@ -294,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn only_one_builds() {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let store = Store::open(dir.path().to_owned()).unwrap();
+        let store = Store::open(dir.path().to_owned(), Home::Sealed).unwrap();
         let first = store.lock("a").await.unwrap();
         let second = store.lock("a");
         tokio::pin!(second);

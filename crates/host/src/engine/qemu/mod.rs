@@ -4,9 +4,9 @@
 //! user id that owns nothing.
 
 mod args;
-mod prepare;
 mod qmp;
 mod tsc;
+mod version;
 
 use std::fs::File;
 use std::io;
@@ -29,9 +29,12 @@ use self::args::{Begin, Fds, Machine, TRANSLATION_MB};
 use self::qmp::{Qmp, QmpError};
 
 use super::log::Log;
-use super::{Acceleration, Engine, EngineError, Frozen, Vm, VmSpec};
+use super::memory::{self, Home, Memory};
+use super::{Acceleration, Bound, Engine, EngineError, Freezing, Frozen, Options, Vm, VmSpec, prepare};
 use crate::cgroup;
 use crate::confine::{self, Confinement, Spawner, Spec};
+use crate::images;
+use crate::kvm::Kvm;
 use crate::undo::Undo;
 
 const BINARY: &str = "qemu-system-x86_64";
@@ -44,23 +47,10 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(30);
 /// The index of the memory among the descriptors of a VM that has one.
 const FIRST_OPTIONAL: usize = 7;
 
-/// What the engine is made of.
-#[derive(Debug)]
-pub(crate) struct Options<'a> {
-    pub(crate) kernel: &'a Path,
-    pub(crate) rootfs: &'a Path,
-    /// Where the initramfs is put.
-    pub(crate) dir: &'a Path,
-    /// The parent of the VMs' cgroups, where they get any.
-    pub(crate) cgroups: Option<cgroup::Parent>,
-    /// The first of the user ids that VMs run as; needs privilege.
-    pub(crate) first_uid: Option<u32>,
-    pub(crate) spawner: Arc<Spawner>,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Qemu {
+    version: String,
     binary: PathBuf,
     /// What VMs are made of: see [`Engine::freezes`].
     identity: String,
@@ -72,45 +62,51 @@ pub(crate) struct Qemu {
     cgroups: Option<cgroup::Parent>,
     first_uid: Option<u32>,
     spawner: Arc<Spawner>,
+    kernel_args: String,
 }
 
 impl Qemu {
     /// Checks that VMs can be made, and prepares what they share.
     pub(crate) async fn prepare(options: Options<'_>) -> Result<Self, EngineError> {
         if !cfg!(target_arch = "x86_64") {
-            return Err(EngineError::Architecture);
+            return Err(EngineError::Architecture("QEMU"));
         }
-        let version = prepare::check_version().await?;
-        prepare::check_kernel(options.kernel)?;
-        prepare::check_rootfs(options.rootfs)?;
-        prepare::check_confinement(&options).await?;
+        let version = version::check().await?;
+        let binary = confine::find_program(BINARY);
+        images::check_kernel(options.kernel)?;
+        images::check_rootfs(options.rootfs)?;
+        if options.first_uid.is_some() {
+            images::check_readable("kernel", options.kernel)?;
+        }
+        prepare::check_confinement(&options, &binary).await?;
         let initramfs = options.dir.join("initramfs");
         prepare::write_initramfs(&initramfs, options.kernel)?;
-        let identity = prepare::identity(&version, &options, &initramfs)
-            .map_err(|error| EngineError::Prepare("the identity of the kernel and the rootfs", error))?;
+        let identity = format!("{version} {}", prepare::identity(&options, &initramfs)?);
         Ok(Self {
-            binary: confine::find_program(BINARY),
+            version,
+            binary,
             identity,
             kernel: options.kernel.to_owned(),
             initramfs,
             rootfs: options.rootfs.to_owned(),
-            hardware: prepare::hardware_virtualization(),
+            hardware: Kvm::find() == Kvm::Hardware,
             tsc_khz: tsc::measure_khz().await,
             cgroups: options.cgroups,
             first_uid: options.first_uid,
             spawner: options.spawner,
+            kernel_args: options.kernel_args.to_owned(),
         })
     }
 
-    /// Starts a QEMU. `first` and `second` are what [`Begin`] says.
+    /// Starts a QEMU. `first` and `second` are what [`Begin`] says, and `memory` what it is to be frozen with.
     async fn start(
         &self,
         spec: VmSpec,
         begin: Begin,
-        [first, second]: [OwnedFd; 2],
+        ([first, second], memory): ([OwnedFd; 2], Option<File>),
         undo: &mut Undo,
     ) -> Result<QemuVm, EngineError> {
-        let VmSpec { name, slot, vcpus, memory_mb, scratch, memory, .. } = spec;
+        let VmSpec { name, slot, vcpus, memory_mb, scratch, .. } = spec;
         let memory_limit_mb = u64::from(memory_mb) + u64::from(TRANSLATION_MB) + OVERHEAD_MB;
         let cgroup = match &self.cgroups {
             Some(parent) => Some(Arc::new(parent.create(&name, memory_limit_mb * 1024 * 1024)?)),
@@ -123,23 +119,27 @@ impl Qemu {
         let base = File::open(&self.rootfs).map_err(|error| EngineError::Prepare("the rootfs", error))?;
         let mut fds: Vec<OwnedFd> = sockets.theirs.into();
         fds.extend([base.into(), scratch.into(), first, second]);
-        fds.extend(memory.map(OwnedFd::from));
+        let shared = memory.as_ref().map(File::try_clone).transpose();
+        let shared = shared.map_err(|error| EngineError::Prepare("the VM's memory", error))?;
+        fds.extend(shared.map(OwnedFd::from));
         let machine = Machine { hardware: self.hardware, tsc_khz: self.tsc_khz, vcpus, memory_mb };
-        let args = args::command_line(machine, begin, self.numbers());
-        let program = Spec { program: self.binary.clone(), args, fds };
+        let args = args::command_line(machine, begin, self.numbers(), &self.kernel_args);
+        let program = Spec { program: self.binary.clone(), args, fds, ..Spec::default() };
         let confinement = Confinement {
             id: self.first_uid.map(|first| first + slot),
-            groups: if self.hardware { prepare::kvm_group().into_iter().collect() } else { Vec::new() },
+            groups: if self.hardware { Kvm::group().into_iter().collect() } else { Vec::new() },
             cgroup: cgroup.as_deref().filter(|_| begin != Begin::Restore),
             namespaces: self.first_uid.is_some(),
             small_pages: !self.hardware,
+            mounts: Vec::new(),
         };
         debug!(%name, ?machine, ?begin, "starting QEMU");
         let mut child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
         let stderr = child.stderr.take().map(Log::follow).unwrap_or_default();
         let [link, console, control] = sockets.ours;
         let console = Log::follow(console);
-        let mut vm = QemuVm { child, stderr, console, link: Some(link), control: Control::New(control) };
+        let control = Control::New(control);
+        let mut vm = QemuVm { child, stderr, console, memory, link: Some(link), control };
         if let (Begin::Restore, Some(cgroup)) = (begin, cgroup) {
             // A guest that is restored does not run before it is told to, so its process may enter as it starts.
             if let Err(error) = vm.enter(&cgroup).await {
@@ -186,26 +186,42 @@ impl Engine for Qemu {
         if self.hardware { Acceleration::Hardware } else { Acceleration::Software }
     }
 
+    fn version(&self) -> String {
+        self.version.clone()
+    }
+
+    fn confinement(&self) -> Vec<Bound> {
+        let root = self.first_uid.is_some();
+        vec![
+            Bound::new("a user id of its own", root),
+            Bound::new("empty network and IPC namespaces", root),
+            Bound::new("no new privileges", true),
+            Bound::new("seccomp filter", true),
+        ]
+    }
+
     async fn boot(&self, spec: VmSpec, undo: &mut Undo) -> Result<Box<dyn Vm>, EngineError> {
         let open = |path: &Path| File::open(path).map(OwnedFd::from);
         let kernel = open(&self.kernel).map_err(|error| EngineError::Prepare("the kernel", error))?;
         let initramfs =
             open(&self.initramfs).map_err(|error| EngineError::Prepare("the initramfs", error))?;
-        let begin = match &spec.memory {
+        let failed = |error| EngineError::Prepare("the VM's memory", error);
+        let memory = spec.to_freeze.then(|| memory::create(spec.memory_mb)).transpose().map_err(failed)?;
+        let begin = match &memory {
             Some(_) => Begin::BootToFreeze { memory: self.spawner.fd(FIRST_OPTIONAL) },
             None => Begin::Boot,
         };
-        Ok(Box::new(self.start(spec, begin, [kernel, initramfs], undo).await?))
+        Ok(Box::new(self.start(spec, begin, ([kernel, initramfs], memory), undo).await?))
     }
 
-    fn freezes(&self) -> Option<String> {
+    fn freezes(&self) -> Option<Freezing> {
         // Steps of a quarter of a percent: far more than the measurement errs, and a clock that is off by so
         // little is still one.
         let clock = (self.tsc_khz + 2_500) / 5_000 * 5_000;
         let machine = Machine { hardware: self.hardware, tsc_khz: clock, vcpus: 0, memory_mb: 0 };
         let fds = Fds { link: 0, console: 0, control: 0, base: 0, scratch: 0, first: 0, second: 0 };
-        let line = args::command_line(machine, Begin::Boot, fds);
-        Some(format!("{} {line:?}", self.identity))
+        let line = args::command_line(machine, Begin::Boot, fds, &self.kernel_args);
+        Some(Freezing { basis: format!("{} {line:?}", self.identity), home: Home::Sealed })
     }
 
     async fn restore(
@@ -219,7 +235,7 @@ impl Engine for Qemu {
         let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let mut state = UnixStream::from_std(ours).map_err(failed)?;
-        let mut vm = self.start(spec, Begin::Restore, [memory.into(), theirs.into()], undo).await?;
+        let mut vm = self.start(spec, Begin::Restore, ([memory.into(), theirs.into()], None), undo).await?;
         let incoming = json!({ "uri": format!("fd:{}", self.numbers().second) });
         let told = async {
             let control = vm.control().await?;
@@ -253,6 +269,8 @@ struct QemuVm {
     child: Child,
     stderr: Log,
     console: Log,
+    /// What it is to be frozen with.
+    memory: Option<File>,
     link: Option<UnixStream>,
     control: Control,
 }
@@ -313,7 +331,7 @@ impl QemuVm {
 
 #[async_trait::async_trait]
 impl Vm for QemuVm {
-    fn connect(&mut self) -> io::Result<UnixStream> {
+    async fn connect(&mut self) -> io::Result<UnixStream> {
         self.link.take().ok_or_else(|| io::ErrorKind::AlreadyExists.into())
     }
 
@@ -322,6 +340,7 @@ impl Vm for QemuVm {
             Ok(status) => status.to_string(),
             Err(error) => return format!("the VM cannot be watched: {error}"),
         };
+        tokio::join!(self.stderr.settle(), self.console.settle());
         // A kernel that dies says why in many lines, too many for whoever called.
         warn!(%status, console = %self.console.last_lines(150), "a VM ended");
         let (stderr, console) = (self.stderr.last_lines(3), self.console.last_lines(3));
@@ -345,8 +364,10 @@ impl Vm for QemuVm {
     }
 
     /// The VM must run: one that is paused is frozen as paused, and its clones would never start.
-    async fn freeze(&mut self) -> Result<Bytes, EngineError> {
+    async fn freeze(&mut self) -> Result<(Memory, Bytes), EngineError> {
         let failed = |error: io::Error| EngineError::Freeze(error.to_string());
+        let memory =
+            self.memory.take().ok_or_else(|| EngineError::Freeze("it was not made for it".into()))?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let control = self.control().await?;
         control.run("migrate-set-capabilities", shared_memory()).await?;
@@ -365,7 +386,7 @@ impl Vm for QemuVm {
         }
         self.migrated().await?;
         self.stop().await;
-        Ok(state.into())
+        Ok((Memory::sealed(memory).map_err(failed)?, state.into()))
     }
 
     async fn stop(&mut self) {

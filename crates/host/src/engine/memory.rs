@@ -1,8 +1,9 @@
-//! Memory of VMs as files that live in memory.
+//! Memory of VMs, as files.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, Range};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -18,13 +19,99 @@ pub(crate) fn create(size_mb: u32) -> io::Result<File> {
 
 /// Makes sure that nobody changes it any more, whoever has it open: many VMs will map it, and one of them may be
 /// taken over. Mappings that keep their changes to themselves are still possible (memfd_create(2)).
-pub(crate) fn seal(memory: &File) -> io::Result<()> {
+fn seal(memory: &File) -> io::Result<()> {
     let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     Ok(rustix::fs::fcntl_add_seals(memory, all)?)
 }
 
+/// Where the memory of a frozen VM is while clones use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// In memory, sealed: for an engine that takes descriptors.
+    Sealed,
+    /// In a file in this directory, for an engine that opens it by name. Only we may write there.
+    Disk(PathBuf),
+}
+
+/// The memory of a frozen VM, which nobody can change.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    file: File,
+    /// Removed with it. The kernel mounts only files that have a name (`move_mount`, Linux 6.18: `ENOENT`).
+    name: Option<PathBuf>,
+}
+
+impl Memory {
+    /// From `file`, sealed.
+    pub(crate) fn sealed(file: File) -> io::Result<Self> {
+        seal(&file)?;
+        Ok(Self { file, name: None })
+    }
+
+    /// From the file at `path`, which nobody else has open for writing; it is moved into `dir`, which must be on the
+    /// same file system.
+    pub(crate) fn moved(file: File, path: &Path, dir: &Path) -> io::Result<Self> {
+        let name = unique(dir)?;
+        fs::rename(path, &name)?;
+        Ok(Self { file, name: Some(name) })
+    }
+
+    /// As it is in the file at `path`, which others may unlink at any time.
+    pub(crate) fn load(path: &Path, home: &Home) -> io::Result<Self> {
+        let kept = File::open(path)?;
+        match home {
+            Home::Sealed => {
+                let size_mb =
+                    u32::try_from(kept.metadata()?.len() / 1024 / 1024).map_err(io::Error::other)?;
+                let memory = create(size_mb)?;
+                copy_data(&kept, &memory)?;
+                Self::sealed(memory)
+            }
+            Home::Disk(dir) => {
+                let name = unique(dir)?;
+                match fs::hard_link(path, &name) {
+                    Ok(()) => Ok(Self { file: kept, name: Some(name) }),
+                    Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Self::copied(&kept, name),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    fn copied(from: &File, name: PathBuf) -> io::Result<Self> {
+        let to = File::options().read(true).write(true).create_new(true).open(&name)?;
+        to.set_len(from.metadata()?.len())?;
+        let copy = Self { file: to, name: Some(name) };
+        copy_data(from, &copy)?;
+        Ok(copy)
+    }
+}
+
+impl Deref for Memory {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            // Its host may have gone with all its directory.
+            fs::remove_file(name).ok();
+        }
+    }
+}
+
+/// A path in `dir`, which is made if it is missing, that nothing has yet.
+fn unique(dir: &Path) -> io::Result<PathBuf> {
+    fs::create_dir_all(dir)?;
+    Ok(dir.join(uuid::Uuid::new_v4().simple().to_string()))
+}
+
 /// Copies the data of `from`, and not its holes, to the same places in `to`, which must be empty and as long.
-pub(super) fn copy_data(from: &File, to: &File) -> io::Result<()> {
+pub(crate) fn copy_data(from: &File, to: &File) -> io::Result<()> {
     use std::os::unix::fs::FileExt as _;
 
     let mut buffer = vec![0; 1024 * 1024];

@@ -1,0 +1,69 @@
+//! What is checked, and made, before the first VM of any engine.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use tracing::warn;
+
+use super::{EngineError, Options};
+use crate::confine::{Confinement, Spec};
+use crate::images;
+
+/// How long a process that does nothing may take.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Identifies a file by when and where its content was written: the kernel changes both with any change of it.
+pub(super) fn file_identity(path: &Path) -> io::Result<String> {
+    let file = fs::metadata(path)?;
+    let written = (file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec());
+    Ok(format!("{:?}", (file.dev(), file.ino(), file.len(), written)))
+}
+
+/// Text that differs when the kernel, the rootfs, the guest or the processor does. Of large files it has not the
+/// content: see [`file_identity`].
+pub(super) fn identity(options: &Options<'_>, initramfs: &Path) -> Result<String, EngineError> {
+    let identity = || {
+        let (kernel, rootfs) = (file_identity(options.kernel)?, file_identity(options.rootfs)?);
+        let guest = Sha256::digest(fs::read(initramfs)?);
+        let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = processor.lines().find(|line| line.starts_with("model name")).unwrap_or_default();
+        let args = options.kernel_args;
+        io::Result::Ok(format!("kernel={kernel} {args:?} rootfs={rootfs} guest={guest:x} {model}"))
+    };
+    identity().map_err(|error| EngineError::Prepare("the identity of the kernel and the rootfs", error))
+}
+
+/// Starts the VMM, confined as a VM's process will be, to do nothing. In a container without the capability
+/// to unshare, every VM would fail by the same error, and later.
+pub(super) async fn check_confinement(options: &Options<'_>, vmm: &Path) -> Result<(), EngineError> {
+    let program = Spec { program: vmm.to_owned(), args: vec!["--version".into()], ..Spec::default() };
+    let (id, namespaces) = (options.first_uid, options.first_uid.is_some());
+    let confinement = Confinement { id, namespaces, ..Confinement::default() };
+    let probe = async {
+        let status = options.spawner.spawn(program, confinement).await?.wait().await?;
+        if status.success() { Ok(()) } else { Err(io::Error::other(format!("the VMM ended ({status})"))) }
+    };
+    let probed = tokio::time::timeout(PROBE_DEADLINE, probe).await;
+    probed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(EngineError::Confine)
+}
+
+/// The initramfs for `kernel`, with its modules.
+pub(super) fn write_initramfs(path: &Path, kernel: &Path) -> Result<(), EngineError> {
+    let beside = images::modules_of(kernel);
+    let failed = |error| EngineError::Prepare("the initramfs", error);
+    let modules = match fs::read(&beside) {
+        Ok(modules) => modules,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            warn!(modules = %beside.display(), "no modules beside the kernel: it must have virtio built in");
+            Vec::new()
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut file = File::create(path).map_err(failed)?;
+    bouvet_image::initramfs::write(&mut file, &modules).map_err(failed)?;
+    file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)
+}
