@@ -14,7 +14,7 @@ pub(crate) fn on(error: &Error) -> String {
     format!("{}\n  try: {hint}", chain(error))
 }
 
-fn of_start(error: &StartError) -> &'static str {
+pub(crate) fn of_start(error: &StartError) -> &'static str {
     match error {
         StartError::Engine(engine) => of_engine(engine),
         StartError::Cgroup(_) => {
@@ -30,7 +30,7 @@ fn of_start(error: &StartError) -> &'static str {
     }
 }
 
-fn of_engine(error: &EngineError) -> &'static str {
+pub(crate) fn of_engine(error: &EngineError) -> &'static str {
     match error {
         EngineError::Missing { what: "kernel", .. } | EngineError::NotAKernel(_) => {
             "`make kernel` in the source tree makes images/output/vmlinux and the modules beside it; set \
@@ -39,10 +39,16 @@ fn of_engine(error: &EngineError) -> &'static str {
         EngineError::Missing { .. } | EngineError::NotARootfs(_) => {
             "`make rootfs` in the source tree makes images/output/debian-devbox.ext4; set BOUVET_ROOTFS to it"
         }
+        EngineError::NoFirecracker { .. }
+        | EngineError::OldVmm { vmm: "firecracker", .. }
+        | EngineError::Lacking { .. } => {
+            "install a release of Firecracker with its jailer (docs/SELF_HOST.md#firecracker), set BOUVET_FIRECRACKER \
+             to it, or set BOUVET_ENGINE=qemu"
+        }
         EngineError::NoVmm(..) | EngineError::OldVmm { .. } => "`apt-get install qemu-system-x86`",
         EngineError::Confine(_) => {
             "run it as root with all capabilities (in a container: `--cap-add=SYS_ADMIN`), or as an ordinary user"
         }
-        _ => "the server's requirements are in docs/SELF_HOST.md",
+        _ => "`bouvet doctor` says what is missing; the requirements are in docs/SELF_HOST.md",
     }
 }

@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Config, VARIABLES};
-use crate::{advice, bench, demo, serve};
+use crate::{advice, bench, demo, doctor, serve};
 
 /// The exit code of a wrong command line or configuration, as clap has it.
 const USAGE: u8 = 2;
@@ -35,6 +35,9 @@ enum Command {
     /// Run the MCP server
     #[command(after_help = variables())]
     Serve,
+    /// Check whether the server can work on this machine, and say what to do where it cannot
+    #[command(after_help = variables())]
+    Doctor,
     /// Start a server, use everything that it offers once, and stop it
     Demo,
     /// Measure what sandboxes cost, as clients see it, and hold it against targets and rivals
@@ -57,6 +60,7 @@ pub fn bouvet(args: std::env::ArgsOs) -> ExitCode {
     match BouvetLine::try_parse_from(args) {
         Ok(BouvetLine { command: Command::Serve }) => run_server(),
         Ok(BouvetLine { command: Command::Demo }) => run_client(demo::run()),
+        Ok(BouvetLine { command: Command::Doctor }) => run_doctor(),
         Ok(BouvetLine { command: Command::Bench(line) }) => run_bench(line),
         Err(error) => usage(&error),
     }
@@ -73,6 +77,13 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+fn run_doctor() -> ExitCode {
+    match Config::load(variable) {
+        Ok(config) => run_client(doctor::run(config)),
+        Err(error) => fail(&error.to_string(), USAGE),
+    }
 }
 
 fn run_bench(line: bench::Line) -> ExitCode {

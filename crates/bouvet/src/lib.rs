@@ -10,6 +10,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 mod demo;
+mod doctor;
 mod failure;
 mod http;
 mod mcp;

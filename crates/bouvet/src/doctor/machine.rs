@@ -1,0 +1,267 @@
+//! The machine: processor, KVM, memory, disk, helper programs, descriptors, the port.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bouvet_host::{EngineChoice, Kvm, ToolError, chain};
+use rustix::process::{Resource, geteuid, getrlimit};
+
+use super::Finding;
+use crate::config::Config;
+
+/// Below this a server has room for few sandboxes' files.
+const LITTLE_SPACE_MB: u64 = 3 * 1024;
+/// Below this it has room for none.
+const NO_SPACE_MB: u64 = 512;
+/// Descriptors that the server holds for each sandbox, and for itself, at the most.
+const FDS_PER_SANDBOX: u64 = 16;
+const OWN_FDS: u64 = 256;
+/// How long a server may take to say that it is one.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
+
+pub(super) async fn examine(config: &Config) -> Vec<Finding> {
+    let host = &config.host;
+    let mut findings = vec![processor(std::env::consts::ARCH), kvm(Kvm::find(), host.engine), memory(config)];
+    findings.push(space("disk space", "BOUVET_CHROOT", &host.dir));
+    if let Some(templates) = &host.templates
+        && !templates.starts_with(&host.dir)
+    {
+        findings.push(space("templates", "BOUVET_TEMPLATES", templates));
+    }
+    findings.push(mke2fs(bouvet_host::check_mke2fs().await));
+    findings.push(descriptors(getrlimit(Resource::Nofile).current, host.max_sandboxes));
+    if config.transport.http() {
+        findings.push(port(config.http.address).await);
+    }
+    findings
+}
+
+fn processor(architecture: &str) -> Finding {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let text = format!("{architecture}, {cpus} to use");
+    match architecture {
+        "x86_64" => Finding::ok("processor", text),
+        _ => Finding::error("processor", text, "run the server on x86_64: the engines run on no other yet"),
+    }
+}
+
+fn kvm(kvm: Kvm, engine: EngineChoice) -> Finding {
+    let (text, advice) = match kvm {
+        Kvm::Hardware => {
+            return Finding::ok("/dev/kvm", "can be used, and hardware stands behind it");
+        }
+        Kvm::Software => (
+            "can be used, but the processor reports neither vmx nor svm: software stands behind it"
+                .to_owned(),
+            "take a bare-metal instance, or switch on nested virtualization for this one",
+        ),
+        Kvm::Missing { processor: true } => (
+            "not there, though the processor has virtualization".to_owned(),
+            "`modprobe kvm_intel`, or kvm_amd; in a container, add `--device=/dev/kvm`",
+        ),
+        Kvm::Missing { processor: false } => (
+            "not there, and the processor reports neither vmx nor svm".to_owned(),
+            "take a bare-metal instance, switch on nested virtualization for this one, or virtualization in the firmware",
+        ),
+        Kvm::Denied => (
+            "this user may not open it".to_owned(),
+            "run the server as root, or `sudo usermod -aG kvm USER` and log in again",
+        ),
+        Kvm::Broken(kind) => (
+            format!("there, but does not work: {kind}"),
+            "end what else uses the processor's virtualization; `dmesg | grep -i kvm` may say more",
+        ),
+    };
+    match (kvm, engine) {
+        (Kvm::Software, _) => Finding::warning("/dev/kvm", text, advice),
+        (_, EngineChoice::Firecracker) => Finding::error("/dev/kvm", text, advice),
+        _ => Finding::warning("/dev/kvm", format!("{text}; QEMU emulates, slower"), advice),
+    }
+}
+
+fn memory(config: &Config) -> Finding {
+    let info = rustix::system::sysinfo();
+    let total_mb = info.totalram.saturating_mul(info.mem_unit.into()) / 1024 / 1024;
+    let pool = config.host.pool.as_ref().map_or(0, |pool| pool.size);
+    let pooled_mb = u64::from(pool) * u64::from(config.sandbox.resources.memory_mb);
+    let text = format!("{total_mb} MiB; the {pool} sandboxes of the pool may use {pooled_mb} of them");
+    if pooled_mb > total_mb {
+        return Finding::warning("memory", text, "set BOUVET_POOL_MIN_SIZE lower");
+    }
+    Finding::ok("memory", text)
+}
+
+/// How much of the file system is free that `dir` is on, or will be.
+fn space(subject: &'static str, variable: &str, dir: &Path) -> Finding {
+    let there: PathBuf = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/")).into();
+    match rustix::fs::statvfs(&there) {
+        Ok(found) => judge_space(subject, variable, dir, found.f_bavail * found.f_frsize / 1024 / 1024),
+        Err(error) => Finding::error(
+            subject,
+            format!("`{}` cannot be used: {error}", there.display()),
+            format!("set {variable} to a directory of your own"),
+        ),
+    }
+}
+
+fn judge_space(subject: &'static str, variable: &str, dir: &Path, free_mb: u64) -> Finding {
+    let text = format!("{free_mb} MiB are free for `{}`", dir.display());
+    let advice = format!("make room, or set {variable} to a directory on a larger disk");
+    match free_mb {
+        0..NO_SPACE_MB => Finding::error(subject, text, advice),
+        NO_SPACE_MB..LITTLE_SPACE_MB => Finding::warning(subject, text, advice),
+        _ => Finding::ok(subject, text),
+    }
+}
+
+fn mke2fs(checked: Result<(), ToolError>) -> Finding {
+    match checked {
+        Ok(()) => Finding::ok("mke2fs", "can be run; it makes the sandboxes' disks"),
+        Err(error) => Finding::error("mke2fs", chain(&error), "`apt-get install e2fsprogs`"),
+    }
+}
+
+/// `None` is without limit.
+fn descriptors(limit: Option<u64>, max_sandboxes: u32) -> Finding {
+    let needed = OWN_FDS + FDS_PER_SANDBOX * u64::from(max_sandboxes);
+    match limit {
+        Some(limit) if limit < needed => Finding::warning(
+            "descriptors",
+            format!("{limit} may be open; {max_sandboxes} sandboxes can need {needed}"),
+            format!("`ulimit -n {needed}`, LimitNOFILE in the unit, or a lower BOUVET_MAX_SANDBOXES"),
+        ),
+        Some(limit) => Finding::ok("descriptors", format!("{limit} may be open")),
+        None => Finding::ok("descriptors", "as many as there are may be open"),
+    }
+}
+
+async fn port(address: SocketAddr) -> Finding {
+    let bound = tokio::net::TcpListener::bind(address).await.map(drop);
+    let taken = matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
+    let ours = taken && is_ours(address).await;
+    judge_port(address, bound, ours)
+}
+
+fn judge_port(address: SocketAddr, bound: io::Result<()>, ours: bool) -> Finding {
+    let open = address.ip().is_unspecified() || !address.ip().is_loopback();
+    match bound {
+        Err(_) if ours => Finding::ok("port", format!("a Bouvet server serves {address} already")),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024 => {
+            Finding::error(
+                "port",
+                format!("this user may not listen on {address}"),
+                "set BOUVET_HTTP_PORT to 1024 or more",
+            )
+        }
+        Err(error) => Finding::error(
+            "port",
+            format!("could not listen on {address}: {error}"),
+            "set BOUVET_HTTP_PORT to a free port and BOUVET_HTTP_HOST to an address of this machine, or \
+             BOUVET_TRANSPORT=stdio",
+        ),
+        Ok(()) if open => Finding::warning(
+            "port",
+            format!("{address} is free, and other machines may reach it: the server asks for no password"),
+            "set BOUVET_HTTP_HOST=127.0.0.1, with a reverse proxy for others",
+        ),
+        Ok(()) => Finding::ok("port", format!("{address} is free")),
+    }
+}
+
+async fn is_ours(address: SocketAddr) -> bool {
+    let host = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => format!("127.0.0.1:{}", v4.port()),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => format!("[::1]:{}", v6.port()),
+        other => other.to_string(),
+    };
+    let Ok(client) = reqwest::Client::builder().no_proxy().timeout(HEALTH_DEADLINE).build() else {
+        return false;
+    };
+    let answer = client.get(format!("http://{host}/health?details")).send().await;
+    let Ok(Ok(body)) = async { Ok::<_, reqwest::Error>(answer?.text().await) }.await else { return false };
+    let parsed: Result<serde_json::Value, _> = serde_json::from_str(&body);
+    parsed.is_ok_and(|health| health.get("engine").is_some())
+}
+
+/// Whether the server would run as root.
+pub(super) fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn kvm_is_an_error_only_where_firecracker_is_demanded() {
+        let all = [
+            Kvm::Hardware,
+            Kvm::Software,
+            Kvm::Missing { processor: true },
+            Kvm::Missing { processor: false },
+            Kvm::Denied,
+            Kvm::Broken(io::ErrorKind::ResourceBusy),
+        ];
+        let levels = |engine| all.map(|found| kvm(found, engine).level);
+        let (ok, warning, error) = (Level::Ok, Level::Warning, Level::Error);
+        assert_eq!(levels(EngineChoice::Auto), [ok, warning, warning, warning, warning, warning]);
+        assert_eq!(levels(EngineChoice::Firecracker), [ok, warning, error, error, error, error]);
+        assert!(all.iter().skip(1).all(|found| kvm(*found, EngineChoice::Auto).advice.is_some()));
+        let advice = |found| kvm(found, EngineChoice::Auto).advice.unwrap();
+        assert!(advice(Kvm::Missing { processor: true }).contains("modprobe"));
+        assert!(advice(Kvm::Denied).contains("usermod"));
+    }
+
+    #[test]
+    fn space_is_judged_by_what_sandboxes_need() {
+        let level = |free| judge_space("disk space", "BOUVET_CHROOT", Path::new("/d"), free).level;
+        assert_eq!([0, 511, 512, 3071, 3072].map(level), {
+            let (ok, warning, error) = (Level::Ok, Level::Warning, Level::Error);
+            [error, error, warning, warning, ok]
+        });
+        let missing = Path::new("/nonexistent/deep/down");
+        assert_ne!(space("disk space", "BOUVET_CHROOT", missing).text, "", "of what it will be on");
+    }
+
+    #[test]
+    fn descriptors_are_counted_for_all_sandboxes() {
+        assert_eq!(descriptors(Some(1024), 100).level, Level::Warning);
+        assert_eq!(descriptors(Some(1024), 10).level, Level::Ok);
+        assert_eq!(descriptors(None, 1000).level, Level::Ok);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_another_program_has_is_an_error() {
+        let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let (finding, _) = tokio::join!(port(address), async {
+            // Whoever it is, it speaks no HTTP.
+            drop(taken.accept().await);
+        });
+        assert_eq!((finding.subject, finding.level), ("port", Level::Error), "{finding}");
+        drop(taken);
+        assert_eq!(port(address).await.level, Level::Ok);
+    }
+
+    #[test]
+    fn a_port_that_others_reach_is_pointed_out() {
+        let judge = |address: &str| judge_port(address.parse().unwrap(), Ok(()), false).level;
+        assert_eq!(judge("0.0.0.0:8080"), Level::Warning);
+        assert_eq!(judge("127.0.0.1:8080"), Level::Ok);
+        assert_eq!(judge("[::1]:8080"), Level::Ok);
+        let denied =
+            judge_port("127.0.0.1:80".parse().unwrap(), Err(io::ErrorKind::PermissionDenied.into()), false);
+        assert!(denied.advice.unwrap().contains("1024"));
+        let ours = judge_port("127.0.0.1:80".parse().unwrap(), Err(io::ErrorKind::AddrInUse.into()), true);
+        assert_eq!(ours.level, Level::Ok);
+    }
+
+    #[test]
+    fn other_processors_are_refused() {
+        assert_eq!(processor("x86_64").level, Level::Ok);
+        assert_eq!(processor("aarch64").level, Level::Error);
+    }
+}

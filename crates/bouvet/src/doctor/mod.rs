@@ -1,0 +1,95 @@
+//! `bouvet doctor`: whether a server of the environment's configuration can work on this machine, and what to do
+//! where it cannot.
+
+mod engines;
+mod machine;
+
+use std::io::Write as _;
+
+use anyhow::bail;
+
+use crate::config::Config;
+
+/// How one thing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    /// As it should be.
+    Ok,
+    /// The server works, but less well than it could.
+    Warning,
+    /// The server does not start, or makes no sandboxes.
+    Error,
+}
+
+/// What was found out about one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    subject: &'static str,
+    level: Level,
+    text: String,
+    /// What to do about it; there is something wherever the level is not [`Level::Ok`].
+    advice: Option<String>,
+}
+
+impl Finding {
+    fn ok(subject: &'static str, text: impl Into<String>) -> Self {
+        Self { subject, level: Level::Ok, text: text.into(), advice: None }
+    }
+
+    fn warning(subject: &'static str, text: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { subject, level: Level::Warning, text: text.into(), advice: Some(advice.into()) }
+    }
+
+    fn error(subject: &'static str, text: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { subject, level: Level::Error, text: text.into(), advice: Some(advice.into()) }
+    }
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let level = match self.level {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Error => "ERROR",
+        };
+        write!(f, "{level:<8} {:<12} {}", self.subject, self.text)?;
+        match &self.advice {
+            Some(advice) => write!(f, "\n{:22}try: {advice}", ""),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Examines everything and prints each finding as it is made. Fails if there is an error among them.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    let mut levels = Vec::new();
+    let mut tell = |finding: Finding| {
+        // A closed standard output is no reason to stop.
+        writeln!(std::io::stdout(), "{finding}").ok();
+        levels.push(finding.level);
+    };
+    machine::examine(&config).await.into_iter().for_each(&mut tell);
+    engines::examine(&config).await.into_iter().for_each(&mut tell);
+    let count = |level| levels.iter().filter(|found| **found == level).count();
+    let (errors, warnings) = (count(Level::Error), count(Level::Warning));
+    writeln!(std::io::stdout(), "\n{} checks: {errors} errors, {warnings} warnings", levels.len()).ok();
+    match errors {
+        0 => Ok(()),
+        _ => bail!("this machine is not ready for the server"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_says_what_to_do_below_what_is_wrong() {
+        assert_eq!(Finding::ok("kernel", "there").to_string(), "ok       kernel       there");
+        let finding = Finding::error("/dev/kvm", "not there", "modprobe kvm");
+        assert_eq!(
+            finding.to_string(),
+            "ERROR    /dev/kvm     not there\n                      try: modprobe kvm"
+        );
+    }
+}
