@@ -72,7 +72,7 @@ pub(crate) struct Bind {
 }
 
 impl Bind {
-    /// Shows `source`, for reading only, at `target`, where an empty file is made. `source` needs no name any more.
+    /// Shows `source`, which must still have a name, for reading only at `target`, where an empty file is made.
     /// Needs privilege.
     pub(crate) fn new(source: impl AsFd, target: &Path) -> io::Result<Self> {
         use rustix::mount::OpenTreeFlags;
@@ -408,5 +408,62 @@ mod tests {
         given.sort_unstable();
         assert_eq!(zeros, given, "{listed}");
         assert!(!listed.contains(&format!("{} /dev/zero", inherited.as_raw_fd())));
+    }
+
+    fn shell(script: &str) -> Spec {
+        let args = vec!["-c".into(), script.into()];
+        Spec { program: find_program("sh"), args, output: true, ..Spec::default() }
+    }
+
+    /// Whether the rest of a test can run that needs privilege; where it cannot, `make test` counts it as skipped.
+    fn is_root() -> bool {
+        use std::io::Write as _;
+
+        let root = rustix::process::geteuid().is_root();
+        if let (false, Some(path)) = (root, std::env::var_os("BOUVET_SKIP_LOG")) {
+            let mut log = std::fs::File::options().append(true).create(true).open(path).unwrap();
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            writeln!(log, "{test}: only root can show files to a process, and contain it").unwrap();
+        }
+        root
+    }
+
+    #[tokio::test]
+    async fn what_is_shown_to_a_child_is_its_alone_and_for_reading() {
+        if !is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, shown) = (dir.path().join("shared"), dir.path().join("shown"));
+        std::fs::write(&shared, "of all").unwrap();
+        let source = std::fs::File::open(&shared).unwrap();
+        let script = format!("cat {0}; echo changed 2>/dev/null >{0} || echo; echo refused", shown.display());
+        let mounts = vec![Bind::new(&source, &shown).unwrap()];
+        let spawner = Spawner::start().unwrap();
+        let confinement = Confinement { mounts, ..Confinement::default() };
+        let mut child = spawner.spawn(shell(&script), confinement).await.unwrap();
+        let mut said = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "of all\nrefused\n");
+        assert_eq!(std::fs::read_to_string(&shared).unwrap(), "of all");
+        assert_eq!(std::fs::read(&shown).unwrap(), b"", "nobody else sees it there");
+    }
+
+    #[tokio::test]
+    async fn contained_children_end_with_whoever_started_them_whatever_their_user() {
+        if !is_root() {
+            return;
+        }
+        let spawner = Spawner::start_contained().unwrap();
+        // A change of its own user id unties a process from its parent.
+        let script = "exec setpriv --reuid 1900000000 --clear-groups sh -c 'echo up; exec sleep 600'";
+        let mut child = spawner.spawn(shell(script), Confinement::default()).await.unwrap();
+        let mut up = [0; 3];
+        child.stdout.as_mut().unwrap().read_exact(&mut up).await.unwrap();
+        drop(spawner);
+        let ended = tokio::time::timeout(Duration::from_secs(20), child.wait()).await;
+        let status = ended.expect("it outlives them").unwrap();
+        use std::os::unix::process::ExitStatusExt as _;
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
     }
 }

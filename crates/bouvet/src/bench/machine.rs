@@ -65,6 +65,7 @@ impl fmt::Display for Machine {
         let virtualization = match self.acceleration.as_str() {
             "kvm" => "hardware virtualization",
             "tcg" => "software emulation, no hardware virtualization",
+            "kvm-software" => "KVM in software, no hardware virtualization",
             _ => "acceleration not known",
         };
         write!(

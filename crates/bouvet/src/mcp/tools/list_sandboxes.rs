@@ -44,7 +44,7 @@ struct Entry {
     vcpu_count: u32,
     /// What made its VM.
     engine: String,
-    /// What executes its instructions: kvm (hardware) or tcg (software emulation).
+    /// What executes its instructions: kvm (hardware), tcg (software emulation) or kvm-software (KVM without hardware).
     acceleration: String,
 }
 
