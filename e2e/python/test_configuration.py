@@ -13,7 +13,7 @@ from bouvet import Server
 
 # All that cannot be just anything.
 BAD = [
-    ("BOUVET_ENGINE", "xen", "auto or qemu"),
+    ("BOUVET_ENGINE", "xen", "auto, firecracker or qemu"),
     ("BOUVET_TRANSPORT", "tcp", "stdio, http or both"),
     ("BOUVET_HTTP_HOST", "example", "an IP address"),
     ("BOUVET_HTTP_PORT", "0", "1 to 65535"),

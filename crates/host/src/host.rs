@@ -518,4 +518,31 @@ mod tests {
         drop(places);
         assert!(Place::in_line(&waiting).is_ok(), "a place is given back, also one that was refused");
     }
+
+    #[test]
+    fn auto_takes_firecracker_only_where_it_is_and_hardware_backs_it() {
+        let with = |engine, binary: &str| HostOptions {
+            dir: PathBuf::new(),
+            engine,
+            firecracker: FirecrackerOptions { binary: binary.into(), ..FirecrackerOptions::default() },
+            kernel: PathBuf::new(),
+            kernel_args: String::new(),
+            rootfs: PathBuf::new(),
+            max_sandboxes: 1,
+            cgroup: CgroupChoice::Off,
+            first_uid: 1,
+            templates: None,
+            pool: None,
+        };
+        let there = std::env::current_exe().unwrap();
+        let there = there.to_str().unwrap();
+        let auto = |binary| with(EngineChoice::Auto, binary).resolved_engine();
+        assert_eq!(auto("/nonexistent/firecracker"), EngineChoice::Qemu);
+        let hardware = crate::kvm::Kvm::find() == crate::kvm::Kvm::Hardware;
+        let expected = if hardware { EngineChoice::Firecracker } else { EngineChoice::Qemu };
+        assert_eq!(auto(there), expected);
+        // Named, it is never replaced by another.
+        let named = with(EngineChoice::Firecracker, "/nonexistent/firecracker");
+        assert_eq!(named.resolved_engine(), EngineChoice::Firecracker);
+    }
 }

@@ -86,7 +86,8 @@ impl Programs {
 
     /// What to run for the VM whose directory is `dir`, as the user `uid`.
     pub(super) fn program(&self, dir: &Path, uid: Option<u32>) -> Spec {
-        let own = ["--api-sock".into(), API_SOCKET.into()];
+        // What it says of each call would bury what it says last.
+        let own = ["--api-sock", API_SOCKET, "--level", "Warning"].map(OsString::from);
         let (program, args): (_, Vec<OsString>) = match (self.jail, uid) {
             (Jail::Jailer, Some(uid)) => {
                 let uid = OsString::from(uid.to_string());
@@ -179,7 +180,7 @@ mod tests {
         assert_eq!(
             words(&spec),
             "/opt/jailer --id vm --exec-file /opt/firecracker-1.9 --uid 1900000007 --gid 1900000007 \
-             --chroot-base-dir /d/sandbox --cgroup-version 1 -- --api-sock api.sock"
+             --chroot-base-dir /d/sandbox --cgroup-version 1 -- --api-sock api.sock --level Warning"
         );
         assert_eq!(spec.dir.as_deref(), Some(Path::new("/d/sandbox/firecracker-1.9/vm/root")));
         let confinement = jailed.confinement(Some(1_900_000_007), Vec::new());
@@ -190,7 +191,7 @@ mod tests {
     fn without_a_jailer_we_take_what_it_would() {
         let ours = programs(Jail::Ours);
         let spec = ours.program(Path::new("/d/sandbox"), Some(1_900_000_007));
-        assert_eq!(words(&spec), "/opt/firecracker-1.9 --id vm --api-sock api.sock");
+        assert_eq!(words(&spec), "/opt/firecracker-1.9 --id vm --api-sock api.sock --level Warning");
         assert_eq!(spec.dir.as_deref(), Some(Path::new("/d/sandbox/root")));
         let confinement = ours.confinement(Some(1_900_000_007), Vec::new());
         assert!(confinement.id == Some(1_900_000_007) && confinement.namespaces);

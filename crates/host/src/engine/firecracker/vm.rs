@@ -468,8 +468,12 @@ mod tests {
     #[tokio::test]
     async fn a_vm_that_ends_by_itself_says_its_last_words() {
         let scripted = Scripted::new();
-        let (process, api) = scripted.begin("read _; echo 'Kernel panic'; exit 1", Vec::new()).await;
+        let told = scripted.dir.path().join("told");
+        let script =
+            format!("until [ -e {} ]; do sleep 0.01; done; echo 'Kernel panic'; exit 1", told.display());
+        let (process, api) = scripted.begin(&script, Vec::new()).await;
         let mut vm = FirecrackerVm::new(process, api, scripted.dir.path().into(), None, Vec::new());
+        scripted.write("told", b"");
         let said = vm.exited().await;
         assert!(
             said.starts_with("the VM ended (exit status: 1)") && said.ends_with("Kernel panic"),
