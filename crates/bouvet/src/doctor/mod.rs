@@ -72,7 +72,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     engines::examine(&config).await.into_iter().for_each(&mut tell);
     let count = |level| levels.iter().filter(|found| **found == level).count();
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
-    writeln!(std::io::stdout(), "\n{} checks: {errors} errors, {warnings} warnings", levels.len()).ok();
+    writeln!(std::io::stdout(), "\nchecks: {}, errors: {errors}, warnings: {warnings}", levels.len()).ok();
     match errors {
         0 => Ok(()),
         _ => bail!("this machine is not ready for the server"),
