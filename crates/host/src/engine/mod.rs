@@ -9,6 +9,7 @@ pub(crate) mod firecracker;
 pub(crate) mod log;
 pub(crate) mod memory;
 mod prepare;
+mod process;
 pub(crate) mod qemu;
 
 use std::fs::File;

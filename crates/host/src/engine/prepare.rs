@@ -4,14 +4,17 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
 use super::{EngineError, Options};
+use crate::cgroup::{self, Cgroup};
 use crate::confine::{Confinement, Spec};
 use crate::images;
+use crate::undo::Undo;
 
 /// How long a process that does nothing may take.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
@@ -49,6 +52,20 @@ pub(super) async fn check_confinement(options: &Options<'_>, vmm: &Path) -> Resu
     };
     let probed = tokio::time::timeout(PROBE_DEADLINE, probe).await;
     probed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(EngineError::Confine)
+}
+
+/// The cgroup of the VM called `name`, whose process may use `limit_mb` MiB, where VMs get one.
+pub(super) fn cgroup(
+    parent: Option<&cgroup::Parent>,
+    name: &str,
+    limit_mb: u64,
+    undo: &mut Undo,
+) -> Result<Option<Arc<Cgroup>>, EngineError> {
+    let Some(parent) = parent else { return Ok(None) };
+    let cgroup = Arc::new(parent.create(name, limit_mb * 1024 * 1024)?);
+    let made = cgroup.clone();
+    undo.push("the VM's cgroup", move || made.remove());
+    Ok(Some(cgroup))
 }
 
 /// The initramfs for `kernel`, with its modules.

@@ -108,7 +108,7 @@ impl Programs {
         Spec { program: program.clone(), args, dir: Some(self.root(dir)), output: true, ..Spec::default() }
     }
 
-    /// What is taken from it before it runs. `mounts` are those of [`Programs::show`].
+    /// What is taken from it before it runs. `mounts` are those of [`Programs::lay_out`].
     pub(super) fn confinement(&self, uid: Option<u32>, mounts: Vec<Bind>) -> Confinement<'static> {
         let none = Confinement { mounts, ..Confinement::default() };
         match self.jail {

@@ -18,13 +18,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
 use self::api::ApiError;
 use self::calls::RateLimiter;
 use self::jail::{Jail, Programs, Shown};
 use self::release::Release;
-use self::vm::{FirecrackerVm, Process, ToFreeze};
+use self::vm::{FirecrackerVm, ToFreeze};
 use super::memory::Home;
 use super::{Acceleration, Bound, Engine, EngineError, Freezing, Frozen, Options, Vm, VmSpec, prepare};
 use crate::cgroup;
@@ -155,16 +156,8 @@ impl Firecracker {
         mut shown: Vec<Shown>,
         undo: &mut Undo,
     ) -> Result<FirecrackerVm, EngineError> {
-        let cgroup = match &self.cgroups {
-            Some(parent) => {
-                let limit_mb = u64::from(spec.memory_mb) + OVERHEAD_MB;
-                Some(Arc::new(parent.create(&spec.name, limit_mb * 1024 * 1024)?))
-            }
-            None => None,
-        };
-        if let Some(cgroup) = cgroup.clone() {
-            undo.push("the VM's cgroup", move || cgroup.remove());
-        }
+        let limit_mb = u64::from(spec.memory_mb) + OVERHEAD_MB;
+        let cgroup = prepare::cgroup(self.cgroups.as_ref(), &spec.name, limit_mb, undo)?;
         shown.push(self.shown(jail::BASE, &self.rootfs)?);
         let uid = self.first_uid.map(|first| first + spec.slot);
         let mounts = self
@@ -177,7 +170,7 @@ impl Firecracker {
         let child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
         let socket = self.programs.root(&spec.dir).join(jail::API_SOCKET);
         // No guest runs before it is told to, so the process may enter its cgroup as it starts.
-        let (process, api) = Process::begin(child, &socket, cgroup.as_deref()).await?;
+        let (process, api) = vm::begin(child, &socket, cgroup.as_deref()).await?;
         let to_freeze = spec.to_freeze.then(|| ToFreeze {
             memory_bytes: u64::from(spec.memory_mb) * 1024 * 1024,
             dir: self.frozen.clone(),
@@ -270,17 +263,30 @@ async fn probe(
         .map_err(|error| EngineError::Prepare("the directory of a trial", error))?;
     let no_vmm = |why: String| EngineError::NoFirecracker { path: programs.firecracker.clone(), why };
     let child = spawner.spawn(programs.program(&dir, uid), programs.confinement(uid, mounts)).await;
-    let child = child.map_err(|error| no_vmm(error.to_string()))?;
+    let child = child.map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        // What may not be taken from a process is not Firecracker's fault.
+        Some(Errno::PERM) => EngineError::Confine(error),
+        _ => no_vmm(error.to_string()),
+    })?;
     let socket = programs.root(&dir).join(jail::API_SOCKET);
     let (mut process, mut api) =
-        Process::begin(child, &socket, None).await.map_err(|error| no_vmm(crate::chain(&error)))?;
+        vm::begin(child, &socket, None).await.map_err(|error| no_vmm(crate::chain(&error)))?;
     let version = api.version().await;
-    let seccomp = process.has_seccomp() && release::carries_filters(&programs.firecracker).unwrap_or(false);
+    let seccomp = process.id().is_some_and(has_seccomp)
+        && release::carries_filters(&programs.firecracker).unwrap_or(false);
     process.stop().await;
     let version = version.map_err(|error| no_vmm(crate::chain(&error)))?.firecracker_version;
     let release = Release::parse(&version);
     let release = release.ok_or_else(|| no_vmm(format!("it says that it is version `{version}`")))?;
     Ok(Probed { release, seccomp })
+}
+
+/// Whether a seccomp filter is in force on any thread of the process `pid`: on Firecracker's of the API it is from the
+/// beginning (proc_pid_status(5), `Seccomp`).
+fn has_seccomp(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut statuses = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+    statuses.any(|status| status.lines().any(|line| line == "Seccomp:\t2"))
 }
 
 /// Whether `release` has what we need, and what is asked of it.

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::process::Child;
-use tracing::warn;
 
 use super::api::{self, Api};
 use super::calls::{self, Call};
@@ -20,6 +20,7 @@ use super::jail::{self, Shown};
 use crate::cgroup::Cgroup;
 use crate::engine::log::Log;
 use crate::engine::memory::Memory;
+use crate::engine::process::Process;
 use crate::engine::{EngineError, Vm};
 
 /// State of the processors and devices of one VM: some 30 KB.
@@ -31,88 +32,42 @@ const CONNECT_POLL: Duration = Duration::from_millis(5);
 /// `OK 1073741824\n` (its docs/vsock.md).
 const MAX_GREETING_BYTES: usize = 32;
 
-/// A process of Firecracker, or of the jailer that becomes it.
-#[derive(Debug)]
-pub(super) struct Process {
-    child: Child,
-    stderr: Log,
-    /// The guest's serial console, and what Firecracker logs.
-    console: Log,
+/// Puts `child`, a Firecracker or a jailer that becomes one, into `cgroup` while it starts, and connects to its API. It is
+/// gone when this fails.
+pub(super) async fn begin(
+    mut child: Child,
+    socket: &Path,
+    cgroup: Option<&Cgroup>,
+) -> Result<(Process, Api), EngineError> {
+    // The guest's serial console, and what Firecracker logs.
+    let console = child.stdout.take().map(Log::follow).unwrap_or_default();
+    let mut process = Process::new(child, console);
+    let enter = cgroup.map(|cgroup| process.enter(cgroup));
+    let begun = async {
+        let (entered, api) = tokio::join!(OptionFuture::from(enter), Api::connect(socket));
+        entered.unwrap_or(Ok(()))?;
+        Ok::<_, EngineError>(api?)
+    };
+    let begun = tokio::select! {
+        biased;
+        begun = begun => begun,
+        ended = process.ended() => {
+            let status = ended.map(|status| status.to_string());
+            Err(EngineError::Spawn(io::Error::other(status.unwrap_or_else(|error| error.to_string()))))
+        }
+    };
+    match begun {
+        Ok(api) => Ok((process, api)),
+        Err(error) => Err(fail(&mut process, error).await),
+    }
 }
 
-impl Process {
-    /// Puts `child` into `cgroup` while it starts, and connects to its API. It is gone when this fails.
-    pub(super) async fn begin(
-        mut child: Child,
-        socket: &Path,
-        cgroup: Option<&Cgroup>,
-    ) -> Result<(Self, Api), EngineError> {
-        let stderr = child.stderr.take().map(Log::follow).unwrap_or_default();
-        let console = child.stdout.take().map(Log::follow).unwrap_or_default();
-        let mut process = Self { child, stderr, console };
-        // Never 0, by which cgroups mean whoever writes: this process itself.
-        let pid = process.child.id();
-        let enter = async {
-            match (cgroup, pid) {
-                (None, _) => Ok(()),
-                (Some(cgroup), Some(pid)) => cgroup.admit(pid).await,
-                (Some(_), None) => Err(rustix::io::Errno::SRCH.into()),
-            }
-        };
-        let begun = async {
-            let (entered, api) = tokio::join!(enter, Api::connect(socket));
-            entered.map_err(|error| EngineError::Prepare("the VM's cgroup", error))?;
-            Ok::<_, EngineError>(api?)
-        };
-        let begun = tokio::select! {
-            biased;
-            begun = begun => begun,
-            ended = process.child.wait() => {
-                let status = ended.map(|status| status.to_string());
-                Err(EngineError::Spawn(io::Error::other(status.unwrap_or_else(|error| error.to_string()))))
-            }
-        };
-        match begun {
-            Ok(api) => Ok((process, api)),
-            Err(error) => Err(process.fail(error).await),
-        }
-    }
-
-    /// Ends it, and adds what it said to `error`.
-    async fn fail(&mut self, error: EngineError) -> EngineError {
-        self.stop().await;
-        match self.last_words().await {
-            said if said.is_empty() => error,
-            said => EngineError::Vmm { said, source: Box::new(error) },
-        }
-    }
-
-    async fn last_words(&self) -> String {
-        tokio::join!(self.stderr.settle(), self.console.settle());
-        let said = [self.stderr.last_lines(3), self.console.last_lines(3)];
-        said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" | ")
-    }
-
-    /// Whether a seccomp filter is in force on any of its threads: that of the API is from the beginning
-    /// (proc_pid_status(5), `Seccomp`).
-    pub(super) fn has_seccomp(&self) -> bool {
-        let Some(pid) = self.child.id() else { return false };
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let mut statuses = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
-        statuses.any(|status| status.lines().any(|line| line == "Seccomp:\t2"))
-    }
-
-    /// Ends it, and returns when it is gone.
-    pub(super) async fn stop(&mut self) {
-        self.child.kill().await.ok(); // fails only for a process that is gone
-    }
-
-    fn signal(&self, signal: Signal) -> Result<(), EngineError> {
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        // It is our child: until we have waited for it, no other process has its id.
-        let sent =
-            pid.ok_or(rustix::io::Errno::SRCH).and_then(|pid| rustix::process::kill_process(pid, signal));
-        sent.map_err(|error| EngineError::Signal(error.into()))
+/// Ends `process`, and adds what it said to `error`.
+async fn fail(process: &mut Process, error: EngineError) -> EngineError {
+    process.stop().await;
+    match process.last_words().await {
+        said if said.is_empty() => error,
+        said => EngineError::Vmm { said, source: Box::new(error) },
     }
 }
 
@@ -151,7 +106,7 @@ impl FirecrackerVm {
     pub(super) async fn begin(mut self, calls: &[Call<'_>]) -> Result<Box<dyn Vm>, EngineError> {
         for call in calls {
             if let Err(error) = self.api.make(call).await {
-                return Err(self.process.fail(error.into()).await);
+                return Err(fail(&mut self.process, error.into()).await);
             }
         }
         Ok(Box::new(self))
@@ -242,17 +197,7 @@ impl Vm for FirecrackerVm {
     }
 
     async fn exited(&mut self) -> String {
-        let status = match self.process.child.wait().await {
-            Ok(status) => status.to_string(),
-            Err(error) => return format!("the VM cannot be watched: {error}"),
-        };
-        let said = self.process.last_words().await;
-        // A kernel that dies says why in many lines, too many for whoever called.
-        warn!(%status, console = %self.process.console.last_lines(150), "a VM ended");
-        match said {
-            said if said.is_empty() => format!("the VM ended ({status})"),
-            said => format!("the VM ended ({status}); the last it said: {said}"),
-        }
+        self.process.exited().await
     }
 
     /// By a signal, and not by the API: 1.16.0 and 1.16.1 never pass on a connection again once a VM was paused and
@@ -307,7 +252,7 @@ mod tests {
         async fn begin(&self, script: &str, acts: Vec<Act>) -> (Process, Api) {
             let socket = self.dir.path().join(jail::API_SOCKET);
             drop(serve(&socket, acts));
-            Process::begin(self.child(script).await, &socket, None).await.unwrap()
+            begin(self.child(script).await, &socket, None).await.unwrap()
         }
 
         /// One of 4096 bytes of memory, that is to be frozen.
@@ -323,7 +268,7 @@ mod tests {
     }
 
     fn is_gone(vm: &FirecrackerVm) -> bool {
-        vm.process.child.id().is_none()
+        vm.process.id().is_none()
     }
 
     #[tokio::test]
@@ -331,7 +276,7 @@ mod tests {
         let scripted = Scripted::new();
         let child = scripted.child("echo 'no such option' >&2; exit 7").await;
         let nowhere = scripted.dir.path().join("none.sock");
-        let error = Process::begin(child, &nowhere, None).await.unwrap_err();
+        let error = begin(child, &nowhere, None).await.unwrap_err();
         assert!(crate::chain(&error).contains("exit status: 7"), "{error}");
         let EngineError::Vmm { said, .. } = &error else { panic!("{error}") };
         assert_eq!(said, "no such option");
@@ -342,7 +287,7 @@ mod tests {
         let scripted = Scripted::new();
         let refusal = Act::answer(400, r#"{"fault_message":"Cannot open /dev/kvm"}"#);
         let vm = scripted.vm(vec![Act::done(), refusal]).await;
-        let pid = vm.process.child.id().unwrap();
+        let pid = vm.process.id().unwrap();
         let options = super::super::FirecrackerOptions::default();
         let error = vm.begin(&calls::boot(&options, "", 1, 256)).await.unwrap_err();
         let text = crate::chain(&error);
@@ -447,7 +392,7 @@ mod tests {
     async fn pausing_stops_the_whole_process() {
         let scripted = Scripted::new();
         let mut vm = scripted.vm(Vec::new()).await;
-        let pid = vm.process.child.id().unwrap();
+        let pid = vm.process.id().unwrap();
         // The field after the name in parentheses (proc_pid_stat(5)).
         let state = || {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

@@ -17,19 +17,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::process::Child;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use self::args::{Begin, Fds, Machine, TRANSLATION_MB};
 use self::qmp::{Qmp, QmpError};
 
 use super::log::Log;
 use super::memory::{self, Home, Memory};
+use super::process::Process;
 use super::{Acceleration, Bound, Engine, EngineError, Freezing, Frozen, Options, Vm, VmSpec, prepare};
 use crate::cgroup;
 use crate::confine::{self, Confinement, Spawner, Spec};
@@ -108,13 +108,7 @@ impl Qemu {
     ) -> Result<QemuVm, EngineError> {
         let VmSpec { name, slot, vcpus, memory_mb, scratch, .. } = spec;
         let memory_limit_mb = u64::from(memory_mb) + u64::from(TRANSLATION_MB) + OVERHEAD_MB;
-        let cgroup = match &self.cgroups {
-            Some(parent) => Some(Arc::new(parent.create(&name, memory_limit_mb * 1024 * 1024)?)),
-            None => None,
-        };
-        if let Some(cgroup) = cgroup.clone() {
-            undo.push("the VM's cgroup", move || cgroup.remove());
-        }
+        let cgroup = prepare::cgroup(self.cgroups.as_ref(), &name, memory_limit_mb, undo)?;
         let sockets = Sockets::pair().map_err(|error| EngineError::Prepare("the VM's sockets", error))?;
         let base = File::open(&self.rootfs).map_err(|error| EngineError::Prepare("the rootfs", error))?;
         let mut fds: Vec<OwnedFd> = sockets.theirs.into();
@@ -134,12 +128,10 @@ impl Qemu {
             mounts: Vec::new(),
         };
         debug!(%name, ?machine, ?begin, "starting QEMU");
-        let mut child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
-        let stderr = child.stderr.take().map(Log::follow).unwrap_or_default();
+        let child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
         let [link, console, control] = sockets.ours;
-        let console = Log::follow(console);
-        let control = Control::New(control);
-        let mut vm = QemuVm { child, stderr, console, memory, link: Some(link), control };
+        let process = Process::new(child, Log::follow(console));
+        let mut vm = QemuVm { process, memory, link: Some(link), control: Control::New(control) };
         if let (Begin::Restore, Some(cgroup)) = (begin, cgroup) {
             // A guest that is restored does not run before it is told to, so its process may enter as it starts.
             if let Err(error) = vm.enter(&cgroup).await {
@@ -266,9 +258,7 @@ fn shared_memory() -> serde_json::Value {
 
 #[derive(Debug)]
 struct QemuVm {
-    child: Child,
-    stderr: Log,
-    console: Log,
+    process: Process,
     /// What it is to be frozen with.
     memory: Option<File>,
     link: Option<UnixStream>,
@@ -298,20 +288,9 @@ impl QemuVm {
 
     /// Puts the process into `cgroup`, and makes the control socket ready meanwhile.
     async fn enter(&mut self, cgroup: &cgroup::Cgroup) -> Result<(), EngineError> {
-        // Never 0, by which cgroups mean whoever writes: this process itself.
-        let gone = || EngineError::Prepare("the VM's cgroup", rustix::io::Errno::SRCH.into());
-        let pid = self.child.id().ok_or_else(gone)?;
-        let (entered, control) = tokio::join!(cgroup.admit(pid), self.control());
+        let (entered, control) = tokio::join!(self.process.enter(cgroup), self.control());
         control?;
-        entered.map_err(|error| EngineError::Prepare("the VM's cgroup", error))
-    }
-
-    fn signal(&self, signal: Signal) -> Result<(), EngineError> {
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        // It is our child: until we have waited for it, no other process has its id.
-        let sent =
-            pid.ok_or(rustix::io::Errno::SRCH).and_then(|pid| rustix::process::kill_process(pid, signal));
-        sent.map_err(|error| EngineError::Signal(error.into()))
+        entered
     }
 
     /// Waits until the migration that was begun has ended well.
@@ -336,29 +315,17 @@ impl Vm for QemuVm {
     }
 
     async fn exited(&mut self) -> String {
-        let status = match self.child.wait().await {
-            Ok(status) => status.to_string(),
-            Err(error) => return format!("the VM cannot be watched: {error}"),
-        };
-        tokio::join!(self.stderr.settle(), self.console.settle());
-        // A kernel that dies says why in many lines, too many for whoever called.
-        warn!(%status, console = %self.console.last_lines(150), "a VM ended");
-        let (stderr, console) = (self.stderr.last_lines(3), self.console.last_lines(3));
-        let said = [stderr, console].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
-        match said.is_empty() {
-            true => format!("the VM ended ({status})"),
-            false => format!("the VM ended ({status}); the last it said: {}", said.join(" | ")),
-        }
+        self.process.exited().await
     }
 
     async fn pause(&mut self) -> Result<(), EngineError> {
         self.control().await?.run("stop", json!({})).await?;
         // QEMU 7.2 goes on waking for timers of the clock that it has just stopped, up to 500 times a second.
-        self.signal(Signal::STOP)
+        self.process.signal(Signal::STOP)
     }
 
     async fn resume(&mut self) -> Result<(), EngineError> {
-        self.signal(Signal::CONT)?;
+        self.process.signal(Signal::CONT)?;
         self.control().await?.run("cont", json!({})).await?;
         Ok(())
     }
@@ -390,6 +357,6 @@ impl Vm for QemuVm {
     }
 
     async fn stop(&mut self) {
-        self.child.kill().await.ok(); // fails only for a process that is gone
+        self.process.stop().await;
     }
 }
