@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::ops::{Deref, Range};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -80,9 +81,12 @@ impl Memory {
 
     fn copied(from: &File, name: PathBuf) -> io::Result<Self> {
         let to = File::options().read(true).write(true).create_new(true).open(&name)?;
-        to.set_len(from.metadata()?.len())?;
+        // From here on it is removed if anything fails.
         let copy = Self { file: to, name: Some(name) };
+        copy.set_len(from.metadata()?.len())?;
         copy_data(from, &copy)?;
+        // As the kept one: VMs of any user id read it, and nobody writes it.
+        copy.set_permissions(fs::Permissions::from_mode(0o444))?;
         Ok(copy)
     }
 }
@@ -170,6 +174,25 @@ mod tests {
         let mut bytes = [0; 9];
         again.read_exact_at(&mut bytes, 4096).unwrap();
         assert_eq!(&bytes, b"as it was");
+    }
+
+    #[test]
+    fn a_copy_on_another_file_system_is_as_the_kept_one_and_goes_with_its_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = create(1).unwrap();
+        kept.write_all_at(b"as it was", 4096).unwrap();
+        let name = dir.path().join("copy");
+        let copy = Memory::copied(&kept, name.clone()).unwrap();
+        let mut bytes = [0; 9];
+        File::open(&name).unwrap().read_exact_at(&mut bytes, 4096).unwrap();
+        assert_eq!(&bytes, b"as it was");
+        let metadata = copy.metadata().unwrap();
+        assert_eq!((metadata.len(), metadata.mode() & 0o777), (1 << 20, 0o444));
+        drop(copy);
+        assert!(!name.exists());
+        // Nothing is left of one that fails: a directory has no length to set, and no data.
+        assert!(Memory::copied(&File::open(dir.path()).unwrap(), name.clone()).is_err());
+        assert!(!name.exists());
     }
 
     #[test]

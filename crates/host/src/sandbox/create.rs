@@ -36,6 +36,8 @@ const ENTROPY_BYTES: usize = 64;
 /// How long the first programs of a VM may take. Emulated, and read from disk, that is tens of seconds; with software
 /// behind KVM, minutes.
 const WARM_DEADLINE: Duration = Duration::from_secs(900);
+/// The same for one program of a clone, in which all of them have run before.
+const REHEARSAL_DEADLINE: Duration = Duration::from_secs(180);
 /// What a template has in memory.
 const WARM_TEMPLATE: &[v1::Program] =
     &[v1::Program::Node, v1::Program::Python, v1::Program::Bash, v1::Program::Command];
@@ -284,7 +286,7 @@ impl Linked {
         let config = BoxConfig::default();
         make_own(self.0.link.client(), id, &config).await?;
         for (program, source) in REHEARSAL {
-            let request = ExecRequest { timeout: WARM_DEADLINE, ..ExecRequest::new(program, source) };
+            let request = ExecRequest { timeout: REHEARSAL_DEADLINE, ..ExecRequest::new(program, source) };
             let run = async { Exec::start(self.0.link.client(), request).await?.finish().await };
             let ran = run.await.map_err(|error| BringUpError::Warm(error.to_string()))?;
             if ran.exit.exit_code != 0 {

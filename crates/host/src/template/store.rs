@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use rustix::fs::FlockOperation;
 use tracing::{debug, warn};
 
@@ -94,14 +95,16 @@ impl Slot {
             if !path.exists() {
                 return Ok(None);
             }
-            match load(&path, &home) {
-                Ok(frozen) => Ok(Some(frozen)),
+            let Kept { memory, devices, scratch } = match Kept::open(&path) {
+                Ok(kept) => kept,
                 Err(error) => {
                     warn!(%error, template = %path.display(), "could not load a template; building it again");
                     fs::remove_dir_all(&path)?;
-                    Ok(None)
+                    return Ok(None);
                 }
-            }
+            };
+            // That there is no room for it here says nothing against what is kept.
+            Ok(Some(Frozen { memory: Memory::load(&memory, &home)?, devices, scratch }))
         })
         .await
     }
@@ -150,17 +153,26 @@ fn save(frozen: &Frozen, dir: &Path) -> io::Result<()> {
     File::open(dir.join("devices"))?.sync_all()
 }
 
-fn load(dir: &Path, home: &Home) -> io::Result<Frozen> {
-    let memory = Memory::load(&dir.join("memory"), home)?;
-    let devices = fs::read(dir.join("devices"))?;
-    let scratch = File::open(dir.join("scratch.ext4"))?;
-    if devices.is_empty() || scratch.metadata()?.len() == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+/// A template as it lies on disk.
+struct Kept {
+    memory: PathBuf,
+    devices: Bytes,
+    scratch: File,
+}
+
+impl Kept {
+    fn open(dir: &Path) -> io::Result<Self> {
+        let memory = dir.join("memory");
+        let devices = fs::read(dir.join("devices"))?;
+        let scratch = File::open(dir.join("scratch.ext4"))?;
+        if devices.is_empty() || scratch.metadata()?.len() == 0 || fs::metadata(&memory)?.len() == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // When it was used last.
+        let now = SystemTime::now();
+        File::options().append(true).open(dir.join("devices"))?.set_modified(now)?;
+        Ok(Self { memory, devices: devices.into(), scratch })
     }
-    // When it was used last.
-    let now = SystemTime::now();
-    File::options().append(true).open(dir.join("devices"))?.set_modified(now)?;
-    Ok(Frozen { memory, devices: devices.into(), scratch })
 }
 
 /// Removes the longest unused templates beyond the limit, and what killed hosts left half done.
@@ -250,6 +262,20 @@ mod tests {
         assert_eq!(loaded.memory.metadata().unwrap().nlink(), 1);
         drop(loaded);
         assert_eq!(fs::read_dir(home).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_template_without_room_where_it_is_needed_is_kept() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        // Where its memory is to be there is a file, and so no room.
+        let home = outside.path().join("memory");
+        fs::write(&home, "").unwrap();
+        let store = Store::open(dir.path().to_owned(), Home::Disk(home.clone())).unwrap();
+        save(&store, "a", outside.path()).await;
+        assert!(store.lock("a").await.unwrap().load().await.is_err());
+        assert!(dir.path().join("a/memory").exists(), "it is as good as it was");
+        fs::remove_file(home).unwrap();
+        assert!(store.lock("a").await.unwrap().load().await.unwrap().is_some());
     }
 
     #[tokio::test]

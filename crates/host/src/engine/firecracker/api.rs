@@ -2,7 +2,7 @@
 //! answers is bounded: a guest that has taken it over speaks through it.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use serde::Deserialize;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -158,16 +158,15 @@ async fn connect_when_there(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
-/// Connects to the socket at `path`, however long that is: the kernel's limit is 107 bytes (unix(7)), and directories
-/// of hosts may be deep. By the descriptor of its directory every path is short.
+/// Connects to the socket at `path`: itself, and not what a taken-over VMM, whose directory this is, may have linked
+/// there. By its descriptor the path is also short enough, wherever it lies: the limit is 107 bytes (unix(7)).
 pub(super) async fn connect(path: &Path) -> io::Result<UnixStream> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir: OwnedFd = rustix::fs::open(dir, flags, Mode::empty())?;
-    let short = Path::new("/proc/self/fd").join(dir.as_fd().as_raw_fd().to_string()).join(name);
-    UnixStream::connect(short).await
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket: OwnedFd = rustix::fs::open(path, flags, Mode::empty())?;
+    if !FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode).is_socket() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "what the VMM left there is no socket"));
+    }
+    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
 }
 
 #[cfg(test)]
@@ -272,6 +271,19 @@ mod tests {
             drop(serve(&socket, Vec::new()));
         });
         connected.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_link_in_a_socket_s_place_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (elsewhere, link) = (dir.path().join("of-the-host"), dir.path().join("api.sock"));
+        let served = serve(&elsewhere, Vec::new());
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        assert_eq!(connect(&link).await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        std::fs::remove_file(&link).unwrap();
+        std::fs::write(&link, "a file").unwrap();
+        assert_eq!(connect(&link).await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(!served.is_finished(), "nobody has connected");
     }
 
     #[tokio::test]
