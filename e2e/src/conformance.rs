@@ -80,6 +80,19 @@ macro_rules! conform {
     };
 }
 
+/// Makes a test of each of these cases, on VMs of `$vmm`.
+#[macro_export]
+macro_rules! conform_on {
+    ($vmm:expr; $($case:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::conformance::$case($vmm).await;
+            }
+        )*
+    };
+}
+
 async fn create(host: &Host) -> Sandbox {
     host.create(small()).await.unwrap()
 }

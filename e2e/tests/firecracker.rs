@@ -5,8 +5,4 @@ use bouvet_e2e::site::{Site, Vmm};
 bouvet_e2e::conform!(Site::firecracker);
 bouvet_e2e::conform_clones!(Vmm::Firecracker);
 bouvet_e2e::conform_isolation!(Vmm::Firecracker);
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_jailed_process_sees_its_own_root_directory_alone() {
-    bouvet_e2e::conformance::a_jailed_process_sees_its_own_root_directory_alone().await;
-}
+bouvet_e2e::conform_on!(Vmm::Firecracker; a_jailed_process_sees_its_own_root_directory_alone);

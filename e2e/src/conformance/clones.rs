@@ -12,16 +12,8 @@ use crate::site::{Site, Vmm, small};
 /// Makes a test of every case, on VMs of `$vmm`.
 #[macro_export]
 macro_rules! conform_clones {
-    ($vmm:expr; $($case:ident)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() {
-                $crate::conformance::$case($vmm).await;
-            }
-        )*
-    };
     ($vmm:expr) => {
-        $crate::conform_clones! { $vmm;
+        $crate::conform_on! { $vmm;
             no_two_clones_are_alike
             a_clone_that_waited_wakes_as_a_sandbox_of_its_own
             what_was_claimed_is_replaced

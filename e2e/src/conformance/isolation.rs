@@ -15,16 +15,8 @@ use crate::skip::skipped;
 /// Makes a test of every case about isolation, on VMs of `$vmm`.
 #[macro_export]
 macro_rules! conform_isolation {
-    ($vmm:expr; $($case:ident)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() {
-                $crate::conformance::$case($vmm).await;
-            }
-        )*
-    };
     ($vmm:expr) => {
-        $crate::conform_isolation! { $vmm;
+        $crate::conform_on! { $vmm;
             sandboxes_share_nothing_that_they_can_change
             there_is_no_network_but_its_own_loopback
             ten_sandboxes_at_once_get_their_own_answers
@@ -169,9 +161,9 @@ pub async fn a_killed_vm_fails_its_sandbox_at_once_and_no_other(vmm: Vmm) {
 }
 
 /// In Firecracker's jailer a VM's process sees nothing but its own, and what all share cannot be written.
-pub async fn a_jailed_process_sees_its_own_root_directory_alone() {
+pub async fn a_jailed_process_sees_its_own_root_directory_alone(vmm: Vmm) {
     let Some(()) = as_root() else { return };
-    let Some(site) = Site::pooled(Vmm::Firecracker, None).await else { return };
+    let Some(site) = Site::pooled(vmm, None).await else { return };
     let sandbox = site.host.create(small()).await.unwrap();
     let vm = VmProcess::of(&site, &sandbox);
     let names = |path: &str| {
