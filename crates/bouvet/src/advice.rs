@@ -46,6 +46,9 @@ pub(crate) fn of_engine(error: &EngineError) -> &'static str {
              to it, or set BOUVET_ENGINE=qemu"
         }
         EngineError::NoVmm(..) | EngineError::OldVmm { .. } => "`apt-get install qemu-system-x86`",
+        EngineError::KvmClosed => {
+            "give it to a group: `chgrp kvm /dev/kvm && chmod 660 /dev/kvm`, or put Firecracker's jailer beside it"
+        }
         EngineError::Confine(_) => {
             "run it as root with all capabilities (in a container: `--cap-add=SYS_ADMIN`), or as an ordinary user"
         }

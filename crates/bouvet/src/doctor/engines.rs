@@ -120,7 +120,7 @@ fn judge_unused(engine: EngineChoice, probed: Result<EngineFacts, StartError>, k
         Err(error) if is_of_images(&error) => untried(engine),
         Err(error) if engine == EngineChoice::Firecracker && kvm == Kvm::Hardware => Finding::warning(
             name(engine),
-            format!("{}; QEMU is used, which starts slower", chain(&error)),
+            format!("{}; QEMU is used instead", chain(&error)),
             advice::of_start(&error),
         ),
         Err(error) => Finding::ok(name(engine), format!("not used, and cannot be: {}", chain(&error))),

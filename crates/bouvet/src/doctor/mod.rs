@@ -60,7 +60,7 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// Examines everything and prints each finding as it is made. Fails if there is an error among them.
+/// Examines everything and prints what it finds. Fails if there is an error among them.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut levels = Vec::new();
     let mut tell = |finding: Finding| {

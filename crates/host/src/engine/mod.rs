@@ -131,6 +131,9 @@ pub enum EngineError {
     /// No engine runs on this processor.
     #[error("no engine for this architecture: the engine {0} needs x86_64")]
     Architecture(&'static str),
+    /// VMs run as users of their own, and these may not open `/dev/kvm`.
+    #[error("the VMs' own users may not open /dev/kvm: it belongs to no group that may")]
+    KvmClosed,
     /// Processes cannot be confined as those of VMs must be.
     #[error("could not confine a process as a VM's must be")]
     Confine(#[source] io::Error),

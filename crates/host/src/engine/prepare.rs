@@ -14,6 +14,7 @@ use super::{EngineError, Options};
 use crate::cgroup::{self, Cgroup};
 use crate::confine::{Confinement, Spec};
 use crate::images;
+use crate::kvm::Kvm;
 use crate::undo::Undo;
 
 /// How long a process that does nothing may take.
@@ -52,6 +53,14 @@ pub(super) async fn check_confinement(options: &Options<'_>, vmm: &Path) -> Resu
     };
     let probed = tokio::time::timeout(PROBE_DEADLINE, probe).await;
     probed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(EngineError::Confine)
+}
+
+/// Checks that a VM's own user, where it has one, can be given what opens `/dev/kvm`: the device's group.
+pub(super) fn check_kvm_group(first_uid: Option<u32>) -> Result<(), EngineError> {
+    match (first_uid, Kvm::group()) {
+        (Some(_), None) => Err(EngineError::KvmClosed),
+        _ => Ok(()),
+    }
 }
 
 /// The cgroup of the VM called `name`, whose process may use `limit_mb` MiB, where VMs get one.

@@ -112,6 +112,10 @@ impl Firecracker {
         };
         let Probed { release, seccomp } = probe(&programs, &spawner, options.dir, options.first_uid).await?;
         check_release(release, own)?;
+        // The jailer makes a device of the VM's own.
+        if programs.jail == Jail::Ours {
+            prepare::check_kvm_group(options.first_uid)?;
+        }
         images::check_kernel(options.kernel)?;
         images::check_rootfs(options.rootfs)?;
         if options.first_uid.is_some() {

@@ -79,6 +79,10 @@ impl Qemu {
             images::check_readable("kernel", options.kernel)?;
         }
         prepare::check_confinement(&options, &binary).await?;
+        let hardware = Kvm::find() == Kvm::Hardware;
+        if hardware {
+            prepare::check_kvm_group(options.first_uid)?;
+        }
         let initramfs = options.dir.join("initramfs");
         prepare::write_initramfs(&initramfs, options.kernel)?;
         let identity = format!("{version} {}", prepare::identity(&options, &initramfs)?);
@@ -89,7 +93,7 @@ impl Qemu {
             kernel: options.kernel.to_owned(),
             initramfs,
             rootfs: options.rootfs.to_owned(),
-            hardware: Kvm::find() == Kvm::Hardware,
+            hardware,
             tsc_khz: tsc::measure_khz().await,
             cgroups: options.cgroups,
             first_uid: options.first_uid,
