@@ -439,6 +439,50 @@ mod tests {
     }
 
     #[test]
+    fn firecracker_has_its_options_and_none_by_default() {
+        let none = load(&[]).unwrap().host;
+        assert_eq!(none.firecracker, FirecrackerOptions::default());
+        assert_eq!(none.kernel_args, "");
+        let all = load(&[
+            ("BOUVET_ENGINE", "Firecracker"),
+            ("BOUVET_FIRECRACKER", "/opt/firecracker"),
+            ("BOUVET_FIRECRACKER_HUGE_PAGES", "true"),
+            ("BOUVET_TEMPLATES", "off"),
+            ("BOUVET_FIRECRACKER_CPU_TEMPLATE", "t2s"),
+            ("BOUVET_FIRECRACKER_DISK_MIB_PER_SEC", "1000000"),
+            ("BOUVET_FIRECRACKER_DISK_OPS_PER_SEC", "0"),
+            ("BOUVET_KERNEL_ARGS", "loglevel=7 nokaslr"),
+        ]);
+        let all = all.unwrap().host;
+        assert_eq!((all.engine, all.kernel_args.as_str()), (EngineChoice::Firecracker, "loglevel=7 nokaslr"));
+        let expected = FirecrackerOptions {
+            binary: "/opt/firecracker".into(),
+            huge_pages: true,
+            cpu_template: Some("T2S".into()),
+            disk_mb_per_second: Some(1_000_000),
+            disk_operations_per_second: None,
+        };
+        assert_eq!(all.firecracker, expected);
+    }
+
+    #[test]
+    fn what_firecracker_cannot_be_told_is_refused() {
+        for (name, value) in [
+            // With templates, which are the default, there would be clones.
+            ("BOUVET_FIRECRACKER_HUGE_PAGES", "true"),
+            ("BOUVET_FIRECRACKER_HUGE_PAGES", "2M"),
+            ("BOUVET_FIRECRACKER_CPU_TEMPLATE", "T3"),
+            ("BOUVET_FIRECRACKER_DISK_MIB_PER_SEC", "1000001"),
+            ("BOUVET_FIRECRACKER_DISK_OPS_PER_SEC", "-1"),
+            ("BOUVET_KERNEL_ARGS", "two\nlines"),
+        ] {
+            assert_eq!(load(&[(name, value)]).unwrap_err().variable, name, "{value}");
+        }
+        let args = |length: usize| load(&[("BOUVET_KERNEL_ARGS", "x".repeat(length).as_str())]).is_ok();
+        assert!(args(1024) && !args(1025));
+    }
+
+    #[test]
     fn values_may_be_empty_spaced_and_of_any_case() {
         let config = load(&[
             ("BOUVET_TRANSPORT", " HTTP "),
