@@ -30,7 +30,7 @@ pub use confine::ToolError;
 pub use context::{Context, ContextError, ContextId, ContextRequest, ContextState, Death};
 pub use disk::check_mke2fs;
 pub use engine::firecracker::FirecrackerOptions;
-pub use engine::{Acceleration, Bound, EngineChoice, EngineError, EngineFacts};
+pub use engine::{Acceleration, EngineChoice, EngineError, EngineFacts, Layer};
 pub use exec::{Captured, Exec, ExecError, ExecEvent, ExecExit, ExecRequest, ExecResult, Program};
 pub use files::transfer::FileReader;
 pub use files::{FileContent, FileError, ListEntry, Listing, MAX_CONTENT_BYTES};

@@ -104,7 +104,7 @@ fn ready(engine: EngineChoice, facts: &EngineFacts) -> Finding {
 fn confinement(facts: &EngineFacts) -> Vec<Finding> {
     let (there, missing): (Vec<_>, Vec<_>) = facts.confinement.iter().partition(|bound| bound.in_force);
     let list =
-        |bounds: &[&bouvet_host::Bound]| bounds.iter().map(|bound| bound.name).collect::<Vec<_>>().join("; ");
+        |bounds: &[&bouvet_host::Layer]| bounds.iter().map(|bound| bound.name).collect::<Vec<_>>().join("; ");
     let mut findings = vec![Finding::ok("confinement", list(&there))];
     if !missing.is_empty() {
         let advice = "run the server as root; of Firecracker, take a release, and put its jailer beside it";
@@ -152,13 +152,13 @@ fn name(engine: EngineChoice) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use bouvet_host::Bound;
+    use bouvet_host::Layer;
 
     use super::super::Level;
     use super::*;
 
     fn facts(acceleration: Acceleration, in_force: bool) -> EngineFacts {
-        let bound = |name, in_force| Bound { name, in_force };
+        let bound = |name, in_force| Layer { name, in_force };
         EngineFacts {
             name: "firecracker",
             version: "Firecracker 1.16.1".into(),

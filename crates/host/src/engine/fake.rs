@@ -14,7 +14,7 @@ use tokio::process::Child;
 
 use super::log::Log;
 use super::memory::Memory;
-use super::{Acceleration, Bound, Engine, EngineError, Freezing, Frozen, Vm, VmSpec};
+use super::{Acceleration, Engine, EngineError, Freezing, Frozen, Layer, Vm, VmSpec};
 use crate::confine::{Confinement, Spawner, Spec};
 use crate::undo::Undo;
 
@@ -53,7 +53,7 @@ impl Engine for Fake {
         "none".into()
     }
 
-    fn confinement(&self) -> Vec<Bound> {
+    fn confinement(&self) -> Vec<Layer> {
         Vec::new()
     }
 

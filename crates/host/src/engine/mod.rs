@@ -218,16 +218,16 @@ pub(crate) struct Freezing {
     pub(crate) home: Home,
 }
 
-/// One thing that confines the process of each VM.
+/// One layer of what confines the process of each VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bound {
+pub struct Layer {
     /// What it is: `seccomp filters`.
     pub name: &'static str,
     /// Whether it is in force here.
     pub in_force: bool,
 }
 
-impl Bound {
+impl Layer {
     fn new(name: &'static str, in_force: bool) -> Self {
         Self { name, in_force }
     }
@@ -243,7 +243,7 @@ pub struct EngineFacts {
     /// What executes its guests.
     pub acceleration: Acceleration,
     /// What confines the process of each VM.
-    pub confinement: Vec<Bound>,
+    pub confinement: Vec<Layer>,
 }
 
 /// Makes VMs.
@@ -259,7 +259,7 @@ pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
     fn version(&self) -> String;
 
     /// What confines the process of each VM, beside its cgroup.
-    fn confinement(&self) -> Vec<Bound>;
+    fn confinement(&self) -> Vec<Layer>;
 
     /// Starts a VM. What it acquires it pushes to `undo`, to be released after the VM was stopped.
     async fn boot(&self, spec: VmSpec, undo: &mut Undo) -> Result<Box<dyn Vm>, EngineError>;

@@ -21,7 +21,7 @@ use crate::boxconfig::BoxConfig;
 use crate::context::{self, ContextError, ContextId};
 use crate::disk::Blanks;
 use crate::engine::memory::Memory;
-use crate::engine::{Acceleration, Bound, Engine, EngineError, Freezing, Frozen, Vm, VmSpec};
+use crate::engine::{Acceleration, Engine, EngineError, Freezing, Frozen, Layer, Vm, VmSpec};
 use crate::exec::{Exec, ExecError, ExecRequest, Program};
 use crate::files::transfer::FileReader;
 use crate::files::{self, FileError};
@@ -404,7 +404,7 @@ impl Engine for Scripted {
         "none".into()
     }
 
-    fn confinement(&self) -> Vec<Bound> {
+    fn confinement(&self) -> Vec<Layer> {
         Vec::new()
     }
 

@@ -27,7 +27,7 @@ use self::jail::{Jail, Programs, Shown};
 use self::release::Release;
 use self::vm::{FirecrackerVm, ToFreeze};
 use super::memory::Home;
-use super::{Acceleration, Bound, Engine, EngineError, Freezing, Frozen, Options, Vm, VmSpec, prepare};
+use super::{Acceleration, Engine, EngineError, Freezing, Frozen, Layer, Options, Vm, VmSpec, prepare};
 use crate::cgroup;
 use crate::confine::Spawner;
 use crate::images;
@@ -202,14 +202,14 @@ impl Engine for Firecracker {
         format!("Firecracker {}", self.release)
     }
 
-    fn confinement(&self) -> Vec<Bound> {
+    fn confinement(&self) -> Vec<Layer> {
         let (root, jailer) = (self.first_uid.is_some(), self.programs.jail == Jail::Jailer);
         vec![
-            Bound::new("the jailer: a root directory and devices of its own", jailer),
-            Bound::new("a user id of its own", root),
-            Bound::new("empty network and IPC namespaces", root),
-            Bound::new("no new privileges", true),
-            Bound::new("seccomp filters", self.seccomp),
+            Layer::new("the jailer: a root directory and devices of its own", jailer),
+            Layer::new("a user id of its own", root),
+            Layer::new("empty network and IPC namespaces", root),
+            Layer::new("no new privileges", true),
+            Layer::new("seccomp filters", self.seccomp),
         ]
     }
 

@@ -30,7 +30,7 @@ use self::qmp::{Qmp, QmpError};
 use super::log::Log;
 use super::memory::{self, Home, Memory};
 use super::process::Process;
-use super::{Acceleration, Bound, Engine, EngineError, Freezing, Frozen, Options, Vm, VmSpec, prepare};
+use super::{Acceleration, Engine, EngineError, Freezing, Frozen, Layer, Options, Vm, VmSpec, prepare};
 use crate::cgroup;
 use crate::confine::{self, Confinement, Spawner, Spec};
 use crate::images;
@@ -186,13 +186,13 @@ impl Engine for Qemu {
         self.version.clone()
     }
 
-    fn confinement(&self) -> Vec<Bound> {
+    fn confinement(&self) -> Vec<Layer> {
         let root = self.first_uid.is_some();
         vec![
-            Bound::new("a user id of its own", root),
-            Bound::new("empty network and IPC namespaces", root),
-            Bound::new("no new privileges", true),
-            Bound::new("seccomp filter", true),
+            Layer::new("a user id of its own", root),
+            Layer::new("empty network and IPC namespaces", root),
+            Layer::new("no new privileges", true),
+            Layer::new("seccomp filter", true),
         ]
     }
 
