@@ -24,7 +24,10 @@ mod sparse;
 mod template;
 mod undo;
 
-pub use boxconfig::{BoxConfig, InvalidConfig, ResourceConfig};
+pub use boxconfig::{
+    BoxConfig, CacheConfig, InvalidConfig, LogLevel, NetworkMode, PoolConfig, ResourceConfig, ResourceLimits,
+    ScalingPolicy, SevSnpGeneration, SidecarConfig, TeeConfig,
+};
 pub use cgroup::{CgroupChoice, CgroupError};
 pub use confine::ToolError;
 pub use context::{Context, ContextError, ContextId, ContextRequest, ContextState, Death};

@@ -1,0 +1,311 @@
+//! What a caller may say of a sandbox to be. [`BoxConfig::validate`] is the only gate.
+//!
+//! The fields are as typed; [`plan::Plan`] is what they come to, once they were found right.
+
+pub(crate) mod capabilities;
+pub(crate) mod limits;
+mod parts;
+pub(crate) mod plan;
+pub(crate) mod ports;
+pub(crate) mod size;
+pub(crate) mod tmpfs;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::limits::ResourceLimits;
+pub use self::parts::{
+    CacheConfig, LogLevel, NetworkMode, PoolConfig, ScalingPolicy, SevSnpGeneration, SidecarConfig, TeeConfig,
+};
+use self::plan::Plan;
+
+/// Memory that a Linux guest with its tools needs at least.
+const MIN_MEMORY_MB: u32 = 128;
+/// More than any machine gives one sandbox. What this machine has is checked by the host.
+const MAX_MEMORY_MB: u32 = 1024 * 1024;
+const MAX_VCPUS: u32 = 32;
+const DISK_MB: std::ops::RangeInclusive<u32> = 64..=1024 * 1024;
+const MAX_ENV_BYTES: usize = 64 * 1024;
+/// `cmd` or `entrypoint_override`, as one program is started with: below what execve(2) takes with its environment.
+const MAX_ARGUMENT_BYTES: usize = 1024 * 1024;
+/// Elements of any list.
+const MAX_ELEMENTS: usize = 256;
+
+/// Description of one sandbox.
+///
+/// The default is a sandbox of the base image that stays until it is destroyed, with what Docker gives a container.
+///
+/// ```
+/// use bouvet_host::BoxConfig;
+///
+/// let config = BoxConfig {
+///     image: "nginx:alpine".into(),
+///     tmpfs: vec!["/var/cache/nginx:size=100m".into()],
+///     read_only: true,
+///     ..BoxConfig::default()
+/// };
+/// assert!(config.validate().is_ok());
+/// let config = BoxConfig { cap_add: vec!["NET_ADMINISTRATION".into()], ..config };
+/// assert_eq!(
+///     config.validate().unwrap_err().to_string(),
+///     "`cap_add` is `NET_ADMINISTRATION`; `ALL` and the names in capabilities(7) are allowed"
+/// );
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BoxConfig {
+    /// OCI image reference: `nginx:alpine`, `ghcr.io/org/app@sha256:…`, `oci:DIRECTORY`, `docker-archive:FILE`. Empty:
+    /// the host's base image, in which no program runs but those that are called for.
+    pub image: String,
+    /// Directory of the host that is mounted at `/workspace`. Empty: none.
+    pub workspace: PathBuf,
+    /// What it may use.
+    pub resources: ResourceConfig,
+    /// What of the guest's own log reaches the host's.
+    pub log_level: LogLevel,
+    /// Logs every call to the guest, without what it carries.
+    pub debug_grpc: bool,
+    /// Confidential computing.
+    pub tee: TeeConfig,
+    /// Replaces the image's CMD, if it is not empty.
+    pub cmd: Vec<String>,
+    /// Replaces the image's ENTRYPOINT, and with it its CMD.
+    pub entrypoint_override: Option<Vec<String>>,
+    /// Directories and files of the host: `host_path:guest_path`, or `host_path:guest_path:ro`.
+    pub volumes: Vec<String>,
+    /// Environment variables beside the image's, for every program in the sandbox. Of one name the last counts.
+    pub extra_env: Vec<(String, String)>,
+    /// Where images are kept.
+    pub cache: CacheConfig,
+    /// Sandboxes of this description that wait ready.
+    pub pool: PoolConfig,
+    /// Ports of the host that lead into the sandbox: `host_port:guest_port`, `address:host_port:guest_port`, either with
+    /// `/udp`.
+    pub port_map: Vec<String>,
+    /// Addresses of DNS servers. Empty: the host's.
+    pub dns: Vec<String>,
+    /// What it can reach.
+    pub network: NetworkMode,
+    /// File systems in memory: `/path`, or `/path:size=100m`.
+    pub tmpfs: Vec<String>,
+    /// Limits on its programs.
+    pub resource_limits: ResourceLimits,
+    /// Capabilities beside Docker's default ones: `NET_ADMIN`, `ALL`.
+    pub cap_add: Vec<String>,
+    /// Capabilities that it does not get: `NET_RAW`, `ALL`.
+    pub cap_drop: Vec<String>,
+    /// `seccomp=unconfined`, `seccomp=PROFILE.json`, `no-new-privileges`.
+    pub security_opt: Vec<String>,
+    /// Takes nothing from the sandbox's programs: root there is root of its VM.
+    pub privileged: bool,
+    /// Lets nobody write to its root file system. Volumes and `tmpfs` remain writable.
+    pub read_only: bool,
+    /// A second image's program that runs beside the main one.
+    pub sidecar: Option<SidecarConfig>,
+    /// Keeps what was written when it stops, for its next start. Otherwise every start is clean.
+    pub persistent: bool,
+
+    /// A name that is unique on its host, for people. Empty: it has none but its id.
+    pub name: String,
+    /// Who its main program runs as: `user`, `uid`, `user:group`, `uid:gid`. Empty: whom the image says.
+    pub user: String,
+    /// Where its programs start. Empty: where the image says.
+    pub working_dir: String,
+    /// Gives its main program a terminal.
+    pub tty: bool,
+    /// Keeps its main program's standard input open for those who attach.
+    pub stdin_open: bool,
+    /// Refuse to run without hardware virtualization.
+    pub require_hardware: bool,
+}
+
+/// What a sandbox may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResourceConfig {
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory of the VM, in MiB.
+    pub memory_mb: u32,
+    /// Size of the writable layer, in MiB. Takes space on the host only as it is written.
+    pub disk_mb: u32,
+    /// The sandbox is destroyed when it is this old. Zero: never. Whole seconds where it is serialised.
+    #[serde(with = "seconds")]
+    pub timeout: Duration,
+}
+
+impl Default for ResourceConfig {
+    fn default() -> Self {
+        Self { vcpus: 2, memory_mb: 1024, disk_mb: 4096, timeout: Duration::from_secs(3600) }
+    }
+}
+
+/// A duration as a whole number of seconds.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(duration.as_secs())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_secs)
+    }
+}
+
+/// A field with a value that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` is {value}; {allowed}")]
+pub struct InvalidConfig {
+    /// The field, as its path in [`BoxConfig`].
+    pub field: &'static str,
+    /// What it was set to.
+    pub value: String,
+    /// What it may be.
+    pub allowed: String,
+}
+
+impl InvalidConfig {
+    /// Of text that somebody typed.
+    pub(crate) fn text(field: &'static str, value: &str, allowed: impl Into<String>) -> Self {
+        Self { field, value: format!("`{}`", value.escape_debug()), allowed: allowed.into() }
+    }
+}
+
+impl BoxConfig {
+    /// Whether this can be had on any machine.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        self.plan().map(drop)
+    }
+
+    /// What it comes to.
+    pub(crate) fn plan(&self) -> Result<Plan, InvalidConfig> {
+        let ResourceConfig { vcpus, memory_mb, disk_mb, .. } = self.resources;
+        in_range("resources.vcpus", vcpus, 1..=MAX_VCPUS, "")?;
+        in_range("resources.memory_mb", memory_mb, MIN_MEMORY_MB..=MAX_MEMORY_MB, " MiB")?;
+        in_range("resources.disk_mb", disk_mb, DISK_MB, " MiB")?;
+        self.check_lengths()?;
+        self.extra_env.iter().try_for_each(|(name, value)| check_env("extra_env", name, value))?;
+        Plan::of(self)
+    }
+
+    fn check_lengths(&self) -> Result<(), InvalidConfig> {
+        let bytes: usize = self.extra_env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        at_most("extra_env", bytes, MAX_ENV_BYTES, "bytes")?;
+        let entrypoint = self.entrypoint_override.as_deref().unwrap_or_default();
+        for (field, list) in [("cmd", &self.cmd[..]), ("entrypoint_override", entrypoint)] {
+            at_most(field, list.iter().map(|word| word.len() + 1).sum(), MAX_ARGUMENT_BYTES, "bytes")?;
+            if let Some(word) = list.iter().find(|word| word.contains('\0')) {
+                return Err(InvalidConfig::text(field, word, "an argument may not contain NUL"));
+            }
+        }
+        for (field, list) in [
+            ("volumes", &self.volumes),
+            ("port_map", &self.port_map),
+            ("dns", &self.dns),
+            ("tmpfs", &self.tmpfs),
+            ("resource_limits.ulimits", &self.resource_limits.ulimits),
+            ("cap_add", &self.cap_add),
+            ("cap_drop", &self.cap_drop),
+            ("security_opt", &self.security_opt),
+        ] {
+            at_most(field, list.len(), MAX_ELEMENTS, "elements")?;
+        }
+        Ok(())
+    }
+}
+
+fn at_most(field: &'static str, count: usize, limit: usize, unit: &str) -> Result<(), InvalidConfig> {
+    if count <= limit {
+        return Ok(());
+    }
+    let (value, allowed) = (format!("{count} {unit} long"), format!("{limit} {unit} are allowed"));
+    Err(InvalidConfig { field, value, allowed })
+}
+
+fn in_range(
+    field: &'static str,
+    value: u32,
+    allowed: std::ops::RangeInclusive<u32>,
+    unit: &str,
+) -> Result<(), InvalidConfig> {
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    let allowed = format!("{} to {}{unit} are allowed", allowed.start(), allowed.end());
+    Err(InvalidConfig { field, value: format!("{value}{unit}"), allowed })
+}
+
+/// Whether a variable can be put into an environment.
+pub(crate) fn check_env(field: &'static str, name: &str, value: &str) -> Result<(), InvalidConfig> {
+    if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+        let allowed = "a name must not be empty or contain `=`, and neither part may contain NUL".into();
+        return Err(InvalidConfig { field, value: format!("`{}`", name.escape_default()), allowed });
+    }
+    Ok(())
+}
+
+/// Whether `path` names one place in the guest, whatever links are there: absolute, and without `.` and `..`.
+pub(crate) fn check_guest_path(field: &'static str, path: &str) -> Result<(), InvalidConfig> {
+    let plain = path.starts_with('/')
+        && path.len() <= bouvet_wire::limits::MAX_PATH_BYTES
+        && !path.contains('\0')
+        && path.split('/').all(|part| !matches!(part, "." | ".."));
+    if plain {
+        return Ok(());
+    }
+    Err(InvalidConfig::text(field, path, "absolute paths without `.` and `..` are allowed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut BoxConfig)) -> Result<(), InvalidConfig> {
+        let mut config = BoxConfig::default();
+        change(&mut config);
+        config.validate()
+    }
+
+    #[test]
+    fn limits_hold_at_the_edge_and_not_past_it() {
+        assert!(with(|c| c.resources.memory_mb = MIN_MEMORY_MB).is_ok());
+        let error = with(|c| c.resources.memory_mb = MIN_MEMORY_MB - 1).unwrap_err();
+        assert_eq!(error.to_string(), "`resources.memory_mb` is 127 MiB; 128 to 1048576 MiB are allowed");
+        assert!(with(|c| c.resources.vcpus = MAX_VCPUS).is_ok());
+        assert!(with(|c| c.resources.vcpus = MAX_VCPUS + 1).is_err());
+        assert!(with(|c| c.resources.vcpus = 0).is_err());
+        assert!(with(|c| c.resources.disk_mb = 63).is_err());
+        let env = |name: &str, value: &str| with(|c| c.extra_env.push((name.into(), value.into())));
+        assert!(env("A", &"x".repeat(MAX_ENV_BYTES - 1)).is_ok());
+        assert!(env("A", &"x".repeat(MAX_ENV_BYTES)).is_err());
+        assert!(env("", "x").is_err());
+        assert!(env("A=B", "x").is_err());
+        assert!(env("A", "x\0").is_err());
+        assert!(with(|c| c.cmd = vec!["x".repeat(MAX_ARGUMENT_BYTES - 1)]).is_ok());
+        assert!(with(|c| c.cmd = vec!["x".repeat(MAX_ARGUMENT_BYTES)]).is_err());
+        assert!(with(|c| c.cmd = vec!["a\0b".into()]).is_err());
+        assert!(with(|c| c.cap_drop = vec!["ALL".into(); MAX_ELEMENTS]).is_ok());
+        assert!(with(|c| c.cap_drop = vec!["ALL".into(); MAX_ELEMENTS + 1]).is_err());
+    }
+
+    #[test]
+    fn a_description_survives_being_written_down() {
+        let config = BoxConfig {
+            image: "nginx:alpine".into(),
+            extra_env: vec![("A".into(), "1".into())],
+            sidecar: Some(SidecarConfig::default()),
+            tee: TeeConfig::Tdx { workload_id: "w".into(), simulate: true },
+            network: NetworkMode::Bridge { network: "net".into() },
+            ..BoxConfig::default()
+        };
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<BoxConfig>(&text).unwrap(), config);
+        assert_eq!(serde_json::from_str::<BoxConfig>("{}").unwrap(), BoxConfig::default());
+        assert!(serde_json::from_str::<BoxConfig>(r#"{"imgae":""}"#).is_err(), "nothing is overheard");
+    }
+}

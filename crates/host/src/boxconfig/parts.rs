@@ -1,0 +1,182 @@
+//! The parts of a [`BoxConfig`](super::BoxConfig) that are values of their own.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What of a guest's own log is worth the host's attention.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// All that it says.
+    Trace,
+    /// What helps to find a fault.
+    Debug,
+    /// What happens.
+    #[default]
+    Info,
+    /// What may be wrong.
+    Warn,
+    /// What is wrong.
+    Error,
+}
+
+/// Confidential computing: whether the sandbox's memory is encrypted, and attested.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum TeeConfig {
+    /// Neither.
+    #[default]
+    None,
+    /// AMD SEV-SNP.
+    SevSnp {
+        /// Names what runs, in the report.
+        workload_id: String,
+        /// Generation of the processor.
+        #[serde(default)]
+        generation: SevSnpGeneration,
+        /// Makes reports without the hardware. They say so, and prove nothing.
+        #[serde(default)]
+        simulate: bool,
+    },
+    /// Intel TDX.
+    Tdx {
+        /// Names what runs, in the report.
+        workload_id: String,
+        /// Makes reports without the hardware. They say so, and prove nothing.
+        #[serde(default)]
+        simulate: bool,
+    },
+}
+
+/// Generations of AMD's processors with SEV-SNP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SevSnpGeneration {
+    /// EPYC 7003.
+    #[default]
+    Milan,
+    /// EPYC 9004.
+    Genoa,
+}
+
+/// Where images are kept, and how many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheConfig {
+    /// Whether they are. Otherwise an image is fetched for this sandbox alone, and gone with it.
+    pub enabled: bool,
+    /// The directory. `None`: the host's.
+    pub cache_dir: Option<PathBuf>,
+    /// Root file systems that are kept; beyond that the longest unused go.
+    pub max_rootfs_entries: usize,
+    /// Bytes that all of it may take.
+    pub max_cache_bytes: u64,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            cache_dir: None,
+            max_rootfs_entries: 10,
+            max_cache_bytes: 10 * 1024 * 1024 * 1024,
+        }
+    }
+}
+
+/// Sandboxes of one description that wait ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoolConfig {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// How many wait at any time.
+    pub min_idle: usize,
+    /// How many may wait.
+    pub max_size: usize,
+    /// Those beyond `min_idle` go when they have waited so long, in seconds. Zero: never.
+    pub idle_ttl_secs: u64,
+    /// How many wait, by how many are asked for.
+    pub scaling: ScalingPolicy,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            min_idle: 1,
+            max_size: 5,
+            idle_ttl_secs: 300,
+            scaling: ScalingPolicy::default(),
+        }
+    }
+}
+
+/// How a pool follows demand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScalingPolicy {
+    /// Whether it does.
+    pub enabled: bool,
+    /// One more waits when this part of the requests in a window found none ready: 0 to 1.
+    pub scale_up_threshold: f64,
+    /// One less waits when no larger part did: 0 to `scale_up_threshold`.
+    pub scale_down_threshold: f64,
+    /// The most that wait by this. `None`: the pool's `max_size`.
+    pub max_min_idle: Option<usize>,
+    /// Seconds between two changes.
+    pub cooldown_secs: u64,
+    /// Length of the window in seconds.
+    pub window_secs: u64,
+}
+
+// A threshold is never NaN: validation refuses it.
+impl Eq for ScalingPolicy {}
+
+impl Default for ScalingPolicy {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            scale_up_threshold: 0.3,
+            scale_down_threshold: 0.05,
+            max_min_idle: None,
+            cooldown_secs: 60,
+            window_secs: 120,
+        }
+    }
+}
+
+/// What a sandbox can reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// The internet, by way of the host. Not available yet.
+    Tsi,
+    /// The sandboxes on the same named network. Not available yet.
+    Bridge {
+        /// The network's name.
+        network: String,
+    },
+    /// Nothing.
+    #[default]
+    None,
+}
+
+/// A second image's program that runs beside the main one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SidecarConfig {
+    /// Its OCI image reference.
+    pub image: String,
+    /// Where it takes orders: a port of its vsock, or of its loopback.
+    pub vsock_port: u32,
+    /// Environment variables beside its image's.
+    pub env: Vec<(String, String)>,
+}
+
+impl Default for SidecarConfig {
+    fn default() -> Self {
+        Self { image: String::new(), vsock_port: 4092, env: Vec::new() }
+    }
+}

@@ -1,0 +1,290 @@
+//! What a [`BoxConfig`] comes to.
+
+use std::path::PathBuf;
+
+use super::capabilities::Capabilities;
+use super::limits::Limits;
+use super::ports::{self, Port};
+use super::tmpfs::Tmpfs;
+use super::{BoxConfig, InvalidConfig, NetworkMode, TeeConfig, check_env, check_guest_path};
+
+const MAX_NAME_BYTES: usize = 64;
+
+/// A [`BoxConfig`] whose fields were read and found right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) tmpfs: Vec<Tmpfs>,
+    pub(crate) limits: Limits,
+    pub(crate) security: Security,
+}
+
+/// What is taken from a sandbox's programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Security {
+    pub(crate) capabilities: Capabilities,
+    pub(crate) seccomp: Seccomp,
+    pub(crate) no_new_privileges: bool,
+    /// Nothing is taken, and the guest's own kernel and devices are open to root.
+    pub(crate) privileged: bool,
+}
+
+/// Which system calls programs may make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Seccomp {
+    /// Those of Docker's profile.
+    Default,
+    /// All.
+    Unconfined,
+    /// Those of the profile in this file, in Docker's format.
+    Profile(PathBuf),
+}
+
+impl Plan {
+    pub(super) fn of(config: &BoxConfig) -> Result<Self, InvalidConfig> {
+        check_names(config)?;
+        check_network(config)?;
+        check_pool(config)?;
+        check_parts(config)?;
+        let mut tmpfs: Vec<_> =
+            config.tmpfs.iter().map(|text| Tmpfs::parse(text)).collect::<Result<_, _>>()?;
+        // What lies within another is mounted after it.
+        tmpfs.sort_by(|one, other| one.path.cmp(&other.path));
+        Ok(Self {
+            tmpfs,
+            limits: config.resource_limits.plan(config.resources.memory_mb)?,
+            security: Security::of(config)?,
+        })
+    }
+}
+
+impl Security {
+    fn of(config: &BoxConfig) -> Result<Self, InvalidConfig> {
+        let capabilities = Capabilities::resolve(&config.cap_add, &config.cap_drop)?;
+        let mut security =
+            Self { capabilities, seccomp: Seccomp::Default, no_new_privileges: false, privileged: false };
+        for option in &config.security_opt {
+            security.set(option)?;
+        }
+        if config.privileged {
+            let taken = !config.cap_drop.is_empty() || matches!(security.seccomp, Seccomp::Profile(_));
+            if taken {
+                let allowed =
+                    "with `cap_drop` or a seccomp profile, false is: a privileged sandbox keeps all";
+                return Err(InvalidConfig {
+                    field: "privileged",
+                    value: "true".into(),
+                    allowed: allowed.into(),
+                });
+            }
+            security.privileged = true;
+            security.capabilities = Capabilities::ALL;
+            security.seccomp = Seccomp::Unconfined;
+        }
+        Ok(security)
+    }
+
+    fn set(&mut self, option: &str) -> Result<(), InvalidConfig> {
+        // Docker takes both signs.
+        let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
+        match (name, value) {
+            ("no-new-privileges", "" | "true") => self.no_new_privileges = true,
+            ("no-new-privileges", "false") => self.no_new_privileges = false,
+            ("seccomp", "unconfined") => self.seccomp = Seccomp::Unconfined,
+            ("seccomp", "default" | "builtin") => self.seccomp = Seccomp::Default,
+            ("seccomp", path) if !path.is_empty() => self.seccomp = Seccomp::Profile(path.into()),
+            _ => {
+                let allowed =
+                    "`seccomp=unconfined`, `seccomp=PROFILE.json` and `no-new-privileges` are allowed";
+                return Err(InvalidConfig::text("security_opt", option, allowed));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_names(config: &BoxConfig) -> Result<(), InvalidConfig> {
+    let starts_well = config.name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if !config.name.is_empty()
+        && !(starts_well && config.name.len() <= MAX_NAME_BYTES && config.name.chars().all(plain))
+    {
+        let allowed = format!(
+            "{MAX_NAME_BYTES} letters, digits, `_`, `.` and `-`, a letter or digit first, are allowed"
+        );
+        return Err(InvalidConfig::text("name", &config.name, allowed));
+    }
+    if !config.working_dir.is_empty() {
+        check_guest_path("working_dir", &config.working_dir)?;
+    }
+    let sound = |part: &str| !part.is_empty() && !part.contains([':', '\0', '\n']);
+    let (user, group) = config.user.split_once(':').unwrap_or((&config.user, "0"));
+    if !config.user.is_empty() && !(sound(user) && sound(group)) {
+        let allowed = "a user and a user:group, by name or number, are allowed";
+        return Err(InvalidConfig::text("user", &config.user, allowed));
+    }
+    Ok(())
+}
+
+/// What is right, and not available yet, is said as clearly as what is wrong.
+fn check_network(config: &BoxConfig) -> Result<(), InvalidConfig> {
+    let ports: Vec<_> = config.port_map.iter().map(|text| Port::parse(text)).collect::<Result<_, _>>()?;
+    for (index, port) in ports.iter().enumerate() {
+        let same = |other: &Port| other.host == port.host && other.protocol == port.protocol;
+        if port.host.port() != 0 && ports[..index].iter().any(same) {
+            return Err(InvalidConfig::text(
+                "port_map",
+                &config.port_map[index],
+                "each port of the host once is",
+            ));
+        }
+    }
+    config.dns.iter().try_for_each(|text| ports::parse_dns(text).map(drop))?;
+    let unavailable = "sandboxes have no network yet: it must be left out";
+    let missing = |field, value: String| Err(InvalidConfig { field, value, allowed: unavailable.into() });
+    if config.network != NetworkMode::None {
+        return missing("network", format!("{:?}", config.network));
+    }
+    if !config.port_map.is_empty() {
+        return missing("port_map", config.port_map.join(", "));
+    }
+    if !config.dns.is_empty() {
+        return missing("dns", config.dns.join(", "));
+    }
+    Ok(())
+}
+
+fn check_pool(config: &BoxConfig) -> Result<(), InvalidConfig> {
+    let wrong = |field, value: String, allowed: &str| {
+        Err(InvalidConfig { field, value, allowed: allowed.to_owned() })
+    };
+    let pool = &config.pool;
+    if !(1..=256).contains(&pool.max_size) {
+        return wrong("pool.max_size", pool.max_size.to_string(), "1 to 256 are allowed");
+    }
+    if pool.min_idle > pool.max_size {
+        return wrong("pool.min_idle", pool.min_idle.to_string(), "0 to `pool.max_size` are allowed");
+    }
+    let scaling = &pool.scaling;
+    if !(0.0..=1.0).contains(&scaling.scale_up_threshold) {
+        let value = scaling.scale_up_threshold.to_string();
+        return wrong("pool.scaling.scale_up_threshold", value, "0 to 1 are allowed");
+    }
+    if !(0.0..=scaling.scale_up_threshold).contains(&scaling.scale_down_threshold) {
+        let value = scaling.scale_down_threshold.to_string();
+        return wrong("pool.scaling.scale_down_threshold", value, "0 to `scale_up_threshold` are allowed");
+    }
+    if scaling.max_min_idle.is_some_and(|most| most > pool.max_size || most < pool.min_idle) {
+        let value = scaling.max_min_idle.unwrap_or_default().to_string();
+        return wrong("pool.scaling.max_min_idle", value, "`pool.min_idle` to `pool.max_size` are allowed");
+    }
+    if !(1..=86_400).contains(&scaling.window_secs) {
+        return wrong("pool.scaling.window_secs", scaling.window_secs.to_string(), "1 to 86400 are allowed");
+    }
+    Ok(())
+}
+
+fn check_parts(config: &BoxConfig) -> Result<(), InvalidConfig> {
+    if let Some(sidecar) = &config.sidecar {
+        if sidecar.image.is_empty() {
+            return Err(InvalidConfig::text("sidecar.image", "", "an OCI image reference is needed"));
+        }
+        if sidecar.vsock_port == 0 || sidecar.vsock_port > u32::from(u16::MAX) {
+            let (field, value) = ("sidecar.vsock_port", sidecar.vsock_port.to_string());
+            return Err(InvalidConfig { field, value, allowed: "1 to 65535 are allowed".into() });
+        }
+        sidecar.env.iter().try_for_each(|(name, value)| check_env("sidecar.env", name, value))?;
+    }
+    let workload = match &config.tee {
+        TeeConfig::None => return Ok(()),
+        TeeConfig::SevSnp { workload_id, .. } | TeeConfig::Tdx { workload_id, .. } => workload_id,
+    };
+    if workload.is_empty() || workload.len() > MAX_NAME_BYTES || workload.contains(char::is_control) {
+        let allowed = format!("1 to {MAX_NAME_BYTES} bytes of text are allowed");
+        return Err(InvalidConfig::text("tee.workload_id", workload, allowed));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(change: impl FnOnce(&mut BoxConfig)) -> Result<Plan, InvalidConfig> {
+        let mut config = BoxConfig::default();
+        change(&mut config);
+        config.plan()
+    }
+
+    fn field(change: impl FnOnce(&mut BoxConfig)) -> &'static str {
+        plan(change).unwrap_err().field
+    }
+
+    fn list(text: &str) -> Vec<String> {
+        vec![text.to_owned()]
+    }
+
+    #[test]
+    fn the_default_is_what_docker_gives() {
+        let security = plan(|_| ()).unwrap().security;
+        assert_eq!(security.seccomp, Seccomp::Default);
+        assert!(!security.privileged && !security.no_new_privileges);
+        assert!(security.capabilities.has("CHOWN") && !security.capabilities.has("SYS_ADMIN"));
+    }
+
+    #[test]
+    fn security_options_are_read() {
+        let seccomp =
+            |option: &str| plan(|c| c.security_opt = list(option)).map(|plan| plan.security.seccomp);
+        assert_eq!(seccomp("seccomp=unconfined").unwrap(), Seccomp::Unconfined);
+        assert_eq!(seccomp("seccomp=/etc/p.json").unwrap(), Seccomp::Profile("/etc/p.json".into()));
+        assert!(plan(|c| c.security_opt = list("no-new-privileges")).unwrap().security.no_new_privileges);
+        for wrong in ["seccomp=", "apparmor=x", "no-new-privileges=maybe", ""] {
+            assert_eq!(seccomp(wrong).unwrap_err().field, "security_opt", "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_privileged_sandbox_keeps_all_and_takes_no_contradiction() {
+        let security = plan(|c| c.privileged = true).unwrap().security;
+        assert_eq!((security.capabilities, security.seccomp), (Capabilities::ALL, Seccomp::Unconfined));
+        let dropping = |c: &mut BoxConfig| (c.privileged, c.cap_drop) = (true, list("CHOWN"));
+        assert_eq!(field(dropping), "privileged");
+    }
+
+    #[test]
+    fn networks_are_read_and_not_there_yet() {
+        assert_eq!(field(|c| c.network = NetworkMode::Tsi), "network");
+        assert_eq!(field(|c| c.port_map = list("8080:80")), "port_map");
+        assert_eq!(field(|c| c.dns = list("1.1.1.1")), "dns");
+        let error = plan(|c| c.port_map = list("eighty")).unwrap_err().to_string();
+        assert!(error.contains("host_port:guest_port"), "{error}");
+        let twice = plan(|c| c.port_map = vec!["8080:80".into(), "8080:81".into()]).unwrap_err();
+        assert!(twice.allowed.contains("once"), "{twice}");
+    }
+
+    #[test]
+    fn each_part_is_checked() {
+        assert_eq!(field(|c| c.name = "-x".into()), "name");
+        assert_eq!(field(|c| c.name = "x".repeat(65)), "name");
+        assert!(plan(|c| c.name = "x".repeat(64)).is_ok());
+        assert_eq!(field(|c| c.user = "a:b:c".into()), "user");
+        assert!(plan(|c| c.user = "1000:1000".into()).is_ok());
+        assert_eq!(field(|c| c.working_dir = "x/../y".into()), "working_dir");
+        assert_eq!(field(|c| c.pool.max_size = 0), "pool.max_size");
+        assert_eq!(field(|c| c.pool.min_idle = 6), "pool.min_idle");
+        assert_eq!(
+            field(|c| c.pool.scaling.scale_up_threshold = f64::NAN),
+            "pool.scaling.scale_up_threshold"
+        );
+        assert_eq!(field(|c| c.pool.scaling.max_min_idle = Some(6)), "pool.scaling.max_min_idle");
+        assert_eq!(field(|c| c.sidecar = Some(super::super::SidecarConfig::default())), "sidecar.image");
+        let tee = TeeConfig::Tdx { workload_id: String::new(), simulate: true };
+        assert_eq!(field(|c| c.tee = tee), "tee.workload_id");
+    }
+
+    #[test]
+    fn file_systems_within_others_are_mounted_after_them() {
+        let paths = plan(|c| c.tmpfs = vec!["/a/b".into(), "/a".into()]).unwrap().tmpfs;
+        assert_eq!(paths.iter().map(|tmpfs| &tmpfs.path[..]).collect::<Vec<_>>(), ["/a", "/a/b"]);
+    }
+}
