@@ -3,6 +3,7 @@
 
 #![expect(missing_docs, reason = "each case's name says what it shows")]
 
+mod boxes;
 mod clones;
 mod contexts;
 mod isolation;
@@ -18,6 +19,7 @@ use bouvet_host::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
+pub use self::boxes::*;
 pub use self::clones::*;
 pub use self::contexts::*;
 pub use self::isolation::*;
@@ -127,7 +129,7 @@ pub async fn python_and_bash_run_as_from_a_file(host: &Host) {
 
 pub async fn input_environment_and_directory_are_the_caller_s(host: &Host) {
     let sandbox = host
-        .create(BoxConfig { extra_env: BTreeMap::from([("BOX".into(), "of the box".into())]), ..small() })
+        .create(BoxConfig { extra_env: vec![("BOX".into(), "of the box".into())], ..small() })
         .await
         .unwrap();
     let mut request = ExecRequest::new(Program::Command, "cat; echo \"$BOX|$CALL|$PWD\"");

@@ -54,7 +54,8 @@ impl Site {
     /// On the engine without VMs.
     pub async fn fake() -> Option<Self> {
         Some(
-            Self::start(EngineChoice::Fake, (Path::new("/").into(), Path::new("/").into()), None, None).await,
+            Self::start(EngineChoice::Fake, (Path::new("/").into(), Path::new("/").into()), None, None, None)
+                .await,
         )
     }
 
@@ -73,13 +74,19 @@ impl Site {
         let (engine, images) = vmm.ground().await?;
         // All tests share one template of each size.
         let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates");
-        Some(Self::start(engine, images, Some(templates), pool).await)
+        Some(Self::start(engine, images, Some(templates), pool, None).await)
     }
 
     /// On VMs of `vmm`, with the templates in `dir`; `None` like [`Site::pooled`].
     pub async fn with_templates(vmm: Vmm, dir: &Path) -> Option<Self> {
         let (engine, images) = vmm.ground().await?;
-        Some(Self::start(engine, images, Some(dir.to_owned()), None).await)
+        Some(Self::start(engine, images, Some(dir.to_owned()), None, None).await)
+    }
+
+    /// On VMs of `vmm`, with the persistent sandboxes in `dir`; `None` like [`Site::pooled`].
+    pub async fn with_boxes(vmm: Vmm, dir: &Path) -> Option<Self> {
+        let (engine, images) = vmm.ground().await?;
+        Some(Self::start(engine, images, None, None, Some(dir.to_owned())).await)
     }
 
     async fn start(
@@ -87,6 +94,7 @@ impl Site {
         (kernel, rootfs): (PathBuf, PathBuf),
         templates: Option<PathBuf>,
         pool: Option<PoolOptions>,
+        boxes: Option<PathBuf>,
     ) -> Self {
         let parent = tempfile::tempdir().unwrap();
         let options = HostOptions {
@@ -109,6 +117,7 @@ impl Site {
             first_uid: 1_900_000_000,
             templates,
             pool,
+            boxes: Some(boxes.unwrap_or_else(|| parent.path().join("boxes"))),
         };
         Self { host: Host::start(options).await.unwrap(), parent }
     }
@@ -121,9 +130,15 @@ impl Site {
     /// Ends the host, and checks that nothing of it is left.
     pub async fn end(self) {
         self.host.shut_down().await;
-        let left: Vec<_> = std::fs::read_dir(self.parent.path()).unwrap().collect();
+        let left: Vec<_> = std::fs::read_dir(self.parent.path()).unwrap().flatten().collect();
+        let left: Vec<_> = left.iter().map(std::fs::DirEntry::path).filter(|path| !is_empty(path)).collect();
         assert!(left.is_empty(), "the host left {left:?}");
     }
+}
+
+/// Where persistent sandboxes are, their directory stays.
+fn is_empty(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 fn kernel_args() -> String {
@@ -174,5 +189,5 @@ pub fn images() -> Option<(PathBuf, PathBuf)> {
 /// The sandbox of most tests: as small as MCP's.
 pub fn small() -> BoxConfig {
     let resources = ResourceConfig { vcpus: 1, memory_mb: 256, ..ResourceConfig::default() };
-    BoxConfig { resources, ..BoxConfig::default() }
+    BoxConfig { resources, privileged: true, ..BoxConfig::default() }
 }

@@ -25,6 +25,7 @@ pub(crate) fn of_start(error: &StartError) -> &'static str {
             "stop one of them, or set BOUVET_CHROOT to another directory"
         }
         StartError::Claim(_) | StartError::Directory(..) => "set BOUVET_CHROOT to a directory of your own",
+        StartError::Boxes(_) => "set BOUVET_DATA to a directory of your own",
         StartError::Templates(_) => "set BOUVET_TEMPLATES to a directory of your own, or to off",
         StartError::Thread(_) => "raise the limit of this service's threads (`ulimit -u`, `TasksMax`)",
     }

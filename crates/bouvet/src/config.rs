@@ -54,6 +54,12 @@ pub const VARIABLES: &[Variable] = &[
         "auto, off or a path",
         "where VMs are kept that sandboxes are cloned from: auto is `templates` in BOUVET_CHROOT; off boots every sandbox",
     ),
+    variable(
+        "BOUVET_DATA",
+        "auto",
+        "auto or a path",
+        "where images and persistent sandboxes are kept: auto is /var/lib/bouvet for root, else bouvet in the user's own data directory",
+    ),
     variable("BOUVET_POOL_ENABLED", "true", "true or false", "whether sandboxes wait ready to be created"),
     variable("BOUVET_POOL_MIN_SIZE", "3", "0 to 1000", "sandboxes that wait ready"),
     variable("BOUVET_POOL_MAX_BOOTS", "2", "1 to 64", "sandboxes that are made ready at once"),
@@ -243,6 +249,7 @@ impl Config {
                 first_uid: values.number("BOUVET_FIRST_UID", 1..=2_000_000_000)?,
                 templates: values.templates()?,
                 pool: values.pool(&resources)?,
+                boxes: Some(values.data()?.join("boxes")),
             },
             transport: match values.text("BOUVET_TRANSPORT").to_ascii_lowercase().as_str() {
                 "stdio" => Transport::Stdio,
@@ -255,7 +262,8 @@ impl Config {
                 allowed_hosts: values.list("BOUVET_ALLOWED_HOSTS"),
                 allowed_origins: values.list("BOUVET_ALLOWED_ORIGINS"),
             },
-            sandbox: BoxConfig { resources, ..BoxConfig::default() },
+            // Its client is to be master of the VM, which is what isolates it.
+            sandbox: BoxConfig { resources, privileged: true, ..BoxConfig::default() },
         })
     }
 }
@@ -286,6 +294,20 @@ impl Values<'_> {
             "off" => Ok(None),
             _ => self.path("BOUVET_TEMPLATES").map(Some),
         }
+    }
+
+    /// By the XDG base directory specification, for whoever is not root.
+    fn data(&self) -> Result<PathBuf, ConfigError> {
+        if self.text("BOUVET_DATA") != "auto" {
+            return self.path("BOUVET_DATA");
+        }
+        let absolute = |name: &str| (self.0)(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let own =
+            absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+        Ok(match own {
+            Some(own) if !rustix::process::geteuid().is_root() => own.join("bouvet"),
+            _ => "/var/lib/bouvet".into(),
+        })
     }
 
     fn pool(&self, resources: &ResourceConfig) -> Result<Option<PoolOptions>, ConfigError> {

@@ -81,7 +81,11 @@ impl IntoResponse for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let (status, hint) = match refusal {
-            Refusal::Starting => (Status::CONFLICT, "Call again in a moment."),
+            Refusal::Starting | Refusal::Stopping => (Status::CONFLICT, "Call again in a moment."),
+            Refusal::Running => (Status::CONFLICT, "It need not be started or resumed."),
+            Refusal::Paused => (Status::CONFLICT, "Resume it first."),
+            Refusal::Stopped(_) => (Status::CONFLICT, "Start it again first, or create another."),
+            Refusal::NoMain => (Status::CONFLICT, "Run a program in it, and speak to that."),
             Refusal::Failed(_) => (
                 Status::GONE,
                 "Its files are lost. Call create_sandbox for a new one, and destroy_sandbox to forget this one.",
@@ -135,7 +139,15 @@ impl From<CreateError> for Failure {
                 error,
                 "This machine is at capacity: retry after 10 s.",
             ),
-            CreateError::BringUp(_) | CreateError::Templates(_) => Self::new(
+            CreateError::NameTaken(_) => {
+                Self::new(Status::CONFLICT, error, "Choose another name, or destroy that sandbox first.")
+            }
+            CreateError::NoStore => Self::new(
+                Status::CONFLICT,
+                error,
+                "Create it without `persistent`, or on a host that has such a directory.",
+            ),
+            CreateError::BringUp(_) | CreateError::Templates(_) | CreateError::Store(_) => Self::new(
                 Status::INTERNAL_SERVER_ERROR,
                 chain(&error),
                 "Retry once; if it fails again, the server's log tells its operator more.",
@@ -152,11 +164,12 @@ impl From<ExecError> for Failure {
             ExecError::TooMany(_) => {
                 Self::new(Status::TOO_MANY_REQUESTS, error, "Wait until one of them has ended.")
             }
-            ExecError::NotStarted(_) => Self::new(
+            ExecError::NotStarted(_) | ExecError::NoProgram(_) | ExecError::NotExecutable(_) => Self::new(
                 Status::UNPROCESSABLE_ENTITY,
                 error,
                 "Check that the directory and the interpreter exist, with list_directory or run_command.",
             ),
+            ExecError::Ended => Self::new(Status::GONE, error, "Run it again."),
             ExecError::NoContext(_) => Self::no_context(error),
             ExecError::OtherProgram(_) => Self::new(
                 Status::BAD_REQUEST,

@@ -5,8 +5,10 @@
 //! The two are separate processes, so that nothing that a host call does can take PID 1 down.
 
 mod answers;
+pub mod enter;
 mod exec;
 mod files;
+mod furnish;
 pub mod init;
 mod link;
 mod personalise;

@@ -12,6 +12,7 @@ pub(crate) use bouvet_wire::v1::guest_server::GuestServer;
 use crate::answers::Answers;
 use crate::exec::{self, Executor};
 use crate::files;
+use crate::furnish;
 use crate::personalise::{self, Names};
 
 /// What one guest offers its host.
@@ -67,6 +68,40 @@ impl v1::guest_server::Guest for Service {
         self.require_personal()?;
         let outputs = exec::run(self.executor.clone(), request.into_inner()).await?;
         Ok(Response::new(outputs))
+    }
+
+    async fn furnish(
+        &self,
+        request: Request<v1::FurnishRequest>,
+    ) -> Result<Response<v1::FurnishReply>, Status> {
+        self.require_personal()?;
+        let request = request.into_inner();
+        if !self.owns_kernel {
+            return Err(Status::unimplemented("without a VM there is nothing to furnish"));
+        }
+        furnish::furnish(&request).map_err(|error| Status::failed_precondition(crate::chain(&error)))?;
+        self.executor.furnish(request).await?;
+        Ok(Response::new(v1::FurnishReply {}))
+    }
+
+    async fn signal(&self, request: Request<v1::SignalRequest>) -> Result<Response<v1::SignalReply>, Status> {
+        self.require_personal()?;
+        self.executor.signal(request.into_inner()).map(Response::new)
+    }
+
+    async fn resize(&self, request: Request<v1::ResizeRequest>) -> Result<Response<v1::ResizeReply>, Status> {
+        self.require_personal()?;
+        self.executor.resize(request.into_inner()).map(Response::new)
+    }
+
+    async fn sync(&self, _: Request<v1::SyncRequest>) -> Result<Response<v1::SyncReply>, Status> {
+        exec::sync().await?;
+        Ok(Response::new(v1::SyncReply {}))
+    }
+
+    async fn stats(&self, _: Request<v1::StatsRequest>) -> Result<Response<v1::StatsReply>, Status> {
+        self.require_personal()?;
+        self.executor.stats().map(Response::new)
     }
 
     async fn create_context(

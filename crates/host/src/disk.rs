@@ -7,6 +7,15 @@ use std::path::{Path, PathBuf};
 use crate::confine;
 use crate::sparse;
 
+/// How long a disk is to last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// As long as the VM that writes it.
+    Fleeting,
+    /// Longer, whatever happens to that VM.
+    Durable,
+}
+
 /// Makes empty disks, and keeps one of each size to copy from.
 #[derive(Debug)]
 pub(crate) struct Blanks {
@@ -43,14 +52,19 @@ impl Blanks {
     }
 
     /// Makes an empty ext4 of `size_mb` MiB at `path`. Sparse: it takes space as it is written.
-    pub(crate) async fn copy_to(&self, path: &Path, size_mb: u32) -> Result<File, DiskError> {
-        let blank = self.blank(size_mb).await?;
+    pub(crate) async fn copy_to(&self, path: &Path, size_mb: u32, kind: Kind) -> Result<File, DiskError> {
+        let blank = self.blank(size_mb, kind).await?;
         let failed = |source| DiskError::Write { path: path.to_owned(), source };
         copy(File::open(blank).map_err(failed)?, path.to_owned()).await
     }
 
-    async fn blank(&self, size_mb: u32) -> Result<PathBuf, DiskError> {
-        let path = self.dir.join(format!("blank-{size_mb}.ext4"));
+    async fn blank(&self, size_mb: u32, kind: Kind) -> Result<PathBuf, DiskError> {
+        // A journal is for a disk that outlives the VM that writes it.
+        let (name, features) = match kind {
+            Kind::Fleeting => ("blank", "^has_journal"),
+            Kind::Durable => ("durable", "has_journal"),
+        };
+        let path = self.dir.join(format!("{name}-{size_mb}.ext4"));
         let _making = self.making.lock().await;
         let failed = |source| DiskError::Write { path: path.clone(), source };
         if path.exists() {
@@ -59,15 +73,20 @@ impl Blanks {
         let temporary = path.with_extension("new");
         let file = File::create(&temporary).map_err(failed)?;
         file.set_len(u64::from(size_mb) * 1024 * 1024).map_err(failed)?;
-        // No journal: the disk never outlives the VM that writes it.
         let args =
-            ["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard"];
+            ["-q", "-F", "-t", "ext4", "-m", "0", "-O", features, "-E", "lazy_itable_init=1,nodiscard"];
         confine::run_tool("mke2fs", args.map(AsRef::as_ref).into_iter().chain([temporary.as_os_str()]))
             .await
             .map_err(|error| DiskError::Format(size_mb, error))?;
         fs::rename(&temporary, &path).map_err(failed)?;
         Ok(path)
     }
+}
+
+/// Opens a disk that was kept.
+pub(crate) fn open(path: &Path) -> Result<File, DiskError> {
+    let opened = File::options().read(true).write(true).open(path);
+    opened.map_err(|source| DiskError::Write { path: path.to_owned(), source })
 }
 
 /// Copies the disk `from` to a new file at `to`.

@@ -2,6 +2,8 @@
 
 mod outcome;
 mod request;
+mod signal;
+mod stream;
 
 use std::time::Duration;
 
@@ -15,7 +17,10 @@ use tonic::{Code, Status, Streaming};
 
 pub use self::outcome::{Captured, ExecExit, ExecResult};
 pub(crate) use self::request::check_environment;
-pub use self::request::{ExecRequest, Program};
+pub use self::request::{ExecRequest, Program, WindowSize};
+pub use self::signal::{ParseSignalError, Signal};
+pub(crate) use self::stream::Role;
+pub use self::stream::{ExecControl, ExecStream, StreamEvent};
 use crate::boxconfig::InvalidConfig;
 use crate::context::{ContextId, Death};
 use crate::link::Client;
@@ -45,6 +50,15 @@ pub enum ExecError {
     /// The guest says that it cannot be started: an interpreter or a directory is missing.
     #[error("the program could not be started: {0}")]
     NotStarted(String),
+    /// There is no such program.
+    #[error("{0}")]
+    NoProgram(String),
+    /// There is one, and it may not be run or is no program.
+    #[error("{0}")]
+    NotExecutable(String),
+    /// It has ended.
+    #[error("the program has ended")]
+    Ended,
     /// The context was destroyed, or never existed.
     #[error("there is no context `{0}` in the sandbox")]
     NoContext(ContextId),
@@ -70,9 +84,9 @@ impl From<Status> for ExecError {
         // With a cause it comes from our end of the link, not from the guest.
         let from_guest = std::error::Error::source(&status).is_none();
         match status.code() {
-            Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::Internal
-                if from_guest =>
-            {
+            Code::NotFound if from_guest => Self::NoProgram(status.message().to_owned()),
+            Code::PermissionDenied if from_guest => Self::NotExecutable(status.message().to_owned()),
+            Code::InvalidArgument | Code::FailedPrecondition | Code::Internal if from_guest => {
                 Self::NotStarted(status.message().to_owned())
             }
             _ => Self::Link(crate::chain(&status)),

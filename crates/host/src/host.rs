@@ -1,6 +1,7 @@
 //! The host: one directory, one engine, and the sandboxes on them.
 
 mod ground;
+mod life;
 mod registry;
 
 use std::fs;
@@ -10,8 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use self::ground::Ground;
 use self::registry::Registry;
 use crate::boxconfig::{BoxConfig, InvalidConfig};
+use crate::boxes::{Boxes, KeepError};
 use crate::cgroup::{CgroupChoice, CgroupError};
 use crate::confine::Spawner;
 use crate::disk::Blanks;
@@ -26,12 +27,11 @@ use crate::disk::Blanks;
 use crate::engine::fake::Fake;
 use crate::engine::firecracker::{Firecracker, FirecrackerOptions};
 use crate::engine::qemu::Qemu;
-use crate::engine::{self, Acceleration, Engine, EngineChoice, EngineError, EngineFacts, Frozen};
+use crate::engine::{self, Acceleration, Engine, EngineChoice, EngineError, EngineFacts, Rootfs};
+use crate::event::{EventWatch, Events};
 use crate::instance::ClaimError;
 use crate::pool::{Entry, Pool, PoolOptions};
-use crate::sandbox::create::{self, BringUpError, Live, Origin, Site};
-use crate::sandbox::owner::Owner;
-use crate::sandbox::state::{Event, State};
+use crate::sandbox::create::{self, BringUpError};
 use crate::sandbox::{Sandbox, SandboxId, SandboxInfo};
 use crate::template::{Shape, StoreError, Templates};
 
@@ -67,6 +67,8 @@ pub struct HostOptions {
     pub templates: Option<PathBuf>,
     /// Clones that wait ready. Needs templates.
     pub pool: Option<PoolOptions>,
+    /// Where persistent sandboxes are kept, which outlive the host. `None`: there can be none.
+    pub boxes: Option<PathBuf>,
 }
 
 impl HostOptions {
@@ -98,6 +100,9 @@ pub enum StartError {
     /// Templates cannot be kept.
     #[error(transparent)]
     Templates(#[from] StoreError),
+    /// Persistent sandboxes cannot be kept, or read.
+    #[error(transparent)]
+    Boxes(#[from] KeepError),
     /// A thread could not be started.
     #[error("could not start a thread")]
     Thread(#[source] io::Error),
@@ -115,6 +120,15 @@ pub enum CreateError {
     /// There are as many as may be.
     #[error("there are {0} sandboxes, which is the limit")]
     AtCapacity(u32),
+    /// Another has its name.
+    #[error("there is a sandbox called `{0}` already")]
+    NameTaken(String),
+    /// It is to be kept, and this host keeps none.
+    #[error("this host has no directory for sandboxes that are persistent")]
+    NoStore,
+    /// What is kept of it could not be written.
+    #[error(transparent)]
+    Store(#[from] KeepError),
     /// More are asked for than this machine keeps up with.
     #[error("{0} sandboxes wait to be made, which is the limit")]
     Busy(usize),
@@ -138,6 +152,17 @@ impl From<BringUpError> for CreateError {
     }
 }
 
+/// Why a text names no sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FindError {
+    /// There is none.
+    #[error("there is no sandbox `{0}`")]
+    None(String),
+    /// There are several.
+    #[error("`{0}` is the beginning of several sandboxes' ids")]
+    Ambiguous(String),
+}
+
 /// Makes and keeps sandboxes. Cheap to clone; every clone is the same host.
 #[derive(Debug, Clone)]
 pub struct Host(Arc<Inner>);
@@ -145,6 +170,9 @@ pub struct Host(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     engine: Box<dyn Engine>,
+    base: Rootfs,
+    events: Events,
+    boxes: Option<Boxes>,
     blanks: Blanks,
     dir: PathBuf,
     max_sandboxes: u32,
@@ -164,7 +192,7 @@ impl Host {
     pub async fn start(options: HostOptions) -> Result<Self, StartError> {
         let ground = Ground::claim(&options)?;
         match Inner::new(&ground, &options).await {
-            Ok(inner) => Ok(Self::open(inner(ground), &options)),
+            Ok(inner) => Self::open(inner(ground), &options),
             Err(error) => {
                 ground.give_back();
                 Err(error)
@@ -191,7 +219,7 @@ impl Host {
         probed
     }
 
-    fn open(inner: Inner, options: &HostOptions) -> Self {
+    fn open(inner: Inner, options: &HostOptions) -> Result<Self, StartError> {
         info!(
             engine = inner.engine.name(),
             acceleration = inner.engine.acceleration().name(),
@@ -208,7 +236,8 @@ impl Host {
         for _ in 0..refills {
             host.0.tasks.spawn(host.clone().refill());
         }
-        host
+        host.take_in_kept()?;
+        Ok(host)
     }
 
     /// The engine's name: `qemu`.
@@ -243,105 +272,6 @@ impl Host {
         made.await.unwrap_or(Err(CreateError::ShuttingDown))
     }
 
-    async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
-        // Before a clone is taken from the pool: refills would start at once.
-        let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
-        let (sandbox, mut owner, slot, pooled) = self.admit(&config)?;
-        let id = sandbox.id();
-        let started = Instant::now();
-        let warm = pooled.is_some();
-        let live = match self.bring_up(pooled, id, slot, &config).await {
-            Ok(live) => live,
-            Err(error) => {
-                warn!(sandbox = %id, error = %crate::chain(&error), "sandbox not created");
-                owner.happen(Event::Destroy);
-                self.registry().forget(id, slot);
-                owner.happen(Event::Released);
-                return Err(error);
-            }
-        };
-        info!(sandbox = %id, warm, took_ms = started.elapsed().as_millis(), "sandbox created");
-        sandbox.set_client(live.link.client());
-        let lifetime = config.resources.timeout;
-        let expires = (!lifetime.is_zero()).then(|| started + lifetime);
-        let (host, mut running) = (self.clone(), sandbox.watch());
-        self.0.tasks.spawn(async move {
-            owner.own(live, expires, lifetime).await;
-            host.registry().forget(id, slot);
-            owner.happen(Event::Released);
-        });
-        // An error means that it has ended already, which its state tells.
-        running.wait_for(|state| *state != State::Starting).await.ok();
-        Ok(sandbox)
-    }
-
-    /// Makes room for a sandbox, and takes a clone from the pool for it if one waits.
-    fn admit(&self, config: &BoxConfig) -> Result<(Sandbox, Owner, u32, Option<Entry>), CreateError> {
-        let mut registry = self.registry();
-        registry.make_room(self.0.max_sandboxes)?;
-        let pooled = self.0.pool.as_ref().and_then(|pool| pool.take(config));
-        let (id, slot) = match &pooled {
-            Some(entry) => (entry.id, entry.slot),
-            None => (SandboxId::random(), registry.take_slot()),
-        };
-        let (sender, state) = watch::channel(State::Starting);
-        let (destroy, receiver) = mpsc::channel(1);
-        let sandbox = Sandbox::new(id, config.clone(), state, destroy);
-        registry.sandboxes.insert(id, sandbox.clone());
-        Ok((sandbox, Owner { id, state: sender, destroy: receiver }, slot, pooled))
-    }
-
-    async fn release(&self, entry: Entry) {
-        entry.vm.release().await;
-        self.registry().free_slot(entry.slot);
-    }
-
-    /// Wakes the clone that was taken from the pool, or makes another.
-    async fn bring_up(
-        &self,
-        pooled: Option<Entry>,
-        id: SandboxId,
-        slot: u32,
-        config: &BoxConfig,
-    ) -> Result<Live, CreateError> {
-        if let Some(entry) = pooled {
-            match entry.vm.claim(id, config).await {
-                Ok(live) => return Ok(live),
-                Err(error) => {
-                    warn!(sandbox = %id, error = %crate::chain(&error), "a waiting clone did not wake")
-                }
-            }
-        }
-        let _place = Place::in_line(&self.0.waiting)?;
-        let template = self.template(Shape::from(&config.resources)).await?;
-        let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown)?;
-        let origin = template.as_deref().map_or(Origin::Boot, Origin::Clone);
-        Ok(create::bring_up(self.site(slot), id, config, origin).await?)
-    }
-
-    /// The template of `shape`, built if need be; `None` where sandboxes are booted.
-    async fn template(&self, shape: Shape) -> Result<Option<Arc<Frozen>>, CreateError> {
-        let Some(templates) = &self.0.templates else { return Ok(None) };
-        let build = || async {
-            let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown)?;
-            let slot = self.registry().take_slot();
-            let built = create::template(self.site(slot), shape).await;
-            self.registry().free_slot(slot);
-            Ok::<_, CreateError>(built?)
-        };
-        templates.get(shape, build).await.map(Some)
-    }
-
-    fn site(&self, slot: u32) -> Site<'_> {
-        Site {
-            engine: &*self.0.engine,
-            blanks: &self.0.blanks,
-            dir: &self.0.dir,
-            slot,
-            closing: &self.0.closing,
-        }
-    }
-
     /// Keeps the pool full until it is closed.
     async fn refill(self) {
         let Some(pool) = &self.0.pool else { return };
@@ -369,15 +299,26 @@ impl Host {
 
     async fn waiting_clone(&self, shape: Shape) -> Result<Entry, CreateError> {
         // Not in line with callers: they would wait until what is made ready has run its first programs.
-        let template = self.template(shape).await?.ok_or(CreateError::ShuttingDown)?;
+        let base = &self.0.base;
+        let template = self.template(base, shape).await?.ok_or(CreateError::ShuttingDown)?;
         let (id, slot) = (SandboxId::random(), self.registry().take_slot());
-        match create::wait(self.site(slot), id, shape, &template).await {
+        match create::wait(self.site(slot, base), id, shape, &template).await {
             Ok(vm) => Ok(Entry { id, slot, vm }),
             Err(error) => {
                 self.registry().free_slot(slot);
                 Err(error.into())
             }
         }
+    }
+
+    /// Watches what happens to its sandboxes from now on.
+    pub fn events(&self) -> EventWatch {
+        self.0.events.watch()
+    }
+
+    /// The sandbox that `text` names: its id, its name, or the beginning of its id that no other has.
+    pub fn find(&self, text: &str) -> Result<Sandbox, FindError> {
+        self.registry().find(text)
     }
 
     /// Clones that wait in the pool, and how many should.
@@ -404,6 +345,7 @@ impl Host {
         self.0.tasks.close();
         let pooled = self.0.pool.as_ref().map(Pool::close).unwrap_or_default();
         futures_util::future::join_all(pooled.into_iter().map(|entry| self.release(entry))).await;
+        self.rest_kept().await;
         while !self.0.tasks.is_empty() {
             let sandboxes: Vec<_> = self.registry().sandboxes.values().cloned().collect();
             futures_util::future::join_all(sandboxes.iter().map(Sandbox::destroy)).await;
@@ -431,6 +373,13 @@ impl Inner {
         fs::create_dir(&dir).map_err(|source| StartError::Directory(dir.clone(), source))?;
         let spawner = Arc::new(Spawner::start().map_err(StartError::Thread)?);
         let engine = start_engine(options, ground, spawner).await?;
+        let base = match options.engine.has_vms() {
+            true => {
+                Rootfs::base(&options.rootfs).map_err(|error| EngineError::Prepare("the rootfs", error))?
+            }
+            false => Rootfs { path: options.rootfs.clone(), identity: String::new(), is_base: true },
+        };
+        let boxes = options.boxes.clone().map(Boxes::new);
         let templates = match (&options.templates, engine.freezes()) {
             (Some(templates), Some(freezing)) => Some(Templates::new(templates.clone(), freezing)?),
             _ => None,
@@ -440,6 +389,9 @@ impl Inner {
         let (blanks, max_sandboxes) = (Blanks::new(ground.instance.dir.clone()), options.max_sandboxes);
         Ok(move |ground| Self {
             engine,
+            base,
+            events: Events::default(),
+            boxes,
             blanks,
             dir,
             max_sandboxes,
@@ -533,6 +485,7 @@ mod tests {
             first_uid: 1,
             templates: None,
             pool: None,
+            boxes: None,
         };
         let there = std::env::current_exe().unwrap();
         let there = there.to_str().unwrap();

@@ -4,22 +4,27 @@
 //! [`BoxConfig`]. Each sandbox is owned by one task, which does every transition of its state; everybody
 //! else holds a handle that asks that task and watches.
 
+mod blueprint;
 mod boxconfig;
+mod boxes;
 mod cgroup;
 mod confine;
 mod context;
 mod disk;
 mod engine;
+mod event;
 mod exec;
 mod files;
 mod host;
 pub mod images;
 mod instance;
+mod journal;
 mod kvm;
 mod link;
 mod pool;
 mod results;
 mod sandbox;
+mod seccomp;
 mod sparse;
 mod template;
 mod undo;
@@ -28,22 +33,29 @@ pub use boxconfig::{
     BoxConfig, CacheConfig, InvalidConfig, LogLevel, NetworkMode, PoolConfig, ResourceConfig, ResourceLimits,
     ScalingPolicy, SevSnpGeneration, SidecarConfig, TeeConfig,
 };
+pub use boxes::KeepError;
 pub use cgroup::{CgroupChoice, CgroupError};
 pub use confine::ToolError;
 pub use context::{Context, ContextError, ContextId, ContextRequest, ContextState, Death};
 pub use disk::check_mke2fs;
 pub use engine::firecracker::FirecrackerOptions;
 pub use engine::{Acceleration, EngineChoice, EngineError, EngineFacts, Layer};
-pub use exec::{Captured, Exec, ExecError, ExecEvent, ExecExit, ExecRequest, ExecResult, Program};
+pub use event::{EventWatch, Happening, HostEvent, Watched};
+pub use exec::{
+    Captured, Exec, ExecControl, ExecError, ExecEvent, ExecExit, ExecRequest, ExecResult, ExecStream,
+    ParseSignalError, Program, Signal, StreamEvent, WindowSize,
+};
 pub use files::transfer::FileReader;
 pub use files::{FileContent, FileError, ListEntry, Listing, MAX_CONTENT_BYTES};
-pub use host::{CreateError, Host, HostOptions, StartError};
+pub use host::{CreateError, FindError, Host, HostOptions, StartError};
 pub use instance::ClaimError;
+pub use journal::{LogOptions, LogReader, LogRecord, LogStream};
 pub use kvm::Kvm;
 pub use pool::PoolOptions;
 pub use results::{Form, RichOutput};
-pub use sandbox::state::{Refusal, State};
-pub use sandbox::{Sandbox, SandboxId, SandboxInfo};
+pub use sandbox::owner::ControlError;
+pub use sandbox::state::{Refusal, State, Stop};
+pub use sandbox::{Attachment, Sandbox, SandboxId, SandboxInfo, Stats};
 pub use template::StoreError;
 
 /// An error and its causes in one line: `could not do this: because of that`.

@@ -82,7 +82,9 @@ impl Pool {
 
     /// Takes the clone that has waited longest, if it is what `config` asks for.
     pub(crate) fn take(&self, config: &BoxConfig) -> Option<Entry> {
-        if Shape::from(&config.resources) != self.shape {
+        // What else a clone is to be, it can become.
+        let fits = config.image.is_empty() && !config.persistent && !config.resource_limits.bind_the_host();
+        if !fits || Shape::from(&config.resources) != self.shape {
             return None;
         }
         let taken = self.lock().ready.pop_front();

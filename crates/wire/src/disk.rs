@@ -5,6 +5,9 @@ pub const BASE: &str = "base";
 /// Serial number of a sandbox's own, writable disk: an ext4.
 pub const SCRATCH: &str = "scratch";
 
+/// The word on the kernel's command line that says that the scratch disk outlives the VM.
+pub const DURABLE_WORD: &str = "bouvet.durable";
+
 /// The name of the file system whose first 2 KiB these are, if it is one that the guest can mount.
 ///
 /// By magic number: `s_magic` of ext4 at 1024 + 56, erofs' at 1024, squashfs' at 0 (the kernel's

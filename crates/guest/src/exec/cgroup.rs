@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bouvet_wire::v1;
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 
@@ -19,6 +20,8 @@ use super::process::Ends;
 /// One program may have this part of all processes and threads of its sandbox, which are four for each MiB of its
 /// memory: a fork bomb ends here, before it has filled that memory, and other programs can still start theirs.
 const PROCESSES_DIVISOR: u64 = 4;
+/// But as many as a shell with a pipeline needs; the limit of all programs together holds beside it.
+const MIN_PROCESSES: u64 = 64;
 /// Memory that programs left in the background leave to those that are called: enough for an interpreter.
 const FOREGROUND_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -60,6 +63,45 @@ impl Groups {
         Ok(Group { groups: self.clone(), cgroup, leader: None, kill_on_drop: true })
     }
 
+    /// A group for the sandbox's main program, which may use all that programs may, and whose processes the kernel kills
+    /// one by one.
+    pub(super) fn take_for_main(self: &Arc<Self>) -> io::Result<Group> {
+        let make = |parent: &PathBuf| {
+            let dir = parent.join("main");
+            fs::create_dir(&dir).map(|()| Cgroup { dir, kills: AtomicU64::new(0) })
+        };
+        let cgroup = self.parent.as_ref().map(make).transpose()?;
+        Ok(Group { groups: self.clone(), cgroup, leader: None, kill_on_drop: true })
+    }
+
+    /// Limits all programs together. Fails where there are no cgroups.
+    pub(super) fn limit(&self, limits: &v1::ProgramLimits) -> io::Result<()> {
+        let parent = self.parent.as_deref().ok_or(io::ErrorKind::Unsupported)?;
+        if limits.pids > 0 {
+            let own = limit(&parent.join("pids.max"))?.unwrap_or(u64::MAX);
+            fs::write(parent.join("pids.max"), limits.pids.min(own).to_string())?;
+        }
+        if limits.cpu_quota_us > 0 {
+            fs::write(parent.join("cpu.max"), format!("{} {}", limits.cpu_quota_us, limits.cpu_period_us))?;
+        }
+        Ok(())
+    }
+
+    /// What all programs together use. Fails where there are no cgroups.
+    pub(super) fn stats(&self) -> io::Result<v1::StatsReply> {
+        let parent = self.parent.as_deref().ok_or(io::ErrorKind::Unsupported)?;
+        let number = |file: &str| limit(&parent.join(file)).map(|number| number.unwrap_or(u64::MAX));
+        let cpu = fs::read_to_string(parent.join("cpu.stat"))?;
+        let cpu_us = cpu.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
+        Ok(v1::StatsReply {
+            cpu_us: cpu_us.unwrap_or_default(),
+            memory_bytes: number("memory.current")?,
+            memory_limit_bytes: number("memory.max")?,
+            pids: number("pids.current")?,
+            pids_limit: number("pids.max")?,
+        })
+    }
+
     fn cgroup(&self, parent: &Path) -> io::Result<Cgroup> {
         let mut state = self.state();
         // Fails for those in which processes live on.
@@ -74,7 +116,7 @@ impl Groups {
         let dir = parent.join(format!("program-{}", state.made));
         fs::create_dir(&dir)?;
         if let Some(all) = limit(&parent.join("pids.max"))? {
-            fs::write(dir.join("pids.max"), (all / PROCESSES_DIVISOR).to_string())?;
+            fs::write(dir.join("pids.max"), (all / PROCESSES_DIVISOR).max(MIN_PROCESSES).to_string())?;
         }
         // Killed one by one, the processes of a fork bomb come back faster than memory does.
         fs::write(dir.join("memory.oom.group"), "1")?;
@@ -143,30 +185,33 @@ impl Group {
         ends: Ends,
     ) -> io::Result<Child> {
         let (program, args) = argv.split_first().ok_or_else(|| io::Error::other("no program"))?;
-        let procs = self.entrance()?;
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
         let mut command = Command::new(program);
         command.args(args).env_clear().envs(env).current_dir(cwd).process_group(0);
         command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr);
-        if let Some(procs) = procs {
-            let enter = move || {
-                rustix::io::write(&procs, b"0")?;
-                // The service is exempt from the kernel's out-of-memory killer; what it starts is not.
-                let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-                let own = rustix::fs::open(c"/proc/self/oom_score_adj", flags, rustix::fs::Mode::empty())?;
-                rustix::io::write(own, b"0")?;
-                Ok(())
-            };
-            #[expect(unsafe_code, reason = "only the child itself can enter the cgroup before it runs")]
-            // SAFETY: between fork and exec, `enter` only makes system calls: it allocates nothing and
-            // takes no lock.
-            unsafe {
-                command.pre_exec(enter);
-            }
-        }
+        self.take_in(&mut command)?;
         let child = command.spawn()?;
         self.led_by(child.id().unwrap_or_default());
         Ok(child)
+    }
+
+    /// Has `command` enter the cgroup, if there is one, before it is its program.
+    pub(super) fn take_in(&self, command: &mut Command) -> io::Result<()> {
+        let Some(procs) = self.entrance()? else { return Ok(()) };
+        let enter = move || {
+            rustix::io::write(&procs, b"0")?;
+            // The service is exempt from the kernel's out-of-memory killer; what it starts is not.
+            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+            let own = rustix::fs::open(c"/proc/self/oom_score_adj", flags, rustix::fs::Mode::empty())?;
+            rustix::io::write(own, b"0")?;
+            Ok(())
+        };
+        #[expect(unsafe_code, reason = "only the child itself can enter the cgroup before it runs")]
+        // SAFETY: between fork and exec, `enter` only makes system calls: it allocates nothing and takes no lock.
+        unsafe {
+            command.pre_exec(enter);
+        }
+        Ok(())
     }
 
     /// Kills every process of the program.

@@ -19,12 +19,12 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::Status;
 
-use super::Executor;
 use super::cgroup::Group;
 use super::process::{self, Ends, Process};
 use super::program;
 use super::relay::Relay;
 use super::talk::{Message, Outputs, Talk};
+use super::{Executor, Launch};
 
 /// How long an interpreter may take to start, emulated and read from disk, or where KVM is software.
 const READY_DEADLINE: Duration = Duration::from_secs(150);
@@ -163,7 +163,9 @@ async fn start(
     group.leave_room().map_err(|error| failed("limit its memory", &error))?;
     let env = executor.environment(request.env);
     let (socket, outputs, ends) = ends(program).map_err(|error| failed("make its streams", &error))?;
-    let process = executor.start(program, &argv, (&cwd, &env), ends, &mut group).await?;
+    let start = v1::ExecStart { program: program.into(), ..v1::ExecStart::default() };
+    let launch = Launch { argv: &argv, cwd: &cwd, env: &env, start: &start };
+    let process = executor.start(launch, ends, &mut group).await?;
     let mut talk = Talk::new(socket, outputs);
     match tokio::time::timeout(READY_DEADLINE, talk.next()).await {
         Ok(Some(Message::Done(0))) => {}

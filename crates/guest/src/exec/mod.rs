@@ -3,11 +3,14 @@
 mod cell;
 mod cgroup;
 mod context;
+pub(crate) mod entry;
 mod fork;
+mod jail;
 mod output;
 mod process;
 mod program;
 mod relay;
+mod running;
 mod talk;
 
 use std::collections::HashMap;
@@ -18,7 +21,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bouvet_wire::limits::{MAX_OUTPUT_PART_BYTES, MAX_PROGRAM_BYTES};
@@ -34,13 +37,18 @@ use crate::answers::Answers;
 use cgroup::{Group, Groups};
 use context::Contexts;
 pub(crate) use context::{create as create_context, destroy as destroy_context, list as list_contexts};
+use entry::Entry;
 use fork::ForkServer;
+use jail::Jail;
 use output::Capture;
 use process::{Ends, Process, Streams};
+use running::Running;
 
 /// How long output is still read after the program itself has ended, when processes that it left running
 /// hold its pipes open.
 const DRAIN: Duration = Duration::from_millis(50);
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How long a fork may take to be there.
 const FORK_DEADLINE: Duration = Duration::from_secs(30);
@@ -62,6 +70,17 @@ pub(crate) struct Executor {
     python: tokio::sync::Mutex<Option<ForkServer>>,
     python_starts: AtomicBool,
     contexts: Contexts,
+    /// Where all programs live, in a sandbox that takes something from them.
+    jail: OnceLock<Jail>,
+    running: Arc<Running>,
+}
+
+/// A program that is about to be started.
+struct Launch<'a> {
+    argv: &'a [OsString],
+    cwd: &'a Path,
+    env: &'a HashMap<String, String>,
+    start: &'a v1::ExecStart,
 }
 
 impl Executor {
@@ -73,7 +92,42 @@ impl Executor {
         let (env, serial, python) = (Mutex::default(), AtomicU64::new(0), tokio::sync::Mutex::default());
         let groups = Arc::new(Groups::new(cgroup));
         let (python_starts, contexts) = (AtomicBool::new(false), Contexts::default());
-        Ok(Self { home, run_dir, groups, env, serial, python, python_starts, contexts })
+        let (jail, running) = (OnceLock::new(), Arc::default());
+        Ok(Self { home, run_dir, groups, env, serial, python, python_starts, contexts, jail, running })
+    }
+
+    /// Limits all programs together, and confines those to come.
+    pub(crate) async fn furnish(&self, request: v1::FurnishRequest) -> Result<(), Status> {
+        if let Some(limits) = &request.limits {
+            let failed = |error| Status::failed_precondition(format!("could not limit programs: {error}"));
+            self.groups.limit(limits).map_err(failed)?;
+        }
+        let Some(confinement) = request.confinement else { return Ok(()) };
+        let awaits_main = confinement.awaits_main;
+        let failed = |error| Status::failed_precondition(format!("could not confine programs: {error}"));
+        let jail = Jail::new(confinement).map_err(failed)?;
+        if !awaits_main {
+            jail.hold().await?;
+        }
+        self.jail.set(jail).map_err(|_| Status::failed_precondition("programs are confined already"))
+    }
+
+    /// What programs use.
+    pub(crate) fn stats(&self) -> Result<v1::StatsReply, Status> {
+        let failed =
+            |error| Status::failed_precondition(format!("could not read what programs use: {error}"));
+        self.groups.stats().map_err(failed)
+    }
+
+    /// Sends a program that runs a signal.
+    pub(crate) fn signal(&self, request: v1::SignalRequest) -> Result<v1::SignalReply, Status> {
+        self.running.signal(request.pid, request.signal).map(|()| v1::SignalReply {})
+    }
+
+    /// Says how large a program's terminal is now.
+    pub(crate) fn resize(&self, request: v1::ResizeRequest) -> Result<v1::ResizeReply, Status> {
+        let size = request.terminal.unwrap_or_default();
+        self.running.resize(request.pid, size).map(|()| v1::ResizeReply {})
     }
 
     /// Sets what every program finds in its environment.
@@ -81,9 +135,30 @@ impl Executor {
         *self.env.lock().unwrap_or_else(PoisonError::into_inner) = env;
     }
 
+    /// What a program that is not of any language finds: as Docker has it.
+    fn bare_environment(&self, of_call: HashMap<String, String>) -> HashMap<String, String> {
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let mut env: HashMap<_, _> =
+            [("PATH".to_owned(), PATH.to_owned()), ("HOSTNAME".to_owned(), hostname)].into();
+        env.extend(self.env.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        env.extend(of_call);
+        env
+    }
+
+    /// The environment of a program that runs as `user`. Whose home is whose, its stage finds out.
+    fn environment_of(&self, user: &str, of_call: HashMap<String, String>) -> HashMap<String, String> {
+        let mut env = self.environment(HashMap::new());
+        if self.jail.get().is_some() || !user.is_empty() {
+            env.retain(|name, _| !matches!(name.as_str(), "HOME" | "USER"));
+            env.extend(self.env.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        }
+        env.extend(of_call);
+        env
+    }
+
     fn environment(&self, of_call: HashMap<String, String>) -> HashMap<String, String> {
         let mut env: HashMap<_, _> = [
-            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("PATH", PATH),
             ("HOME", &self.home.to_string_lossy()),
             ("USER", "root"),
             ("LANG", "C.UTF-8"),
@@ -110,16 +185,25 @@ impl Executor {
         self.python_starts.store(false, Ordering::Release);
     }
 
-    /// Starts `argv` in `group`: Python as a fork of the interpreter that runs already, if one does.
+    /// Starts a program in `group`: Python as a fork of the interpreter that runs already, if one does and is as free as
+    /// the program may be.
     async fn start(
         self: &Arc<Self>,
-        program: v1::Program,
-        argv: &[OsString],
-        (cwd, env): (&Path, &HashMap<String, String>),
+        launch: Launch<'_>,
         ends: Ends,
         group: &mut Group,
     ) -> Result<Process, Status> {
-        if let (v1::Program::Python, Some(file)) = (program, argv.last()) {
+        let Launch { argv, cwd, env, start } = launch;
+        let staged = start.terminal.is_some() || start.main || !start.user.is_empty();
+        if let Some(jail) = self.jail.get() {
+            let entry = Entry::new(argv, env, cwd, start);
+            return jail.spawn(entry, ends, group).await.map(Process::Child);
+        }
+        if staged || start.program() == v1::Program::Arguments {
+            let entry = Entry { first: false, ..Entry::new(argv, env, cwd, start) };
+            return jail::spawn_free(&entry, ends, group).await.map(Process::Child);
+        }
+        if let (v1::Program::Python, Some(file)) = (start.program(), argv.last()) {
             let forked = self.fork_python(Path::new(file), cwd, env, (&ends, group)).await;
             let failed = |error| Status::internal(format!("could not fork an interpreter: {error}"));
             if let Some(process) = forked.map_err(failed)? {
@@ -210,6 +294,11 @@ pub(crate) async fn warm(
         run.group.leave_running();
     }
     // What was written so far is on the disk before this VM is frozen, so that no clone of it has to write it.
+    sync().await
+}
+
+/// Writes all that programs have written to the disks.
+pub(crate) async fn sync() -> Result<(), Status> {
     let synced = tokio::task::spawn_blocking(rustix::fs::sync).await;
     synced.map_err(|error| Status::internal(error.to_string()))
 }
@@ -218,7 +307,7 @@ fn check(start: &v1::ExecStart) -> Result<(), Status> {
     if start.program_bytes > MAX_PROGRAM_BYTES as u64 {
         return Err(Status::invalid_argument(format!("a program may have {MAX_PROGRAM_BYTES} bytes")));
     }
-    if start.timeout_ms == 0 {
+    if start.timeout_ms == 0 && !start.attached {
         return Err(Status::invalid_argument("a program needs a deadline"));
     }
     let parts = [start.head_limit_bytes, start.tail_limit_bytes];
@@ -255,6 +344,7 @@ struct Run {
     start: v1::ExecStart,
     /// Removed with its content when the run ends.
     _files: program::Files,
+    _place: running::Place,
 }
 
 impl Run {
@@ -270,14 +360,27 @@ impl Run {
             .map_err(|error| failed("store the program", &error))?;
         let cwd = if start.cwd.is_empty() { executor.home.clone() } else { executor.home.join(&start.cwd) };
         if !cwd.is_dir() {
-            return Err(Status::not_found(format!("the working directory `{}`", cwd.display())));
+            let text = format!("there is no working directory `{}`", cwd.display());
+            return Err(Status::failed_precondition(text));
         }
-        let mut group = executor.groups.take().map_err(|error| failed("make a cgroup", &error))?;
-        let env = executor.environment(std::mem::take(&mut start.env));
-        let (streams, ends) = process::streams().map_err(|error| failed("make pipes", &error))?;
+        let groups = &executor.groups;
+        let group = if start.main { groups.take_for_main() } else { groups.take() };
+        let mut group = group.map_err(|error| failed("make a cgroup", &error))?;
+        let of_call = std::mem::take(&mut start.env);
+        let env = match start.program() {
+            v1::Program::Arguments => executor.bare_environment(of_call),
+            _ => executor.environment_of(&start.user, of_call),
+        };
+        let opened = match start.terminal {
+            Some(size) => process::terminal(size).map(|(streams, ends, ours)| (streams, ends, Some(ours))),
+            None => process::streams().map(|(streams, ends)| (streams, ends, None)),
+        };
+        let (streams, ends, terminal) = opened.map_err(|error| failed("make pipes", &error))?;
         let started = Instant::now();
-        let process = executor.start(start.program(), &argv, (&cwd, &env), ends, &mut group).await?;
-        Ok(Self { process, streams, group, started, start, _files: files })
+        let launch = Launch { argv: &argv, cwd: &cwd, env: &env, start: &start };
+        let process = executor.start(launch, ends, &mut group).await?;
+        let place = executor.running.enter(process.id(), terminal);
+        Ok(Self { process, streams, group, started, start, _files: files, _place: place })
     }
 
     /// Sees the program to its end and says how it went. Returns early, and kills it, when the host stops
@@ -287,15 +390,18 @@ impl Run {
         if send(&answer, Output::Started(v1::ExecStarted { pid })).await.is_err() {
             return;
         }
-        let limits = (self.start.head_limit_bytes as usize, self.start.tail_limit_bytes as usize);
+        let limits = match self.start.attached {
+            true => (usize::MAX, 0),
+            false => (self.start.head_limit_bytes as usize, self.start.tail_limit_bytes as usize),
+        };
         let stdout = Capture::start(self.streams.stdout.take(), limits, answer.clone(), Output::Stdout);
         let stderr = Capture::start(self.streams.stderr.take(), limits, answer.clone(), Output::Stderr);
         let stdin = tokio::spawn(feed(self.streams.stdin.take(), input));
 
-        let deadline = self.started + Duration::from_millis(self.start.timeout_ms.into());
+        let (started, timeout_ms) = (self.started, self.start.timeout_ms);
         let (status, timed_out) = tokio::select! {
             status = self.process.wait() => (self.known(status), false),
-            () = tokio::time::sleep_until(deadline.into()) => (self.kill().await, true),
+            () = over(started, timeout_ms) => (self.kill().await, true),
             () = answer.closed() => return,
         };
         let duration = self.started.elapsed();
@@ -328,6 +434,14 @@ impl Run {
             }
             status => status,
         }
+    }
+}
+
+/// Waits until a program's time is over; for ever, if it has no end.
+async fn over(started: Instant, timeout_ms: u32) {
+    match timeout_ms {
+        0 => std::future::pending().await,
+        _ => tokio::time::sleep_until((started + Duration::from_millis(timeout_ms.into())).into()).await,
     }
 }
 

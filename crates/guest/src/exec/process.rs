@@ -4,10 +4,15 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
+use std::sync::Arc;
 
+use bouvet_wire::v1;
+use rustix::pty::OpenptFlags;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
+
+use super::running::winsize;
 
 /// The ends of a program's standard streams.
 #[derive(Debug)]
@@ -41,6 +46,25 @@ pub(super) fn streams() -> io::Result<(Streams, Ends)> {
         stderr: Some(pipe::Receiver::from_owned_fd(stderr.0)?),
     };
     Ok((streams, Ends { stdin: stdin.0, stdout: stdout.1, stderr: stderr.1 }))
+}
+
+/// A terminal of this size: both its directions are ours by one descriptor, which is returned beside. What it prints,
+/// errors among it, is standard output.
+pub(super) fn terminal(size: v1::WindowSize) -> io::Result<(Streams, Ends, Arc<OwnedFd>)> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = rustix::pty::openpt(flags)?;
+    rustix::pty::unlockpt(&ours)?;
+    rustix::termios::tcsetwinsize(&ours, winsize(size))?;
+    let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    let streams = Streams {
+        // A terminal can be polled as a pipe can.
+        stdin: Some(pipe::Sender::from_owned_fd_unchecked(ours.try_clone()?)?),
+        stdout: Some(pipe::Receiver::from_owned_fd_unchecked(ours.try_clone()?)?),
+        stderr: None,
+    };
+    let ends = Ends { stdin: theirs.try_clone()?, stdout: theirs.try_clone()?, stderr: theirs };
+    Ok((streams, ends, Arc::new(ours)))
 }
 
 /// See the module.

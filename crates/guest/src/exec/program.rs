@@ -95,6 +95,7 @@ pub(super) fn argv(
             let dir = source.parent().unwrap_or(Path::new("/")).as_os_str();
             vec!["sh".into(), "-c".into(), RUST.into(), "rust".into(), dir.into()]
         }
+        Program::Arguments => source.split(|byte| *byte == 0).map(os_string).collect::<io::Result<_>>()?,
         Program::Unspecified => return Err(io::Error::other("the program has no kind")),
     })
 }

@@ -32,10 +32,17 @@ pub(super) fn mount_root(target: &Path) -> Result<(), Error> {
     for dir in [Path::new(&upper), Path::new(&work), target] {
         fs::create_dir_all(dir).map_err(failed)?;
     }
-    // Volatile: nothing is synced, since this disk never outlives the VM that wrote it.
-    let options = format!("lowerdir={BASE},upperdir={upper},workdir={work},volatile");
+    // Volatile: nothing is synced, where this disk does not outlive the VM that wrote it.
+    let volatile = if is_durable().map_err(failed)? { "" } else { ",volatile" };
+    let options = format!("lowerdir={BASE},upperdir={upper},workdir={work}{volatile}");
     let options = std::ffi::CString::new(options).map_err(|error| failed(error.into()))?;
     mount("overlay", target, "overlay", MountFlags::NOATIME, &*options).map_err(|error| failed(error.into()))
+}
+
+/// Whether the kernel's command line says that the scratch disk outlives the VM.
+pub(super) fn is_durable() -> io::Result<bool> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    Ok(line.split_whitespace().any(|word| word == disk::DURABLE_WORD))
 }
 
 /// The device node of the disk with this serial number. Firecracker gives its disks none that we could choose: there

@@ -107,7 +107,10 @@ fn bring_up() -> Result<Link, Error> {
     switch_root()?;
     mount_rest()?;
     loopback::bring_up().map_err(|error| Error::Prepare("the loopback interface", error))?;
-    quieten().map_err(|error| Error::Prepare("the kernel's settings", error))?;
+    let settings = |error| Error::Prepare("the kernel's settings", error);
+    if !disks::is_durable().map_err(settings)? {
+        quieten().map_err(settings)?;
+    }
     limit_programs().map_err(|error| Error::Prepare("cgroups", error))?;
     Ok(link)
 }

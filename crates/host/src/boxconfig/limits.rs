@@ -91,6 +91,12 @@ const RESOURCES: [&str; 16] = [
 ];
 
 impl ResourceLimits {
+    /// Whether any is for the VM's process, which must begin with it.
+    pub(crate) fn bind_the_host(&self) -> bool {
+        let unbound = Self { pids_limit: None, ulimits: Vec::new(), ..self.clone() };
+        unbound != Self::default()
+    }
+
     /// What they come to in a VM with `memory_mb` MiB.
     pub(crate) fn plan(&self, memory_mb: u32) -> Result<Limits, InvalidConfig> {
         let in_range = |field, value: Option<u64>, range: std::ops::RangeInclusive<u64>| match value {

@@ -117,6 +117,8 @@ pub struct BoxConfig {
     pub tty: bool,
     /// Keeps its main program's standard input open for those who attach.
     pub stdin_open: bool,
+    /// Destroys it as soon as it stops.
+    pub auto_remove: bool,
     /// Refuse to run without hardware virtualization.
     pub require_hardware: bool,
 }
@@ -247,6 +249,16 @@ pub(crate) fn check_env(field: &'static str, name: &str, value: &str) -> Result<
         return Err(InvalidConfig { field, value: format!("`{}`", name.escape_default()), allowed });
     }
     Ok(())
+}
+
+/// Whether `user` may name one: nobody, `user`, or `user:group`. Whether there is such a user, the guest knows.
+pub(crate) fn check_user(user: &str) -> Result<(), InvalidConfig> {
+    let sound = |part: &str| !part.is_empty() && part.len() <= 256 && !part.contains([':', '\0', '\n']);
+    let (name, group) = user.split_once(':').unwrap_or((user, "0"));
+    if user.is_empty() || (sound(name) && sound(group)) {
+        return Ok(());
+    }
+    Err(InvalidConfig::text("user", user, "a user and a user:group, by name or number, are allowed"))
 }
 
 /// Whether `path` names one place in the guest, whatever links are there: absolute, and without `.` and `..`.

@@ -6,7 +6,7 @@ use super::capabilities::Capabilities;
 use super::limits::Limits;
 use super::ports::{self, Port};
 use super::tmpfs::Tmpfs;
-use super::{BoxConfig, InvalidConfig, NetworkMode, TeeConfig, check_env, check_guest_path};
+use super::{BoxConfig, InvalidConfig, NetworkMode, TeeConfig, check_env, check_guest_path, check_user};
 
 const MAX_NAME_BYTES: usize = 64;
 
@@ -103,11 +103,11 @@ impl Security {
 }
 
 fn check_names(config: &BoxConfig) -> Result<(), InvalidConfig> {
-    let starts_well = config.name.starts_with(|c: char| c.is_ascii_alphanumeric());
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    if !config.name.is_empty()
-        && !(starts_well && config.name.len() <= MAX_NAME_BYTES && config.name.chars().all(plain))
-    {
+    let sound = config.name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && config.name.len() <= MAX_NAME_BYTES
+        && config.name.chars().all(plain);
+    if !config.name.is_empty() && !sound {
         let allowed = format!(
             "{MAX_NAME_BYTES} letters, digits, `_`, `.` and `-`, a letter or digit first, are allowed"
         );
@@ -116,13 +116,7 @@ fn check_names(config: &BoxConfig) -> Result<(), InvalidConfig> {
     if !config.working_dir.is_empty() {
         check_guest_path("working_dir", &config.working_dir)?;
     }
-    let sound = |part: &str| !part.is_empty() && !part.contains([':', '\0', '\n']);
-    let (user, group) = config.user.split_once(':').unwrap_or((&config.user, "0"));
-    if !config.user.is_empty() && !(sound(user) && sound(group)) {
-        let allowed = "a user and a user:group, by name or number, are allowed";
-        return Err(InvalidConfig::text("user", &config.user, allowed));
-    }
-    Ok(())
+    check_user(&config.user)
 }
 
 /// What is right, and not available yet, is said as clearly as what is wrong.

@@ -191,12 +191,34 @@ pub(crate) struct VmSpec {
     pub(crate) slot: u32,
     pub(crate) vcpus: u32,
     pub(crate) memory_mb: u32,
+    /// The read-only disk below its root.
+    pub(crate) rootfs: PathBuf,
     /// The writable disk, open for reading and writing.
     pub(crate) scratch: File,
+    /// Whether that disk is kept after the VM's end.
+    pub(crate) durable: bool,
     /// Whether it is to be frozen.
     pub(crate) to_freeze: bool,
     /// Its own directory.
     pub(crate) dir: PathBuf,
+}
+
+/// What the root of a sandbox is, below what it writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rootfs {
+    pub(crate) path: PathBuf,
+    /// Text that differs when its content does.
+    pub(crate) identity: String,
+    /// Whether it is the host's base image, whose programs are known.
+    pub(crate) is_base: bool,
+}
+
+impl Rootfs {
+    /// The host's base image.
+    pub(crate) fn base(path: &Path) -> io::Result<Self> {
+        let identity = prepare::file_identity(path)?;
+        Ok(Self { path: path.to_owned(), identity, is_base: true })
+    }
 }
 
 /// A VM that was stopped for good between two instructions, to go on as many others.

@@ -21,24 +21,24 @@ use crate::undo::Undo;
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Identifies a file by when and where its content was written: the kernel changes both with any change of it.
-pub(super) fn file_identity(path: &Path) -> io::Result<String> {
+pub(crate) fn file_identity(path: &Path) -> io::Result<String> {
     let file = fs::metadata(path)?;
     let written = (file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec());
     Ok(format!("{:?}", (file.dev(), file.ino(), file.len(), written)))
 }
 
-/// Text that differs when the kernel, the rootfs, the guest or the processor does. Of large files it has not the
-/// content: see [`file_identity`].
+/// Text that differs when the kernel, the guest or the processor does. Of large files it has not the content: see
+/// [`file_identity`].
 pub(super) fn identity(options: &Options<'_>, initramfs: &Path) -> Result<String, EngineError> {
     let identity = || {
-        let (kernel, rootfs) = (file_identity(options.kernel)?, file_identity(options.rootfs)?);
+        let kernel = file_identity(options.kernel)?;
         let guest = Sha256::digest(fs::read(initramfs)?);
         let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = processor.lines().find(|line| line.starts_with("model name")).unwrap_or_default();
         let args = options.kernel_args;
-        io::Result::Ok(format!("kernel={kernel} {args:?} rootfs={rootfs} guest={guest:x} {model}"))
+        io::Result::Ok(format!("kernel={kernel} {args:?} guest={guest:x} {model}"))
     };
-    identity().map_err(|error| EngineError::Prepare("the identity of the kernel and the rootfs", error))
+    identity().map_err(|error| EngineError::Prepare("the identity of the kernel", error))
 }
 
 /// Starts the VMM, confined as a VM's process will be, to do nothing. In a container without the capability

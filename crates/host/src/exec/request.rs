@@ -8,7 +8,7 @@ use bouvet_wire::v1::{self, exec_input::Input};
 use bytes::Bytes;
 
 use super::OUTPUT_PART_BYTES;
-use crate::boxconfig::{InvalidConfig, check_env};
+use crate::boxconfig::{InvalidConfig, check_env, check_user};
 use crate::context::ContextId;
 
 /// The longest shell command.
@@ -34,6 +34,29 @@ pub enum Program {
     Bash,
     /// A Rust program: compiled, then run.
     Rust,
+    /// An executable and its arguments, with a NUL between two: see [`ExecRequest::arguments`]. At most 1 MiB.
+    Arguments,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters of a line.
+    pub columns: u16,
+}
+
+impl Default for WindowSize {
+    fn default() -> Self {
+        Self { rows: 24, columns: 80 }
+    }
+}
+
+impl From<WindowSize> for v1::WindowSize {
+    fn from(size: WindowSize) -> Self {
+        Self { rows: size.rows.into(), columns: size.columns.into() }
+    }
 }
 
 /// A program to run.
@@ -49,8 +72,13 @@ pub struct ExecRequest {
     pub cwd: String,
     /// What the program reads from its standard input, at most 10 MiB.
     pub stdin: Bytes,
-    /// When the program and all that it started is killed: 1 ms to 24 h. In a context: when it is interrupted.
+    /// When the program and all that it started is killed: 1 ms to 24 h. In a context: when it is interrupted. Of a
+    /// program whose caller is attached, zero means never.
     pub timeout: Duration,
+    /// Who it runs as: `user`, `uid`, `user:group`, `uid:gid`. Empty: whom the sandbox says.
+    pub user: String,
+    /// Gives it a terminal of this size, all of whose output is standard output.
+    pub terminal: Option<WindowSize>,
     /// The context that it runs in. It has an environment and a directory already, and that of Node.js no input.
     pub context: Option<ContextId>,
 }
@@ -66,16 +94,49 @@ impl ExecRequest {
             stdin: Bytes::new(),
             timeout: Duration::from_secs(60),
             context: None,
+            user: String::new(),
+            terminal: None,
         }
     }
 
+    /// Runs the executable that is the first of `words` with the others, as [`ExecRequest::new`] does.
+    ///
+    /// ```
+    /// use bouvet_host::ExecRequest;
+    ///
+    /// assert!(ExecRequest::arguments(["ls", "-l"]).is_ok());
+    /// assert!(ExecRequest::arguments([""]).is_err());
+    /// ```
+    pub fn arguments<W: Into<String>>(words: impl IntoIterator<Item = W>) -> Result<Self, InvalidConfig> {
+        let words: Vec<String> = words.into_iter().map(Into::into).collect();
+        if words.first().is_none_or(String::is_empty) {
+            return Err(InvalidConfig::text("command", "", "the name of a program is needed"));
+        }
+        if let Some(word) = words.iter().find(|word| word.contains('\0')) {
+            return Err(InvalidConfig::text("command", word, "an argument may not contain NUL"));
+        }
+        Ok(Self::new(Program::Arguments, words.join("\0")))
+    }
+
+    /// Whether it can be run for somebody who waits for its end.
     pub(super) fn validate(&self) -> Result<(), InvalidConfig> {
+        if self.timeout < Duration::from_millis(1) {
+            let (value, allowed) = (format!("{:?}", self.timeout), "1 ms to 24 h are allowed".into());
+            return Err(InvalidConfig { field: "timeout", value, allowed });
+        }
+        self.validate_attached()
+    }
+
+    /// Whether it can be run for somebody who is attached to it.
+    pub(super) fn validate_attached(&self) -> Result<(), InvalidConfig> {
         let at_most = |field, bytes: usize, limit: usize| {
             let (value, allowed) = (format!("{bytes} bytes long"), format!("{limit} bytes are allowed"));
             if bytes > limit { Err(InvalidConfig { field, value, allowed }) } else { Ok(()) }
         };
         match self.program {
-            Program::Command => at_most("command", self.source.len(), MAX_COMMAND_BYTES)?,
+            Program::Command | Program::Arguments => {
+                at_most("command", self.source.len(), MAX_COMMAND_BYTES)?
+            }
             _ => at_most("code", self.source.len(), MAX_PROGRAM_BYTES)?,
         }
         at_most("stdin", self.stdin.len(), MAX_STDIN_BYTES)?;
@@ -85,10 +146,11 @@ impl ExecRequest {
             let allowed = "a command may not contain one".into();
             return Err(InvalidConfig { field: "command", value: "text with a NUL byte".into(), allowed });
         }
-        if self.timeout < Duration::from_millis(1) || self.timeout > MAX_TIMEOUT {
+        if self.timeout > MAX_TIMEOUT {
             let (value, allowed) = (format!("{:?}", self.timeout), "1 ms to 24 h are allowed".into());
             return Err(InvalidConfig { field: "timeout", value, allowed });
         }
+        check_user(&self.user)?;
         if self.context.is_some() { self.validate_in_context() } else { Ok(()) }
     }
 
@@ -106,23 +168,40 @@ impl ExecRequest {
         Ok(())
     }
 
+    /// All that a program is told that has no other input.
     pub(super) fn into_messages(self) -> impl Iterator<Item = v1::ExecInput> {
+        let (begin, stdin) = self.into_parts(&v1::ExecStart {
+            head_limit_bytes: OUTPUT_PART_BYTES,
+            tail_limit_bytes: OUTPUT_PART_BYTES,
+            ..v1::ExecStart::default()
+        });
+        begin.chain(stdin).chain(std::iter::once(message(Input::CloseStdin(v1::CloseStdin {}))))
+    }
+
+    /// What a program is told that goes on to be told: `start` with all that is said here, and then its first input.
+    pub(super) fn into_parts(
+        self,
+        start: &v1::ExecStart,
+    ) -> (impl Iterator<Item = v1::ExecInput> + use<>, impl Iterator<Item = v1::ExecInput> + use<>) {
         let start = v1::ExecStart {
             program: v1::Program::from(self.program).into(),
             program_bytes: self.source.len() as u64,
             env: self.env.into_iter().collect(),
             cwd: self.cwd,
             timeout_ms: u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX),
-            head_limit_bytes: OUTPUT_PART_BYTES,
-            tail_limit_bytes: OUTPUT_PART_BYTES,
             context_id: self.context.map(|id| id.to_string()).unwrap_or_default(),
+            user: self.user,
+            terminal: self.terminal.map(v1::WindowSize::from),
+            ..start.clone()
         };
-        let inputs = std::iter::once(Input::Start(start))
-            .chain(chunks(self.source).map(Input::Program))
-            .chain(chunks(self.stdin).map(Input::Stdin))
-            .chain(std::iter::once(Input::CloseStdin(v1::CloseStdin {})));
-        inputs.map(|input| v1::ExecInput { input: Some(input) })
+        let program = chunks(self.source).map(Input::Program).map(message);
+        let begin = std::iter::once(message(Input::Start(start))).chain(program);
+        (begin, chunks(self.stdin).map(Input::Stdin).map(message))
     }
+}
+
+pub(super) fn message(input: Input) -> v1::ExecInput {
+    v1::ExecInput { input: Some(input) }
 }
 
 impl From<Program> for v1::Program {
@@ -133,6 +212,7 @@ impl From<Program> for v1::Program {
             Program::Node => Self::Node,
             Program::Bash => Self::Bash,
             Program::Rust => Self::Rust,
+            Program::Arguments => Self::Arguments,
         }
     }
 }
@@ -148,7 +228,7 @@ pub(crate) fn check_environment(env: &BTreeMap<String, String>) -> Result<(), In
 }
 
 /// `bytes` in pieces that fit into messages.
-fn chunks(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
+pub(super) fn chunks(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || (!bytes.is_empty()).then(|| bytes.split_to(bytes.len().min(CHUNK_BYTES))))
 }
 

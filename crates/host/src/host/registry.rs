@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::CreateError;
+use super::{CreateError, FindError};
 use crate::sandbox::state::State;
 use crate::sandbox::{Sandbox, SandboxId};
 
-/// Failed sandboxes that stay known; the oldest are forgotten first.
-const MAX_FAILED: usize = 100;
+/// Sandboxes without a VM that stay known; the oldest are forgotten first, but not those that are persistent.
+const MAX_ENDED: usize = 100;
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -16,19 +16,53 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Whether there may be one more sandbox. Failed ones hold nothing and do not count.
+    /// Whether there may be one more sandbox that holds a VM.
     pub(super) fn make_room(&self, limit: u32) -> Result<(), CreateError> {
-        let failed = |sandbox: &&Sandbox| matches!(sandbox.state(), State::Failed(_));
-        let mut old: Vec<_> = self.sandboxes.values().filter(failed).cloned().collect();
-        if self.sandboxes.len() - old.len() >= limit as usize {
+        let live = self.sandboxes.values().filter(|sandbox| sandbox.state().is_live()).count();
+        if live >= limit as usize {
             return Err(CreateError::AtCapacity(limit));
         }
+        let ended = |sandbox: &&Sandbox| {
+            matches!(sandbox.state(), State::Failed(_) | State::Stopped(_))
+                && !sandbox.info().config.persistent
+        };
+        let mut old: Vec<_> = self.sandboxes.values().filter(ended).cloned().collect();
         old.sort_by_key(|sandbox| sandbox.info().created_at);
-        for forgotten in old.iter().rev().skip(MAX_FAILED) {
+        for forgotten in old.iter().rev().skip(MAX_ENDED) {
             // Its owner removes it.
             forgotten.request_destroy();
         }
         Ok(())
+    }
+
+    /// Whether a sandbox may have this name.
+    pub(super) fn check_name(&self, name: &str) -> Result<(), CreateError> {
+        let taken = |sandbox: &Sandbox| sandbox.config().name == name && sandbox.state() != State::Destroyed;
+        match !name.is_empty() && self.sandboxes.values().any(taken) {
+            true => Err(CreateError::NameTaken(name.to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// See [`Host::find`](super::Host::find).
+    pub(super) fn find(&self, text: &str) -> Result<Sandbox, FindError> {
+        if let Some(sandbox) = text.parse().ok().and_then(|id: SandboxId| self.sandboxes.get(&id)) {
+            return Ok(sandbox.clone());
+        }
+        let none = || FindError::None(text.escape_debug().to_string());
+        if text.is_empty() {
+            return Err(none());
+        }
+        if let Some(sandbox) = self.sandboxes.values().find(|sandbox| sandbox.config().name == text) {
+            return Ok(sandbox.clone());
+        }
+        let mut fitting =
+            self.sandboxes.values().filter(|sandbox| sandbox.id().to_string().starts_with(text));
+        match (fitting.next(), fitting.next()) {
+            (Some(sandbox), None) => Ok(sandbox.clone()),
+            (None, _) => Err(none()),
+            (Some(_), Some(_)) => Err(FindError::Ambiguous(text.to_owned())),
+        }
     }
 
     pub(super) fn forget(&mut self, id: SandboxId, slot: u32) {

@@ -17,11 +17,12 @@ use hyper::body::Frame;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::blueprint::Blueprint;
 use crate::boxconfig::BoxConfig;
 use crate::context::{self, ContextError, ContextId};
 use crate::disk::Blanks;
 use crate::engine::memory::Memory;
-use crate::engine::{Acceleration, Engine, EngineError, Freezing, Frozen, Layer, Vm, VmSpec};
+use crate::engine::{Acceleration, Engine, EngineError, Freezing, Frozen, Layer, Rootfs, Vm, VmSpec};
 use crate::exec::{Exec, ExecError, ExecRequest, Program};
 use crate::files::transfer::FileReader;
 use crate::files::{self, FileError};
@@ -465,8 +466,12 @@ async fn a_vm_that_does_not_become_the_sandbox_s_own_is_not_handed_out() {
         let engine = Scripted { reply, stopped: Arc::default() };
         let blanks = Blanks::new(dir.path().to_owned());
         let closing = CancellationToken::new();
-        let site = Site { engine: &engine, blanks: &blanks, dir: dir.path(), slot: 0, closing: &closing };
-        let live = create::bring_up(site, SandboxId::random(), &BoxConfig::default(), Origin::Boot).await;
+        let rootfs = Rootfs { path: dir.path().into(), identity: String::new(), is_base: true };
+        let (engine, blanks, rootfs) = (&engine, &blanks, &rootfs);
+        let site = Site { engine, blanks, rootfs, dir: dir.path(), slot: 0, closing: &closing };
+        let blueprint = Blueprint::new(BoxConfig::default(), None).unwrap();
+        let journal = Arc::default();
+        let live = create::bring_up(site, SandboxId::random(), &blueprint, &journal, Origin::Boot).await;
         (live.map(drop), engine.stopped.load(Ordering::Acquire))
     };
     let (handed_out, stopped) = bring_up(bouvet_wire::GENERATION).await;

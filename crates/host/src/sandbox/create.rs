@@ -2,14 +2,16 @@
 //! that was acquired so far is left.
 //!
 //! ```text
-//! Prepared (directory, disk) → Started (a VM) → Linked (a guest answers) → Live (personalised)
+//! Prepared (directory, disk) → Started (a VM) → Linked (a guest answers) → Live (personalised, furnished, main program)
 //!                                                    │ warmed              ▲
 //!                                                    ├─▶ Waiting (paused) ─┘ by a claim
 //!                                                    └─▶ a template (frozen)
 //! ```
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bouvet_wire::v1;
@@ -17,10 +19,12 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio_util::sync::CancellationToken;
 
 use super::SandboxId;
-use crate::boxconfig::BoxConfig;
-use crate::disk::{self, Blanks, DiskError};
-use crate::engine::{Engine, EngineError, Frozen, Vm, VmSpec};
-use crate::exec::{Exec, ExecRequest, Program};
+use super::owner::MainRun;
+use crate::blueprint::{Blueprint, Main};
+use crate::disk::{self, Blanks, DiskError, Kind};
+use crate::engine::{Engine, EngineError, Frozen, Rootfs, Vm, VmSpec};
+use crate::exec::{Exec, ExecError, ExecRequest, ExecStream, Program, Role, WindowSize};
+use crate::journal::Journal;
 use crate::link::{Client, Link, LinkError};
 use crate::template::Shape;
 use crate::undo::Undo;
@@ -30,6 +34,8 @@ use crate::undo::Undo;
 const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// Its guest's first work: emulated, and with other VMs booting beside it, that takes a while.
 const PERSONALISE_DEADLINE: Duration = Duration::from_secs(60);
+/// Its file systems, limits and namespaces.
+const FURNISH_DEADLINE: Duration = Duration::from_secs(90);
 /// How long a VM whose link failed is given to end by itself, which tells more.
 const POST_MORTEM: Duration = Duration::from_secs(1);
 const ENTROPY_BYTES: usize = 64;
@@ -71,6 +77,12 @@ pub enum BringUpError {
     /// Its guest would not become this sandbox's own.
     #[error("the guest could not be made this sandbox's own: {0}")]
     Personalise(String),
+    /// Its guest could not be made what its description says.
+    #[error("the sandbox could not be furnished: {0}")]
+    Furnish(String),
+    /// Its main program could not be started.
+    #[error("the main program could not be started")]
+    Main(#[source] ExecError),
 }
 
 /// What a bring-up works with.
@@ -78,6 +90,8 @@ pub enum BringUpError {
 pub(crate) struct Site<'a> {
     pub(crate) engine: &'a dyn Engine,
     pub(crate) blanks: &'a Blanks,
+    /// What the sandbox's root is.
+    pub(crate) rootfs: &'a Rootfs,
     /// The directory of all sandboxes.
     pub(crate) dir: &'a Path,
     /// See [`VmSpec::slot`].
@@ -105,6 +119,8 @@ impl Site<'_> {
 pub(crate) enum Origin<'a> {
     /// As a machine that is switched on.
     Boot,
+    /// As a machine with the disk at this path, which it keeps. Made if it is missing.
+    Kept(&'a Path),
     /// As the template that this is.
     Clone(&'a Frozen),
 }
@@ -114,19 +130,74 @@ pub(crate) enum Origin<'a> {
 pub(crate) struct Live {
     pub(crate) vm: Box<dyn Vm>,
     pub(crate) link: Link,
+    /// The program with which it ends.
+    pub(crate) main: Option<MainRun>,
+    /// Whether what is on its disk is for later.
+    pub(crate) durable: bool,
+    person: Person,
     /// Everything else; released by being dropped.
     pub(crate) undo: Undo,
+}
+
+impl Live {
+    /// Lets a paused VM go on, by a clock that is right.
+    pub(crate) async fn resume(&mut self, id: SandboxId) -> Result<(), String> {
+        let owned = make_own(self.link.client(), id, &self.person);
+        let (resumed, owned) = tokio::join!(self.vm.resume(), owned);
+        resumed.map_err(|error| crate::chain(&error))?;
+        owned.map_err(|error| crate::chain(&error))
+    }
+
+    /// Makes it what `blueprint` says, and starts its main program.
+    async fn furnish(&mut self, blueprint: &Blueprint, journal: &Arc<Journal>) -> Result<(), BringUpError> {
+        let mut client = self.link.client();
+        for request in blueprint.furnishing().into_iter().flatten() {
+            let furnished = tokio::time::timeout(FURNISH_DEADLINE, client.furnish(request)).await;
+            let furnished = furnished.map_err(|_| format!("no answer within {FURNISH_DEADLINE:?}"));
+            let furnished = furnished.and_then(|answer| answer.map_err(|status| chain_of(&status)));
+            furnished.map_err(BringUpError::Furnish)?;
+        }
+        let Some(Main { argv, stop_signal }) = &blueprint.main else { return Ok(()) };
+        let stream = start_main(client, argv, blueprint).await.map_err(BringUpError::Main)?;
+        self.main = Some(MainRun::follow(stream, *stop_signal, journal.clone()));
+        Ok(())
+    }
+}
+
+/// What a guest says of a failure; the rest of a status is the link's.
+fn chain_of(status: &tonic::Status) -> String {
+    match std::error::Error::source(status) {
+        None => status.message().to_owned(),
+        Some(_) => crate::chain(status),
+    }
+}
+
+async fn start_main(client: Client, argv: &[String], blueprint: &Blueprint) -> Result<ExecStream, ExecError> {
+    let config = &blueprint.config;
+    let request = ExecRequest {
+        cwd: blueprint.working_dir.clone(),
+        timeout: Duration::ZERO,
+        terminal: config.tty.then(WindowSize::default),
+        ..ExecRequest::arguments(argv)?
+    };
+    let stream = ExecStream::start(client, request, Role::Main).await?;
+    if !config.stdin_open {
+        stream.control().close_stdin().await?;
+    }
+    Ok(stream)
 }
 
 /// Makes a sandbox.
 pub(crate) async fn bring_up(
     site: Site<'_>,
     id: SandboxId,
-    config: &BoxConfig,
+    blueprint: &Blueprint,
+    journal: &Arc<Journal>,
     origin: Origin<'_>,
 ) -> Result<Live, BringUpError> {
-    let shape = Shape::from(&config.resources);
-    Linked::new(site, id, shape, origin).await?.personalise(site, id, config).await
+    let shape = Shape::from(&blueprint.config.resources);
+    let linked = Linked::new(site, id, shape, origin).await?;
+    linked.complete(site, id, blueprint, journal).await
 }
 
 /// A clone that is nobody's yet: linked, warm and paused.
@@ -141,7 +212,7 @@ pub(crate) async fn wait(
     template: &Frozen,
 ) -> Result<Waiting, BringUpError> {
     let mut linked = Linked::new(site, id, shape, Origin::Clone(template)).await?;
-    match site.unless_closing(linked.rehearse(id)).await {
+    match site.unless_closing(linked.rehearse(id, site.rootfs.is_base)).await {
         Ok(()) => Ok(Waiting(linked)),
         Err(error) => Err(linked.fail(error).await),
     }
@@ -149,8 +220,19 @@ pub(crate) async fn wait(
 
 impl Waiting {
     /// Makes it the sandbox `id`, which it must have been made for.
-    pub(crate) async fn claim(mut self, id: SandboxId, config: &BoxConfig) -> Result<Live, BringUpError> {
-        match self.0.wake(id, config).await {
+    pub(crate) async fn claim(
+        mut self,
+        id: SandboxId,
+        blueprint: &Blueprint,
+        journal: &Arc<Journal>,
+    ) -> Result<Live, BringUpError> {
+        let live = &mut self.0.0;
+        live.person = Person::of(id, blueprint);
+        let woken = match live.resume(id).await {
+            Ok(()) => live.furnish(blueprint, journal).await,
+            Err(error) => Err(BringUpError::Personalise(error)),
+        };
+        match woken {
             Ok(()) => Ok(self.0.0),
             Err(error) => Err(self.0.fail(error).await),
         }
@@ -169,7 +251,9 @@ pub(crate) async fn template(site: Site<'_>, shape: Shape) -> Result<Frozen, Bri
     let scratch = prepared.spec.scratch.try_clone().map_err(failed)?;
     prepared.spec.to_freeze = true;
     let mut linked = prepared.start(site.engine, Origin::Boot).await?.link(site).await?;
-    let frozen = match site.unless_closing(linked.warm(WARM_TEMPLATE)).await {
+    // What an image has in it, nobody here knows.
+    let programs = if site.rootfs.is_base { WARM_TEMPLATE } else { &[] };
+    let frozen = match site.unless_closing(linked.warm(programs)).await {
         Ok(()) => linked.0.vm.freeze().await.map_err(BringUpError::from),
         Err(error) => Err(error),
     };
@@ -198,29 +282,35 @@ impl Prepared {
         undo.push("the sandbox's directory", move || fs::remove_dir_all(&made));
         let path = dir.join("scratch.ext4");
         let Shape { vcpus, memory_mb, disk_mb } = shape;
+        let durable = matches!(origin, Origin::Kept(_));
         let scratch = match origin {
-            Origin::Boot => site.blanks.copy_to(&path, disk_mb).await?,
+            Origin::Boot => site.blanks.copy_to(&path, disk_mb, Kind::Fleeting).await?,
+            Origin::Kept(path) if path.exists() => disk::open(path)?,
+            Origin::Kept(path) => site.blanks.copy_to(path, disk_mb, Kind::Durable).await?,
             Origin::Clone(template) => {
                 let frozen = template.scratch.try_clone().map_err(BringUpError::Directory)?;
                 disk::copy(frozen, path).await?
             }
         };
         let (name, slot) = (id.to_string(), site.slot);
-        let spec = VmSpec { name, slot, vcpus, memory_mb, scratch, to_freeze: false, dir };
+        let rootfs = site.rootfs.path.clone();
+        let spec = VmSpec { name, slot, vcpus, memory_mb, rootfs, scratch, durable, to_freeze: false, dir };
         Ok(Self { spec, undo })
     }
 
     async fn start(mut self, engine: &dyn Engine, origin: Origin<'_>) -> Result<Started, BringUpError> {
+        let durable = self.spec.durable;
         let vm = match origin {
-            Origin::Boot => engine.boot(self.spec, &mut self.undo).await?,
+            Origin::Boot | Origin::Kept(_) => engine.boot(self.spec, &mut self.undo).await?,
             Origin::Clone(template) => engine.restore(self.spec, template, &mut self.undo).await?,
         };
-        Ok(Started { vm, undo: self.undo })
+        Ok(Started { vm, durable, undo: self.undo })
     }
 }
 
 struct Started {
     vm: Box<dyn Vm>,
+    durable: bool,
     undo: Undo,
 }
 
@@ -239,7 +329,14 @@ impl Started {
         };
         let linked = site.unless_closing(connect).await;
         match linked {
-            Ok(link) => Ok(Linked(Live { vm: self.vm, link, undo: self.undo })),
+            Ok(link) => Ok(Linked(Live {
+                vm: self.vm,
+                link,
+                main: None,
+                durable: self.durable,
+                person: Person::default(),
+                undo: self.undo,
+            })),
             Err(BringUpError::ShuttingDown) => {
                 self.vm.stop().await;
                 Err(BringUpError::ShuttingDown)
@@ -281,11 +378,11 @@ impl Linked {
     }
 
     /// Does once what a claim and first programs will do, so that its code is translated, and pauses. What is
-    /// personal here but for the names is made anew by the claim.
-    async fn rehearse(&mut self, id: SandboxId) -> Result<(), BringUpError> {
-        let config = BoxConfig::default();
-        make_own(self.0.link.client(), id, &config).await?;
-        for (program, source) in REHEARSAL {
+    /// personal here but for the names is made anew by the claim. What programs an image has, nobody here knows.
+    async fn rehearse(&mut self, id: SandboxId, is_base: bool) -> Result<(), BringUpError> {
+        self.0.person = Person { hostname: hostname(id), ..Person::default() };
+        make_own(self.0.link.client(), id, &self.0.person).await?;
+        for (program, source) in REHEARSAL.into_iter().filter(|_| is_base) {
             let request = ExecRequest { timeout: REHEARSAL_DEADLINE, ..ExecRequest::new(program, source) };
             let run = async { Exec::start(self.0.link.client(), request).await?.finish().await };
             let ran = run.await.map_err(|error| BringUpError::Warm(error.to_string()))?;
@@ -294,25 +391,23 @@ impl Linked {
             }
         }
         self.0.vm.pause().await?;
-        self.wake(id, &config).await?;
+        self.0.resume(id).await.map_err(BringUpError::Warm)?;
         Ok(self.0.vm.pause().await?)
     }
 
-    /// Resumes the VM and makes it its own: the request is on its way while the VM wakes.
-    async fn wake(&mut self, id: SandboxId, config: &BoxConfig) -> Result<(), BringUpError> {
-        let owned = make_own(self.0.link.client(), id, config);
-        let (resumed, owned) = tokio::join!(self.0.vm.resume(), owned);
-        resumed?;
-        owned
-    }
-
-    async fn personalise(
-        self,
+    async fn complete(
+        mut self,
         site: Site<'_>,
         id: SandboxId,
-        config: &BoxConfig,
+        blueprint: &Blueprint,
+        journal: &Arc<Journal>,
     ) -> Result<Live, BringUpError> {
-        match site.unless_closing(make_own(self.0.link.client(), id, config)).await {
+        self.0.person = Person::of(id, blueprint);
+        let completed = async {
+            make_own(self.0.link.client(), id, &self.0.person).await?;
+            self.0.furnish(blueprint, journal).await
+        };
+        match site.unless_closing(completed).await {
             Ok(()) => Ok(self.0),
             Err(error) => Err(self.fail(error).await),
         }
@@ -325,9 +420,28 @@ impl Linked {
     }
 }
 
+/// What makes a guest one sandbox's, beside its id.
+#[derive(Debug, Clone, Default)]
+struct Person {
+    hostname: String,
+    env: HashMap<String, String>,
+}
+
+impl Person {
+    fn of(id: SandboxId, blueprint: &Blueprint) -> Self {
+        let name = &blueprint.config.name;
+        let hostname = if name.is_empty() { hostname(id) } else { name.clone() };
+        Self { hostname, env: blueprint.env.iter().cloned().collect() }
+    }
+}
+
+fn hostname(id: SandboxId) -> String {
+    format!("sandbox-{}", id.short())
+}
+
 /// Has the guest become the sandbox `id`, and waits until it says so.
-async fn make_own(mut client: Client, id: SandboxId, config: &BoxConfig) -> Result<(), BringUpError> {
-    let result = match request(id, config) {
+async fn make_own(mut client: Client, id: SandboxId, person: &Person) -> Result<(), BringUpError> {
+    let result = match request(id, person) {
         Ok(request) => match tokio::time::timeout(PERSONALISE_DEADLINE, client.personalise(request)).await {
             Ok(Ok(reply)) => check(&reply.into_inner()),
             Ok(Err(status)) => Err(crate::chain(&status)),
@@ -338,7 +452,7 @@ async fn make_own(mut client: Client, id: SandboxId, config: &BoxConfig) -> Resu
     result.map_err(BringUpError::Personalise)
 }
 
-fn request(id: SandboxId, config: &BoxConfig) -> Result<v1::PersonaliseRequest, rustix::io::Errno> {
+fn request(id: SandboxId, person: &Person) -> Result<v1::PersonaliseRequest, rustix::io::Errno> {
     let mut entropy = vec![0; ENTROPY_BYTES];
     let (filled, _) = getrandom(&mut entropy[..], GetRandomFlags::empty()).map(|filled| (filled, ()))?;
     if filled != ENTROPY_BYTES {
@@ -349,9 +463,9 @@ fn request(id: SandboxId, config: &BoxConfig) -> Result<v1::PersonaliseRequest, 
         entropy: entropy.into(),
         unix_time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         sandbox_id: id.to_string(),
-        hostname: format!("sandbox-{}", id.short()),
+        hostname: person.hostname.clone(),
         machine_id: id.machine_id(),
-        env: config.extra_env.clone().into_iter().collect(),
+        env: person.env.clone(),
     })
 }
 

@@ -8,26 +8,34 @@ pub(crate) mod state;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bouvet_wire::limits::{MAX_OPEN_EXECS, MAX_TRANSFERS};
+use bouvet_wire::v1;
 use bytes::Bytes;
 use futures_util::Stream;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use uuid::Uuid;
 
-use self::state::{Refusal, Request, State};
+use self::owner::{Answer, ControlError, Order};
+use self::state::{Refusal, Request, State, Stop};
 use crate::boxconfig::BoxConfig;
 use crate::context::{self, Context, ContextError, ContextId, ContextRequest};
-use crate::exec::{self, Exec, ExecError, ExecRequest};
+use crate::exec::{self, Exec, ExecControl, ExecError, ExecRequest, ExecStream, Role};
 use crate::files::transfer::{self, FileReader};
 use crate::files::{self, FileContent, FileError, Listing};
+use crate::journal::{Journal, LogOptions, LogReader};
 use crate::link::Client;
 
+/// How long what programs use may take to be read.
+const STATS_DEADLINE: Duration = Duration::from_secs(30);
+
 /// Names one sandbox. Random, so that nobody finds another's by guessing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct SandboxId(Uuid);
 
 impl SandboxId {
@@ -76,6 +84,31 @@ pub struct SandboxInfo {
     pub config: BoxConfig,
 }
 
+/// What the programs of a sandbox use now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// CPU time that they have had.
+    pub cpu_us: u64,
+    /// Memory that they use, and may use.
+    pub memory_bytes: u64,
+    /// See [`Stats::memory_bytes`].
+    pub memory_limit_bytes: u64,
+    /// Processes and threads that they have, and may have.
+    pub pids: u64,
+    /// See [`Stats::pids`].
+    pub pids_limit: u64,
+}
+
+/// The main program of a sandbox, to those who attach to it: all that it has printed and still prints, and what speaks
+/// to it. The program waits for who is attached and does not read.
+#[derive(Debug)]
+pub struct Attachment {
+    /// What it prints.
+    pub output: LogReader,
+    /// What speaks to it.
+    pub control: ExecControl,
+}
+
 /// A handle to one sandbox. Dropping it changes nothing: a sandbox lives until it is destroyed, its time is
 /// over, or its host ends.
 #[derive(Debug, Clone)]
@@ -87,26 +120,44 @@ struct Inner {
     config: BoxConfig,
     created_at: SystemTime,
     state: watch::Receiver<State>,
-    destroy: mpsc::Sender<()>,
-    client: OnceLock<Client>,
+    orders: mpsc::Sender<(Order, Answer)>,
+    ends: Mutex<Ends>,
+    journal: Arc<Journal>,
     open_execs: Arc<Semaphore>,
     transfers: Arc<Semaphore>,
 }
 
+/// What leads into a sandbox that is up.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    pub(crate) client: Option<Client>,
+    pub(crate) main: Option<ExecControl>,
+}
+
+/// What a sandbox is from its beginning on.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    pub(crate) id: SandboxId,
+    pub(crate) config: BoxConfig,
+    pub(crate) created_at: SystemTime,
+    pub(crate) journal: Arc<Journal>,
+}
+
 impl Sandbox {
     pub(crate) fn new(
-        id: SandboxId,
-        config: BoxConfig,
+        birth: Birth,
         state: watch::Receiver<State>,
-        destroy: mpsc::Sender<()>,
+        orders: mpsc::Sender<(Order, Answer)>,
     ) -> Self {
+        let Birth { id, config, created_at, journal } = birth;
         Self(Arc::new(Inner {
             id,
             config,
-            created_at: SystemTime::now(),
+            created_at,
             state,
-            destroy,
-            client: OnceLock::new(),
+            orders,
+            ends: Mutex::default(),
+            journal,
             open_execs: Arc::new(Semaphore::new(MAX_OPEN_EXECS)),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
         }))
@@ -117,14 +168,23 @@ impl Sandbox {
         self.0.state.clone()
     }
 
-    pub(crate) fn set_client(&self, client: Client) {
-        // Set once, by the one task that brings the sandbox up.
-        self.0.client.set(client).ok();
+    /// Says what leads into it, as often as it is started.
+    pub(crate) fn set_ends(&self, ends: Ends) {
+        *self.ends() = ends;
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        self.0.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its name.
     pub fn id(&self) -> SandboxId {
         self.0.id
+    }
+
+    /// What it was asked to be.
+    pub fn config(&self) -> &BoxConfig {
+        &self.0.config
     }
 
     /// Where it is in its life.
@@ -151,6 +211,17 @@ impl Sandbox {
         let client = self.client()?;
         match Exec::start(client, request).await {
             Ok(exec) => Ok(exec.belongs_to(self.watch(), permit)),
+            Err(ExecError::Link(fact)) => Err(exec::explained(self.watch(), fact).await),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts a program to which the caller is attached: its input may go on, and all its output comes.
+    pub async fn exec_stream(&self, request: ExecRequest) -> Result<ExecStream, ExecError> {
+        let permit = self.0.open_execs.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| ExecError::TooMany(MAX_OPEN_EXECS))?;
+        match ExecStream::start(self.client()?, request, Role::Other).await {
+            Ok(stream) => Ok(stream.belongs_to(self.watch(), permit)),
             Err(ExecError::Link(fact)) => Err(exec::explained(self.watch(), fact).await),
             Err(error) => Err(error),
         }
@@ -217,12 +288,93 @@ impl Sandbox {
         self.explained(listing).await
     }
 
+    /// Has its VM stand still: it uses no CPU until it is resumed.
+    pub async fn pause(&self) -> Result<(), ControlError> {
+        self.order(Order::Pause).await
+    }
+
+    /// Lets a paused one go on.
+    pub async fn resume(&self) -> Result<(), ControlError> {
+        self.order(Order::Resume).await
+    }
+
+    /// Ends its programs and gives up its VM. The main program is asked by its image's signal, and killed when it has
+    /// not ended within `grace`. What it wrote is kept if it is persistent.
+    pub async fn stop(&self, grace: Duration) -> Result<(), ControlError> {
+        self.order(Order::Stop(grace)).await
+    }
+
+    /// Makes one that has stopped or failed a VM again, and returns when its main program runs.
+    pub async fn start(&self) -> Result<(), ControlError> {
+        self.order(Order::Start).await
+    }
+
+    async fn order(&self, order: Order) -> Result<(), ControlError> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || ControlError::Refused(Refusal::Destroyed);
+        self.0.orders.send((order, answer)).await.map_err(|_| gone())?;
+        // An owner that drops it has other things to do: the sandbox ends.
+        match answered.await {
+            Ok(result) => result,
+            Err(_) => match state::legal(&self.state(), order.request()) {
+                Err(refusal) => Err(refusal.into()),
+                Ok(()) => Err(gone()),
+            },
+        }
+    }
+
+    /// Waits until it has stopped, and says how. Fails if it fails or is destroyed instead.
+    pub async fn wait(&self) -> Result<Stop, Refusal> {
+        let mut state = self.watch();
+        let ended = |state: &State| !state.is_live();
+        let state = state.wait_for(ended).await.map_or(State::Destroyed, |state| state.clone());
+        match state {
+            State::Stopped(stop) => Ok(stop),
+            State::Failed(reason) => Err(Refusal::Failed(reason)),
+            _ => Err(Refusal::Destroyed),
+        }
+    }
+
+    /// Reads what its main program has printed.
+    pub fn logs(&self, options: LogOptions) -> LogReader {
+        self.0.journal.read(options)
+    }
+
+    /// Attaches to its main program.
+    pub fn attach(&self) -> Result<Attachment, Refusal> {
+        state::legal(&self.state(), Request::Use)?;
+        let control = self.ends().main.clone().ok_or(Refusal::NoMain)?;
+        Ok(Attachment { output: self.0.journal.attach(), control })
+    }
+
+    /// Sends its main program a signal.
+    pub async fn signal(&self, signal: exec::Signal) -> Result<(), ExecError> {
+        state::legal(&self.state(), Request::Use)?;
+        let control = self.ends().main.clone().ok_or(Refusal::NoMain)?;
+        control.signal(signal).await
+    }
+
+    /// What its programs use now.
+    pub async fn stats(&self) -> Result<Stats, ExecError> {
+        let mut client = self.client()?;
+        let stats = tokio::time::timeout(STATS_DEADLINE, client.stats(v1::StatsRequest {})).await;
+        let stats = stats.map_err(|_| ExecError::Deadline(STATS_DEADLINE))??.into_inner();
+        Ok(Stats {
+            cpu_us: stats.cpu_us,
+            memory_bytes: stats.memory_bytes,
+            memory_limit_bytes: stats.memory_limit_bytes,
+            pids: stats.pids,
+            pids_limit: stats.pids_limit,
+        })
+    }
+
     /// Ends the sandbox, and returns when nothing of it is left. To destroy it twice is no error.
     pub async fn destroy(&self) {
         if state::legal(&self.state(), Request::Destroy).is_err() {
             return;
         }
-        self.request_destroy();
+        // An error means that it is gone.
+        self.0.orders.send((Order::Destroy, oneshot::channel().0)).await.ok();
         let mut state = self.0.state.clone();
         // An error means that the owner is gone, and it does not go before its sandbox.
         state.wait_for(|state| *state == State::Destroyed).await.ok();
@@ -230,13 +382,13 @@ impl Sandbox {
 
     /// Asks the owner to end the sandbox, without waiting.
     pub(crate) fn request_destroy(&self) {
-        // Full or closed: it has been asked already, or is gone.
-        self.0.destroy.try_send(()).ok();
+        // Closed: it is gone. Full: it was asked for much, and is asked again by who wants its place.
+        self.0.orders.try_send((Order::Destroy, oneshot::channel().0)).ok();
     }
 
     fn client(&self) -> Result<Client, Refusal> {
         state::legal(&self.state(), Request::Use)?;
-        self.0.client.get().cloned().ok_or(Refusal::Starting)
+        self.ends().client.clone().ok_or(Refusal::Starting)
     }
 
     async fn explained<T>(&self, result: Result<T, FileError>) -> Result<T, FileError> {

@@ -1,71 +1,337 @@
 //! The task that owns a sandbox, from its creation to its end. It alone changes the sandbox's state.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::SandboxId;
 use super::create::Live;
-use super::state::{self, Event, State};
+use super::state::{self, Event, Refusal, Request, State, Stop};
+use crate::event::{Events, Happening};
+use crate::exec::{ExecControl, ExecError, ExecExit, ExecStream, Signal, StreamEvent};
+use crate::journal::{Journal, LogStream};
 
 /// How long the end of a link waits for the end of its VM, which explains it better.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// How long what programs have written may take to be on the disk, before a VM ends whose disk is kept.
+const SYNC_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What a client asks of a sandbox, for its owner to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Pause,
+    Resume,
+    /// Asks the main program to end, and kills it when it has not after so long.
+    Stop(Duration),
+    Start,
+    Destroy,
+}
+
+impl Order {
+    pub(super) fn request(self) -> Request {
+        match self {
+            Self::Pause => Request::Pause,
+            Self::Resume => Request::Resume,
+            Self::Stop(_) => Request::Stop,
+            Self::Start => Request::Start,
+            Self::Destroy => Request::Destroy,
+        }
+    }
+}
+
+/// Why an order was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// The sandbox cannot take it now.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It was tried in vain.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Where the answer to an order goes.
+pub(crate) type Answer = oneshot::Sender<Result<(), ControlError>>;
 
 /// The owner's ends of what a [`super::Sandbox`] holds.
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(crate) id: SandboxId,
     pub(crate) state: watch::Sender<State>,
-    pub(crate) destroy: mpsc::Receiver<()>,
+    pub(crate) orders: mpsc::Receiver<(Order, Answer)>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) events: Events,
+    /// Whether it was to be destroyed while it stopped.
+    pub(crate) doomed: bool,
+}
+
+/// How a sandbox's VM came to its end.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// It is to be destroyed.
+    Destroyed,
+    /// It may be started again.
+    Down,
+}
+
+/// Why a VM is given up.
+enum Cause {
+    Destroy,
+    Stop(Duration, Answer),
+    MainEnded(Result<ExecExit, ExecError>),
+    Failed(String),
+}
+
+/// The main program of a sandbox that is up.
+#[derive(Debug)]
+pub(crate) struct MainRun {
+    control: ExecControl,
+    stop_signal: Signal,
+    exit: JoinHandle<Result<ExecExit, ExecError>>,
+}
+
+impl MainRun {
+    /// Keeps what `stream` brings in `journal`, until the program has ended.
+    pub(crate) fn follow(mut stream: ExecStream, stop_signal: Signal, journal: Arc<Journal>) -> Self {
+        let control = stream.control();
+        // At once: who follows from now on is not told that nothing more will come.
+        journal.open();
+        let exit = tokio::spawn(async move {
+            let exit = loop {
+                match stream.next().await {
+                    Ok(Some(StreamEvent::Stdout(data))) => journal.add(LogStream::Stdout, data).await,
+                    Ok(Some(StreamEvent::Stderr(data))) => journal.add(LogStream::Stderr, data).await,
+                    Ok(Some(StreamEvent::Exit(exit))) => break Ok(exit),
+                    Ok(None) => break Err(ExecError::Ended),
+                    Err(error) => break Err(error),
+                }
+            };
+            journal.close();
+            exit
+        });
+        Self { control, stop_signal, exit }
+    }
+
+    /// What speaks to it.
+    pub(crate) fn control(&self) -> ExecControl {
+        self.control.clone()
+    }
+
+    async fn ended(&mut self) -> Result<ExecExit, ExecError> {
+        (&mut self.exit).await.unwrap_or_else(|error| Err(ExecError::Link(error.to_string())))
+    }
+}
+
+impl Drop for MainRun {
+    fn drop(&mut self) {
+        self.exit.abort();
+    }
 }
 
 impl Owner {
     pub(crate) fn happen(&self, event: Event) {
-        self.state.send_if_modified(|state| match state::next(state, event) {
+        let happening = Happening::of(&event);
+        let changed = self.state.send_if_modified(|state| match state::next(state, event) {
             Some(next) => {
                 *state = next;
                 true
             }
             None => false,
         });
+        if let (true, Some(happening)) = (changed, happening) {
+            self.events.happened(self.id, happening);
+        }
     }
 
-    /// Holds `live` until the sandbox fails, its time is over or it is destroyed; then releases it. Returns
-    /// when it was asked to be destroyed, and all that is left to release is its place among the others.
-    pub(crate) async fn own(&mut self, mut live: Live, expires: Option<Instant>, lifetime: Duration) {
+    /// Holds `live` until it has come to its end, and releases it.
+    pub(crate) async fn own(&mut self, mut live: Live, expires: Option<Instant>, lifetime: Duration) -> End {
         self.happen(Event::Ready);
-        let failure = tokio::select! {
-            // Closed means that nobody can ask any more: the host itself is gone.
-            _ = self.destroy.recv() => None,
-            reason = live.vm.exited() => Some(reason),
-            broken = live.link.broken() => {
-                let reason = tokio::time::timeout(PATIENCE, live.vm.exited()).await;
-                Some(reason.unwrap_or(broken))
+        let cause = loop {
+            tokio::select! {
+                order = self.orders.recv() => match order {
+                    // Closed means that nobody can ask any more: the host itself is gone.
+                    None => break Cause::Destroy,
+                    Some((order, answer)) => {
+                        if let Some(cause) = self.obey(&mut live, order, answer).await {
+                            break cause;
+                        }
+                    }
+                },
+                reason = live.vm.exited() => break Cause::Failed(reason),
+                broken = live.link.broken() => {
+                    let reason = tokio::time::timeout(PATIENCE, live.vm.exited()).await;
+                    break Cause::Failed(reason.unwrap_or(broken));
+                }
+                exit = main_ended(&mut live.main) => break Cause::MainEnded(exit),
+                () = until(expires) => {
+                    break Cause::Failed(format!("its time of {} s is over", lifetime.as_secs()));
+                }
             }
-            () = until(expires) => Some(format!("its time of {} s is over", lifetime.as_secs())),
         };
-        match failure {
-            None => {
+        self.end(live, cause).await
+    }
+
+    /// Does what is asked, unless that is the end of `live`, which is returned.
+    async fn obey(&mut self, live: &mut Live, order: Order, answer: Answer) -> Option<Cause> {
+        if let Err(refusal) = state::legal(&self.state.borrow(), order.request()) {
+            // Whoever asked may have gone.
+            answer.send(Err(refusal.into())).ok();
+            return None;
+        }
+        let (done, event) = match order {
+            Order::Destroy => return Some(Cause::Destroy),
+            Order::Stop(grace) => return Some(Cause::Stop(grace, answer)),
+            Order::Pause => (live.vm.pause().await.map_err(|error| crate::chain(&error)), Event::Paused),
+            Order::Resume => (live.resume(self.id).await, Event::Resumed),
+            Order::Start => return None,
+        };
+        if done.is_ok() {
+            self.happen(event);
+        }
+        answer.send(done.map_err(ControlError::Failed)).ok();
+        None
+    }
+
+    async fn end(&mut self, mut live: Live, cause: Cause) -> End {
+        match cause {
+            Cause::Destroy => {
                 self.happen(Event::Destroy);
                 release(live).await;
+                End::Destroyed
             }
-            Some(reason) => {
+            Cause::Failed(reason) => {
                 warn!(sandbox = %self.id, %reason, "sandbox failed");
                 release(live).await;
+                self.journal.close();
                 self.happen(Event::Failed(reason));
-                self.destroy.recv().await;
-                self.happen(Event::Destroy);
+                End::Down
+            }
+            Cause::MainEnded(Ok(exit)) => {
+                self.happen(Event::Stop);
+                self.come_to_rest(live, Some(exit)).await;
+                End::Down
+            }
+            // Its VM or its link has most likely broken, which tells more.
+            Cause::MainEnded(Err(error)) => {
+                let reason = tokio::time::timeout(PATIENCE, live.vm.exited()).await;
+                let cause = Cause::Failed(reason.unwrap_or_else(|_| crate::chain(&error)));
+                Box::pin(self.end(live, cause)).await
+            }
+            Cause::Stop(grace, answer) => {
+                let was_paused = *self.state.borrow() == State::Paused;
+                self.happen(Event::Stop);
+                if was_paused && let Err(error) = live.resume(self.id).await {
+                    warn!(sandbox = %self.id, %error, "a paused sandbox did not wake to stop");
+                }
+                let exit = self.stop_main(&mut live, grace).await;
+                self.come_to_rest(live, exit).await;
+                answer.send(Ok(())).ok();
+                End::Down
             }
         }
-        info!(sandbox = %self.id, "sandbox destroyed");
+    }
+
+    /// Asks the main program to end, and kills it if it does not within `grace`.
+    async fn stop_main(&mut self, live: &mut Live, grace: Duration) -> Option<ExecExit> {
+        let main = live.main.as_mut()?;
+        if !grace.is_zero() {
+            let signal = main.stop_signal;
+            if let Err(error) = main.control.signal(signal).await {
+                warn!(sandbox = %self.id, %signal, error = %crate::chain(&error), "could not signal a main program");
+            }
+            tokio::select! {
+                exit = main.ended() => return exit.ok(),
+                () = tokio::time::sleep(grace) => {}
+                () = doom(&mut self.orders, &self.state) => self.doomed = true,
+            }
+        }
+        if let Err(error) = main.control.signal(Signal::KILL).await {
+            warn!(sandbox = %self.id, error = %crate::chain(&error), "could not kill a main program");
+        }
+        tokio::time::timeout(PATIENCE, main.ended()).await.ok().and_then(Result::ok)
+    }
+
+    /// Gives up the VM of a sandbox whose programs have ended, or are to.
+    async fn come_to_rest(&self, live: Live, exit: Option<ExecExit>) {
+        if live.durable {
+            let mut client = live.link.client();
+            let synced = tokio::time::timeout(SYNC_DEADLINE, client.sync(bouvet_wire::v1::SyncRequest {}));
+            match synced.await {
+                Ok(Ok(_)) => {}
+                Ok(Err(status)) => warn!(sandbox = %self.id, %status, "a disk was not written to its end"),
+                Err(_) => warn!(sandbox = %self.id, "a disk was not written within {SYNC_DEADLINE:?}"),
+            }
+        }
+        let killed = live.main.is_some();
+        release(live).await;
+        self.journal.close();
+        let exit_code = match &exit {
+            Some(exit) => exit.exit_code,
+            // It did not say, and is gone with its VM.
+            None if killed => 128 + 9,
+            None => 0,
+        };
+        let stop = Stop { exit_code, out_of_memory: exit.is_some_and(|exit| exit.out_of_memory) };
+        info!(sandbox = %self.id, exit_code, "sandbox stopped");
+        self.happen(Event::Stopped(stop));
+    }
+
+    /// Waits, without a VM, until it is to be started again; `None` if it is to be destroyed.
+    pub(crate) async fn rest(&mut self) -> Option<Answer> {
+        if self.doomed {
+            self.happen(Event::Destroy);
+            return None;
+        }
+        loop {
+            let Some((order, answer)) = self.orders.recv().await else {
+                self.happen(Event::Destroy);
+                return None;
+            };
+            let legal = state::legal(&self.state.borrow(), order.request());
+            match (order, legal) {
+                (Order::Destroy, Ok(())) => {
+                    self.happen(Event::Destroy);
+                    return None;
+                }
+                (Order::Start, Ok(())) => {
+                    self.happen(Event::Start);
+                    return Some(answer);
+                }
+                (_, Err(refusal)) => {
+                    answer.send(Err(refusal.into())).ok();
+                }
+                (_, Ok(())) => {}
+            }
+        }
+    }
+}
+
+/// Waits for an order that cannot wait for a stop to end, and refuses all others.
+async fn doom(orders: &mut mpsc::Receiver<(Order, Answer)>, state: &watch::Sender<State>) {
+    while let Some((order, answer)) = orders.recv().await {
+        match state::legal(&state.borrow(), order.request()) {
+            Ok(()) => return,
+            // Whoever asked may have gone.
+            Err(refusal) => drop(answer.send(Err(refusal.into()))),
+        }
+    }
+}
+
+/// Waits for the end of the main program; for ever, where there is none.
+async fn main_ended(main: &mut Option<MainRun>) -> Result<ExecExit, ExecError> {
+    match main {
+        Some(main) => main.ended().await,
+        None => std::future::pending().await,
     }
 }
 
 async fn release(live: Live) {
-    let Live { mut vm, link, undo } = live;
-    drop(link);
+    let Live { mut vm, link, main, undo, .. } = live;
+    drop((main, link));
     vm.stop().await;
     drop(undo);
 }

@@ -1,14 +1,23 @@
 //! The states of a sandbox, and what may happen in each. Pure: no I/O, no clock.
 //!
 //! ```text
-//!              Ready             Failed(reason)
-//!   Starting ─────────▶ Running ───────────────▶ Failed
-//!      │ Failed            │ Destroy                │ Destroy
-//!      ▼                   ▼                        ▼
-//!    Failed           Destroying ──Released──▶ Destroyed
+//!                      ┌────────────Start─────────────┐
+//!                      ▼                              │
+//!                  Starting ──Ready─▶ Running ──Stop─▶ Stopping ──Stopped─▶ Stopped
+//!                      │               │  ▲                │                   │
+//!                      │          Pause│  │Resume          │                   │
+//!                      │               ▼  │                │                   │
+//!                      │              Paused ──Stop─▶      │                   │
+//!                      └──────────────┬┴──────────Failed───┘                   │
+//!                                     ▼                                        │
+//!                                   Failed ──Start─▶                           │
+//!     from any of these: Destroy ──▶ Destroying ──Released──▶ Destroyed ◀──────┘
 //! ```
 //!
-//! A failed sandbox holds nothing any more; it stays known, so that its client learns what became of it.
+//! What is stopped or failed holds no VM any more; it stays known until it is destroyed, so that its client learns what
+//! became of it, or starts it again.
+
+use serde::{Deserialize, Serialize};
 
 /// Where a sandbox is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +26,13 @@ pub enum State {
     Starting,
     /// It takes requests.
     Running,
-    /// It ended by itself, and why.
+    /// Its VM stands still.
+    Paused,
+    /// Its main program was asked to end, or has ended.
+    Stopping,
+    /// It holds no VM, and how that came.
+    Stopped(Stop),
+    /// It ended by a fault or when its time was over, and why.
     Failed(String),
     /// It is being taken apart.
     Destroying,
@@ -31,11 +46,28 @@ impl State {
         match self {
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Stopped(_) => "stopped",
             Self::Failed(_) => "failed",
             Self::Destroying => "destroying",
             Self::Destroyed => "destroyed",
         }
     }
+
+    /// Whether it holds a VM, or will at once.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self, Self::Starting | Self::Running | Self::Paused | Self::Stopping)
+    }
+}
+
+/// How a sandbox stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// The exit code of its main program; 128 + the signal's number when a signal ended it. 0 without such a program.
+    pub exit_code: i32,
+    /// Whether the kernel killed any of the main program's processes for lack of memory.
+    pub out_of_memory: bool,
 }
 
 /// What a client may ask of a sandbox.
@@ -43,6 +75,14 @@ impl State {
 pub(crate) enum Request {
     /// Run a program or handle files.
     Use,
+    /// Have its VM stand still.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// End its programs and give up its VM.
+    Stop,
+    /// Make it a VM again.
+    Start,
     /// End it.
     Destroy,
 }
@@ -52,6 +92,16 @@ pub(crate) enum Request {
 pub(crate) enum Event {
     /// Its VM is up, linked and personalised.
     Ready,
+    /// Its VM stands still.
+    Paused,
+    /// Its VM goes on.
+    Resumed,
+    /// A client asked for it, or its main program has ended.
+    Stop,
+    /// Its VM is gone, as it should be.
+    Stopped(Stop),
+    /// A client wants it back.
+    Start,
     /// Its VM died, its link broke, or its time was over.
     Failed(String),
     /// A client or the end of the host ended it.
@@ -66,33 +116,59 @@ pub enum Refusal {
     /// It is not ready yet.
     #[error("the sandbox is still starting")]
     Starting,
+    /// It runs, and only one that does not can be started or resumed.
+    #[error("the sandbox is running")]
+    Running,
+    /// It stands still.
+    #[error("the sandbox is paused")]
+    Paused,
+    /// It is about to stop.
+    #[error("the sandbox is stopping")]
+    Stopping,
+    /// It has no VM.
+    #[error("the sandbox is stopped; its main program's exit code was {}", .0.exit_code)]
+    Stopped(Stop),
     /// It ended by itself.
     #[error("the sandbox has failed: {0}")]
     Failed(String),
     /// It was destroyed.
     #[error("the sandbox was destroyed")]
     Destroyed,
+    /// It has no main program, and only that is spoken of.
+    #[error("the sandbox has no main program")]
+    NoMain,
 }
 
 /// Whether `request` may be served in `state`.
 pub(crate) fn legal(state: &State, request: Request) -> Result<(), Refusal> {
     match (state, request) {
-        (State::Running, _) | (State::Starting | State::Failed(_) | State::Destroying, Request::Destroy) => {
-            Ok(())
-        }
-        (State::Starting, Request::Use) => Err(Refusal::Starting),
-        (State::Failed(reason), Request::Use) => Err(Refusal::Failed(reason.clone())),
-        (State::Destroying, Request::Use) | (State::Destroyed, _) => Err(Refusal::Destroyed),
+        (State::Destroyed, _) => Err(Refusal::Destroyed),
+        (_, Request::Destroy)
+        | (State::Running, Request::Use | Request::Pause | Request::Stop)
+        | (State::Paused, Request::Resume | Request::Stop)
+        | (State::Stopped(_) | State::Failed(_), Request::Start) => Ok(()),
+        (State::Starting, _) => Err(Refusal::Starting),
+        (State::Running, _) => Err(Refusal::Running),
+        (State::Paused, _) => Err(Refusal::Paused),
+        (State::Stopping, _) => Err(Refusal::Stopping),
+        (State::Stopped(stop), _) => Err(Refusal::Stopped(*stop)),
+        (State::Failed(reason), _) => Err(Refusal::Failed(reason.clone())),
+        (State::Destroying, _) => Err(Refusal::Destroyed),
     }
 }
 
 /// The state after `event`; `None` where the event changes nothing.
 pub(crate) fn next(state: &State, event: Event) -> Option<State> {
     match (state, event) {
-        (State::Starting, Event::Ready) => Some(State::Running),
-        (State::Starting | State::Running, Event::Failed(reason)) => Some(State::Failed(reason)),
-        (State::Starting | State::Running | State::Failed(_), Event::Destroy) => Some(State::Destroying),
+        (State::Starting, Event::Ready) | (State::Paused, Event::Resumed) => Some(State::Running),
+        (State::Running, Event::Paused) => Some(State::Paused),
+        (State::Running | State::Paused, Event::Stop) => Some(State::Stopping),
+        (State::Stopping, Event::Stopped(stop)) => Some(State::Stopped(stop)),
+        (State::Stopped(_) | State::Failed(_), Event::Start) => Some(State::Starting),
+        (state, Event::Failed(reason)) if state.is_live() => Some(State::Failed(reason)),
         (State::Destroying, Event::Released) => Some(State::Destroyed),
+        (State::Destroying | State::Destroyed, _) => None,
+        (_, Event::Destroy) => Some(State::Destroying),
         _ => None,
     }
 }
@@ -105,38 +181,68 @@ mod tests {
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let event = prop_oneof![
-            Just(Event::Ready),
-            Just(Event::Failed("gone".into())),
-            Just(Event::Destroy),
-            Just(Event::Released),
+            3 => Just(Event::Ready),
+            2 => Just(Event::Paused),
+            2 => Just(Event::Resumed),
+            2 => Just(Event::Stop),
+            2 => Just(Event::Stopped(Stop::default())),
+            3 => Just(Event::Start),
+            1 => Just(Event::Failed("gone".into())),
+            1 => Just(Event::Destroy),
+            1 => Just(Event::Released),
         ];
-        prop::collection::vec(event, 0..12)
+        prop::collection::vec(event, 0..24)
     }
 
-    /// A model with other means: what has ever happened, instead of a state.
+    /// A model with other means: facts that hold, instead of a state.
     #[derive(Default)]
     struct Model {
-        ready: bool,
-        failed: bool,
+        up: bool,
+        still: bool,
+        stopping: bool,
+        /// It has no VM and none is on its way.
+        down: bool,
         destroy: bool,
         released: bool,
     }
 
     impl Model {
         fn happen(&mut self, event: &Event) {
+            if self.destroy {
+                self.released |= *event == Event::Released;
+                return;
+            }
             match event {
-                Event::Ready if !self.failed && !self.destroy => self.ready = true,
-                Event::Failed(_) if !self.destroy => self.failed = true,
+                Event::Ready if !self.down && !self.stopping => self.up = true,
+                Event::Paused if self.usable() => self.still = true,
+                Event::Resumed if self.up && !self.stopping => self.still = false,
+                Event::Stop if self.up => self.stopping = true,
+                Event::Stopped(_) if self.stopping => *self = Self { down: true, ..Self::default() },
+                Event::Failed(_) if !self.down => *self = Self { down: true, ..Self::default() },
+                Event::Start if self.down => *self = Self::default(),
                 Event::Destroy => self.destroy = true,
-                Event::Released if self.destroy => self.released = true,
                 _ => {}
             }
         }
 
         fn usable(&self) -> bool {
-            self.ready && !self.failed && !self.destroy
+            self.up && !self.still && !self.stopping && !self.destroy
+        }
+
+        fn allows(&self, request: Request) -> bool {
+            let settled = self.up && !self.stopping && !self.destroy;
+            match request {
+                Request::Use | Request::Pause => self.usable(),
+                Request::Resume => settled && self.still,
+                Request::Stop => settled,
+                Request::Start => self.down && !self.destroy,
+                Request::Destroy => !self.released,
+            }
         }
     }
+
+    const REQUESTS: [Request; 6] =
+        [Request::Use, Request::Pause, Request::Resume, Request::Stop, Request::Start, Request::Destroy];
 
     proptest! {
         #[test]
@@ -145,8 +251,10 @@ mod tests {
             for event in events {
                 model.happen(&event);
                 state = next(&state, event).unwrap_or(state);
-                prop_assert_eq!(legal(&state, Request::Use).is_ok(), model.usable(), "{:?}", state);
-                prop_assert_eq!(legal(&state, Request::Destroy).is_ok(), !model.released, "{:?}", state);
+                for request in REQUESTS {
+                    let allowed = model.allows(request);
+                    prop_assert_eq!(legal(&state, request).is_ok(), allowed, "{:?} in {:?}", request, state);
+                }
                 prop_assert_eq!(state == State::Destroyed, model.released);
             }
         }

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use self::store::Store;
 pub use self::store::StoreError;
 use crate::boxconfig::ResourceConfig;
-use crate::engine::{Freezing, Frozen};
+use crate::engine::{Freezing, Frozen, Rootfs};
 
 /// What differs between the templates of one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,13 +39,16 @@ impl From<&ResourceConfig> for Shape {
     }
 }
 
+/// What a template is of: the identity of its root file system, and its shape.
+type Key = (String, Shape);
+
 /// The templates of one host: on disk, and those in use in memory too.
 #[derive(Debug)]
 pub(crate) struct Templates {
     store: Store,
     /// What they all depend on.
     basis: String,
-    loaded: Mutex<HashMap<Shape, Arc<OnceCell<Arc<Frozen>>>>>,
+    loaded: Mutex<HashMap<Key, Arc<OnceCell<Arc<Frozen>>>>>,
 }
 
 impl Templates {
@@ -55,16 +58,21 @@ impl Templates {
         Ok(Self { store: Store::open(dir, home)?, basis, loaded: Mutex::default() })
     }
 
-    /// The template of `shape`: from memory, from the disk, or else from `build`. Who asks while it is built
+    /// The template of `rootfs` and `shape`: from memory, from the disk, or else from `build`. Who asks while it is built
     /// waits for it; a build that fails is tried again by the next who asks.
-    pub(crate) async fn get<E, B>(&self, shape: Shape, build: impl FnOnce() -> B) -> Result<Arc<Frozen>, E>
+    pub(crate) async fn get<E, B>(
+        &self,
+        rootfs: &Rootfs,
+        shape: Shape,
+        build: impl FnOnce() -> B,
+    ) -> Result<Arc<Frozen>, E>
     where
         E: From<StoreError>,
         B: Future<Output = Result<Frozen, E>>,
     {
-        let cell = self.cell(shape);
+        let cell = self.cell(rootfs, shape);
         let template = cell.get_or_try_init(|| async {
-            let key = self.key(shape);
+            let key = self.key(rootfs, shape);
             let slot = self.store.lock(&key).await?;
             if let Some(frozen) = slot.load().await? {
                 info!(?shape, key, "template loaded");
@@ -84,19 +92,20 @@ impl Templates {
         template.await.cloned()
     }
 
-    fn cell(&self, shape: Shape) -> Arc<OnceCell<Arc<Frozen>>> {
+    fn cell(&self, rootfs: &Rootfs, shape: Shape) -> Arc<OnceCell<Arc<Frozen>>> {
+        let key = (rootfs.identity.clone(), shape);
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if !loaded.contains_key(&shape) && loaded.len() >= store::MAX_TEMPLATES {
+        if !loaded.contains_key(&key) && loaded.len() >= store::MAX_TEMPLATES {
             // Its clones keep what they map; only the next one has to load it again.
-            if let Some(other) = loaded.keys().next().copied() {
+            if let Some(other) = loaded.keys().next().cloned() {
                 loaded.remove(&other);
             }
         }
-        loaded.entry(shape).or_default().clone()
+        loaded.entry(key).or_default().clone()
     }
 
-    fn key(&self, shape: Shape) -> String {
-        let digest = Sha256::digest(format!("{}\n{shape:?}", self.basis));
+    fn key(&self, rootfs: &Rootfs, shape: Shape) -> String {
+        let digest = Sha256::digest(format!("{}\n{}\n{shape:?}", self.basis, rootfs.identity));
         digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 }

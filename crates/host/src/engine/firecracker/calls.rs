@@ -20,12 +20,14 @@ const GUEST_CID: u32 = 3;
 pub(super) fn boot<'a>(
     options: &'a FirecrackerOptions,
     boot_args: &'a str,
-    vcpus: u32,
-    memory_mb: u32,
+    (vcpus, memory_mb): (u32, u32),
+    durable: bool,
 ) -> [Call<'a>; 6] {
     let rate_limiter = options.rate_limiter();
+    // Flushes are for a disk that outlives the VM.
+    let cache_type = if durable { "Writeback" } else { "Unsafe" };
     let drive = |drive_id, path_on_host, is_read_only| {
-        let (is_root_device, cache_type) = (false, "Unsafe");
+        let is_root_device = false;
         Call::Drive(Drive { drive_id, path_on_host, is_root_device, is_read_only, cache_type, rate_limiter })
     };
     [

@@ -78,7 +78,7 @@ fn every_option() -> FirecrackerOptions {
 }
 
 fn every_call(options: &FirecrackerOptions) -> Vec<Call<'_>> {
-    let booting = calls::boot(options, "quiet", 2, 256);
+    let booting = calls::boot(options, "quiet", (2, 256), false);
     booting.into_iter().chain([Call::Pause, calls::freeze(), calls::load()]).collect()
 }
 
@@ -135,7 +135,7 @@ fn the_check_itself_finds_what_is_wrong() {
 #[test]
 fn huge_pages_are_what_an_old_release_does_not_describe() {
     let options = every_option();
-    let [machine, ..] = calls::boot(&options, "", 1, 256);
+    let [machine, ..] = calls::boot(&options, "", (1, 256), false);
     let body: Value = serde_json::from_slice(&machine.body().unwrap()).unwrap();
     for description in Description::all() {
         let checked = description.check_request(&machine.method(), machine.path(), &body);

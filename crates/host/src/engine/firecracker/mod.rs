@@ -89,7 +89,6 @@ pub(crate) struct Firecracker {
     identity: String,
     kernel: PathBuf,
     initramfs: PathBuf,
-    rootfs: PathBuf,
     boot_args: String,
     hardware: bool,
     /// Where the memory of frozen VMs is.
@@ -143,7 +142,6 @@ impl Firecracker {
             identity,
             kernel: options.kernel.to_owned(),
             initramfs,
-            rootfs: options.rootfs.to_owned(),
             boot_args: kernel_command_line(options.kernel_args),
             hardware,
             frozen: options.dir.join("frozen"),
@@ -162,7 +160,7 @@ impl Firecracker {
     ) -> Result<FirecrackerVm, EngineError> {
         let limit_mb = u64::from(spec.memory_mb) + OVERHEAD_MB;
         let cgroup = prepare::cgroup(self.cgroups.as_ref(), &spec.name, limit_mb, undo)?;
-        shown.push(self.shown(jail::BASE, &self.rootfs)?);
+        shown.push(self.shown(jail::BASE, &spec.rootfs)?);
         let uid = self.first_uid.map(|first| first + spec.slot);
         let mounts = self
             .programs
@@ -217,7 +215,10 @@ impl Engine for Firecracker {
         let kernel = self.shown(jail::KERNEL, &self.kernel)?;
         let initramfs = self.shown(jail::INITRAMFS, &self.initramfs)?;
         let vm = self.start(&spec, vec![kernel, initramfs], undo).await?;
-        vm.begin(&calls::boot(&self.options, &self.boot_args, spec.vcpus, spec.memory_mb)).await
+        let durable = if spec.durable { bouvet_wire::disk::DURABLE_WORD } else { "" };
+        let boot_args = format!("{} {durable}", self.boot_args);
+        let size = (spec.vcpus, spec.memory_mb);
+        vm.begin(&calls::boot(&self.options, boot_args.trim_end(), size, spec.durable)).await
     }
 
     fn freezes(&self) -> Option<Freezing> {

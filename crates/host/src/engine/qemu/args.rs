@@ -37,6 +37,8 @@ pub(super) struct Machine {
     pub(super) tsc_khz: u64,
     pub(super) vcpus: u32,
     pub(super) memory_mb: u32,
+    /// Whether the scratch disk outlives the VM.
+    pub(super) durable: bool,
 }
 
 /// MiB that QEMU may use for translated code. The default of 1 GiB lets a VM of 256 MiB grow to four times
@@ -45,7 +47,7 @@ pub(super) const TRANSLATION_MB: u32 = 128;
 
 /// Everything after the program's name.
 pub(super) fn command_line(machine: Machine, begin: Begin, fds: Fds, kernel_args: &str) -> Vec<OsString> {
-    let Machine { hardware, vcpus, memory_mb, .. } = machine;
+    let Machine { hardware, vcpus, memory_mb, durable, .. } = machine;
     let accelerator = match hardware {
         true => "kvm".to_owned(),
         // A thread for each processor, even for one: with `single` it also takes turns with nobody.
@@ -72,10 +74,12 @@ pub(super) fn command_line(machine: Machine, begin: Begin, fds: Fds, kernel_args
         format!("-add-fd fd={},set=1 -add-fd fd={},set=2", fds.base, fds.scratch),
         "-blockdev driver=file,node-name=base,filename=/dev/fdset/1,read-only=on,locking=off".to_owned(),
         format!("-device virtio-blk-device,drive=base,serial={}", bouvet_wire::disk::BASE),
-        // No flushes: the disk does not outlive the VM. Discards give space back to the host.
-        "-blockdev driver=file,node-name=scratch,filename=/dev/fdset/2,locking=off,discard=unmap,\
-         cache.no-flush=on"
-            .to_owned(),
+        // No flushes where the disk does not outlive the VM. Discards give space back to the host.
+        format!(
+            "-blockdev driver=file,node-name=scratch,filename=/dev/fdset/2,locking=off,discard=unmap,\
+             cache.no-flush={}",
+            if durable { "off" } else { "on" }
+        ),
         format!("-device virtio-blk-device,drive=scratch,serial={}", bouvet_wire::disk::SCRATCH),
         "-device virtio-serial-device".to_owned(),
         format!("-chardev socket,id=link,fd={}", fds.link),
@@ -140,6 +144,9 @@ fn kernel_command_line(machine: Machine, own: &str) -> String {
         // without the instruction. Programs may use it all the same: they look at ZF, which is right.
         words.push("clearcpuid=cx16".to_owned());
     }
+    if machine.durable {
+        words.push(bouvet_wire::disk::DURABLE_WORD.to_owned());
+    }
     words.push(own.to_owned());
     words.join(" ").trim_end().to_owned()
 }
@@ -160,7 +167,8 @@ mod tests {
 
     #[test]
     fn emulation_and_hardware_differ_where_they_must() {
-        let machine = Machine { hardware: false, tsc_khz: 2_000_000, vcpus: 2, memory_mb: 256 };
+        let machine =
+            Machine { hardware: false, tsc_khz: 2_000_000, vcpus: 2, memory_mb: 256, durable: false };
         let emulated = text(machine);
         assert!(emulated.contains("-accel tcg,thread=multi,tb-size=128 -cpu max,-erms,-fsrm -smp 2 -m 256"));
         assert!(emulated.contains("tsc_early_khz=2000000"));
@@ -173,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_clone_shares_its_template_s_memory_and_changes_none_of_it() {
-        let machine = Machine { hardware: false, tsc_khz: 0, vcpus: 1, memory_mb: 128 };
+        let machine = Machine { hardware: false, tsc_khz: 0, vcpus: 1, memory_mb: 128, durable: false };
         let template = with(machine, Begin::BootToFreeze { memory: 18 });
         assert!(template.contains("size=128M,mem-path=/proc/self/fd/18,share=on"));
         assert!(template.contains("-kernel /proc/self/fd/16 -initrd /proc/self/fd/17"));
@@ -184,13 +192,13 @@ mod tests {
 
     #[test]
     fn the_operator_s_kernel_arguments_come_last() {
-        let machine = Machine { hardware: true, tsc_khz: 0, vcpus: 1, memory_mb: 128 };
+        let machine = Machine { hardware: true, tsc_khz: 0, vcpus: 1, memory_mb: 128, durable: false };
         assert!(text(machine).ends_with(" loglevel=7"));
     }
 
     #[test]
     fn every_vm_is_sandboxed_and_bare() {
-        let machine = Machine { hardware: true, tsc_khz: 0, vcpus: 1, memory_mb: 128 };
+        let machine = Machine { hardware: true, tsc_khz: 0, vcpus: 1, memory_mb: 128, durable: false };
         for begin in [Begin::Boot, Begin::BootToFreeze { memory: 18 }, Begin::Restore] {
             assert_bare(&with(machine, begin));
         }

@@ -56,7 +56,6 @@ pub(crate) struct Qemu {
     identity: String,
     kernel: PathBuf,
     initramfs: PathBuf,
-    rootfs: PathBuf,
     hardware: bool,
     tsc_khz: u64,
     cgroups: Option<cgroup::Parent>,
@@ -92,7 +91,6 @@ impl Qemu {
             identity,
             kernel: options.kernel.to_owned(),
             initramfs,
-            rootfs: options.rootfs.to_owned(),
             hardware,
             tsc_khz: tsc::measure_khz().await,
             cgroups: options.cgroups,
@@ -110,17 +108,17 @@ impl Qemu {
         ([first, second], memory): ([OwnedFd; 2], Option<File>),
         undo: &mut Undo,
     ) -> Result<QemuVm, EngineError> {
-        let VmSpec { name, slot, vcpus, memory_mb, scratch, .. } = spec;
+        let VmSpec { name, slot, vcpus, memory_mb, rootfs, scratch, durable, .. } = spec;
         let memory_limit_mb = u64::from(memory_mb) + u64::from(TRANSLATION_MB) + OVERHEAD_MB;
         let cgroup = prepare::cgroup(self.cgroups.as_ref(), &name, memory_limit_mb, undo)?;
         let sockets = Sockets::pair().map_err(|error| EngineError::Prepare("the VM's sockets", error))?;
-        let base = File::open(&self.rootfs).map_err(|error| EngineError::Prepare("the rootfs", error))?;
+        let base = File::open(&rootfs).map_err(|error| EngineError::Prepare("the rootfs", error))?;
         let mut fds: Vec<OwnedFd> = sockets.theirs.into();
         fds.extend([base.into(), scratch.into(), first, second]);
         let shared = memory.as_ref().map(File::try_clone).transpose();
         let shared = shared.map_err(|error| EngineError::Prepare("the VM's memory", error))?;
         fds.extend(shared.map(OwnedFd::from));
-        let machine = Machine { hardware: self.hardware, tsc_khz: self.tsc_khz, vcpus, memory_mb };
+        let machine = Machine { hardware: self.hardware, tsc_khz: self.tsc_khz, vcpus, memory_mb, durable };
         let args = args::command_line(machine, begin, self.numbers(), &self.kernel_args);
         let program = Spec { program: self.binary.clone(), args, fds, ..Spec::default() };
         let confinement = Confinement {
@@ -214,7 +212,8 @@ impl Engine for Qemu {
         // Steps of a quarter of a percent: far more than the measurement errs, and a clock that is off by so
         // little is still one.
         let clock = (self.tsc_khz + 2_500) / 5_000 * 5_000;
-        let machine = Machine { hardware: self.hardware, tsc_khz: clock, vcpus: 0, memory_mb: 0 };
+        let machine =
+            Machine { hardware: self.hardware, tsc_khz: clock, vcpus: 0, memory_mb: 0, durable: false };
         let fds = Fds { link: 0, console: 0, control: 0, base: 0, scratch: 0, first: 0, second: 0 };
         let line = args::command_line(machine, Begin::Boot, fds, &self.kernel_args);
         Some(Freezing { basis: format!("{} {line:?}", self.identity), home: Home::Sealed })

@@ -1,0 +1,220 @@
+//! What a sandbox is to be, once its description and its image are known: see [`Blueprint`]. Pure, but for a seccomp
+//! profile that is read.
+
+use bouvet_wire::v1;
+use bytes::Bytes;
+
+use crate::boxconfig::plan::Plan;
+use crate::boxconfig::{BoxConfig, InvalidConfig};
+use crate::exec::Signal;
+use crate::seccomp;
+
+/// What an image says of the programs in it, as far as a sandbox goes by it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ImageWords {
+    pub(crate) entrypoint: Vec<String>,
+    pub(crate) cmd: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) working_dir: String,
+    pub(crate) user: String,
+    pub(crate) stop_signal: Option<String>,
+}
+
+/// A sandbox to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Blueprint {
+    pub(crate) config: BoxConfig,
+    pub(crate) plan: Plan,
+    /// The program with which it ends. `None`: it stays until it is stopped.
+    pub(crate) main: Option<Main>,
+    /// Of every program.
+    pub(crate) env: Vec<(String, String)>,
+    /// Where its programs start. Empty: the guest's home directory.
+    pub(crate) working_dir: String,
+    user: String,
+    filters: Vec<Bytes>,
+}
+
+/// A sandbox's main program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Main {
+    pub(crate) argv: Vec<String>,
+    pub(crate) stop_signal: Signal,
+}
+
+impl Blueprint {
+    /// Of `config` in an image that says `words`; the base image says nothing.
+    pub(crate) fn new(config: BoxConfig, words: Option<&ImageWords>) -> Result<Self, InvalidConfig> {
+        let plan = config.plan()?;
+        let of_image = words.cloned().unwrap_or_default();
+        let argv = arguments(&config, &of_image);
+        if argv.is_empty() && words.is_some() {
+            let allowed = "the image names no program: one must be given".into();
+            return Err(InvalidConfig { field: "cmd", value: "empty".into(), allowed });
+        }
+        let stop_signal = of_image.stop_signal.as_deref().and_then(|name| name.parse().ok());
+        let stop_signal = stop_signal.unwrap_or(Signal::TERM);
+        let main = (!argv.is_empty()).then_some(Main { argv, stop_signal });
+        let said = |of_config: &str, of_image: String| match of_config {
+            "" => of_image,
+            said => said.to_owned(),
+        };
+        let working_dir = said(&config.working_dir, of_image.working_dir);
+        let working_dir = match words {
+            Some(_) if working_dir.is_empty() => "/".to_owned(),
+            _ => working_dir,
+        };
+        Ok(Self {
+            filters: seccomp::filters(&plan.security)?,
+            user: said(&config.user, of_image.user),
+            env: of_image.env.into_iter().chain(config.extra_env.iter().cloned()).collect(),
+            main,
+            working_dir,
+            plan,
+            config,
+        })
+    }
+
+    /// What the guest is told to make of itself before volumes are mounted, and what after; `None`: nothing.
+    pub(crate) fn furnishing(&self) -> [Option<v1::FurnishRequest>; 2] {
+        let tmpfs: Vec<_> = self.plan.tmpfs.iter().map(tmpfs).collect();
+        let first = v1::FurnishRequest { tmpfs, ..v1::FurnishRequest::default() };
+        let limits = &self.plan.limits;
+        let limits = v1::ProgramLimits {
+            pids: limits.pids.unwrap_or_default(),
+            cpu_quota_us: limits.cpu.map_or(0, |cpu| cpu.quota_us),
+            cpu_period_us: limits.cpu.map_or(0, |cpu| cpu.period_us),
+        };
+        let second = v1::FurnishRequest {
+            working_dir: self.working_dir.clone(),
+            limits: (limits != v1::ProgramLimits::default()).then_some(limits),
+            read_only: self.config.read_only,
+            confinement: self.confinement(),
+            ..v1::FurnishRequest::default()
+        };
+        [first, second].map(|request| (request != v1::FurnishRequest::default()).then_some(request))
+    }
+
+    /// `None` where nothing is taken from programs, and none of them is the first: there they are the VM's own.
+    fn confinement(&self) -> Option<v1::Confinement> {
+        let security = &self.plan.security;
+        let ulimits: Vec<_> = self.plan.limits.ulimits.iter().map(ulimit).collect();
+        let free = security.privileged && !security.no_new_privileges && ulimits.is_empty();
+        if free && self.main.is_none() && self.user.is_empty() {
+            return None;
+        }
+        Some(v1::Confinement {
+            capabilities: security.capabilities.bits(),
+            seccomp: self.filters.clone(),
+            no_new_privileges: security.no_new_privileges,
+            ulimits,
+            masked: !security.privileged,
+            awaits_main: self.main.is_some(),
+            user: self.user.clone(),
+        })
+    }
+}
+
+/// ENTRYPOINT and CMD, as Docker has them: an entrypoint of the caller's replaces both of the image's.
+fn arguments(config: &BoxConfig, image: &ImageWords) -> Vec<String> {
+    let (entrypoint, cmd) = match &config.entrypoint_override {
+        Some(entrypoint) => (entrypoint, &config.cmd),
+        None if config.cmd.is_empty() => (&image.entrypoint, &image.cmd),
+        None => (&image.entrypoint, &config.cmd),
+    };
+    entrypoint.iter().chain(cmd).cloned().collect()
+}
+
+fn tmpfs(tmpfs: &crate::boxconfig::tmpfs::Tmpfs) -> v1::Tmpfs {
+    v1::Tmpfs {
+        path: tmpfs.path.clone(),
+        size_bytes: tmpfs.size_bytes.unwrap_or_default(),
+        mode: tmpfs.mode,
+        read_only: tmpfs.read_only,
+        exec: tmpfs.exec,
+        suid: tmpfs.suid,
+        dev: tmpfs.dev,
+    }
+}
+
+fn ulimit(limit: &crate::boxconfig::limits::Ulimit) -> v1::Ulimit {
+    v1::Ulimit { resource: limit.resource, soft: limit.soft, hard: limit.hard }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn image() -> ImageWords {
+        ImageWords {
+            entrypoint: words(&["/entry"]),
+            cmd: words(&["serve", "-v"]),
+            env: vec![("PATH".into(), "/bin".into()), ("A".into(), "image".into())],
+            working_dir: "/srv".into(),
+            user: "web".into(),
+            stop_signal: Some("SIGQUIT".into()),
+        }
+    }
+
+    fn argv(change: impl FnOnce(&mut BoxConfig)) -> Vec<String> {
+        let mut config = BoxConfig::default();
+        change(&mut config);
+        Blueprint::new(config, Some(&image())).unwrap().main.unwrap().argv
+    }
+
+    #[test]
+    fn entrypoint_and_cmd_are_docker_s() {
+        assert_eq!(argv(|_| ()), ["/entry", "serve", "-v"]);
+        assert_eq!(argv(|c| c.cmd = words(&["sh"])), ["/entry", "sh"]);
+        assert_eq!(
+            argv(|c| c.entrypoint_override = Some(words(&["sh"]))),
+            ["sh"],
+            "the image's CMD goes too"
+        );
+        let both = |c: &mut BoxConfig| {
+            (c.entrypoint_override, c.cmd) = (Some(words(&["sh", "-c"])), words(&["true"]));
+        };
+        assert_eq!(argv(both), ["sh", "-c", "true"]);
+        assert_eq!(argv(|c| (c.entrypoint_override, c.cmd) = (Some(vec![]), words(&["id"]))), ["id"]);
+    }
+
+    #[test]
+    fn the_image_s_words_count_where_nothing_else_is_said() {
+        let config = BoxConfig { extra_env: vec![("A".into(), "own".into())], ..BoxConfig::default() };
+        let blueprint = Blueprint::new(config.clone(), Some(&image())).unwrap();
+        assert_eq!((&blueprint.user[..], &blueprint.working_dir[..]), ("web", "/srv"));
+        assert_eq!(blueprint.env.last().unwrap().1, "own");
+        assert_eq!(blueprint.main.unwrap().stop_signal.number(), 3);
+        let config = BoxConfig { user: "0".into(), working_dir: "/tmp".into(), ..config };
+        let blueprint = Blueprint::new(config, Some(&image())).unwrap();
+        assert_eq!((&blueprint.user[..], &blueprint.working_dir[..]), ("0", "/tmp"));
+    }
+
+    #[test]
+    fn an_image_without_a_program_needs_one() {
+        let empty = ImageWords::default();
+        let error = Blueprint::new(BoxConfig::default(), Some(&empty)).unwrap_err();
+        assert_eq!(error.field, "cmd");
+        let config = BoxConfig { cmd: words(&["true"]), ..BoxConfig::default() };
+        let blueprint = Blueprint::new(config, Some(&empty)).unwrap();
+        assert_eq!((blueprint.main.unwrap().argv, &blueprint.working_dir[..]), (words(&["true"]), "/"));
+    }
+
+    #[test]
+    fn a_privileged_sandbox_of_the_base_image_is_the_vm_itself() {
+        let config = BoxConfig { privileged: true, ..BoxConfig::default() };
+        assert_eq!(Blueprint::new(config.clone(), None).unwrap().furnishing(), [None, None]);
+        let confined = Blueprint::new(BoxConfig::default(), None).unwrap().furnishing();
+        let [None, Some(request)] = confined else { panic!("{confined:?}") };
+        let confinement = request.confinement.unwrap();
+        assert!(confinement.masked && !confinement.awaits_main && confinement.seccomp.len() == 3);
+        let config = BoxConfig { cmd: words(&["true"]), ..config };
+        let [None, Some(request)] = Blueprint::new(config, None).unwrap().furnishing() else { panic!() };
+        let confinement = request.confinement.unwrap();
+        assert!(confinement.awaits_main && !confinement.masked && confinement.seccomp.is_empty());
+    }
+}

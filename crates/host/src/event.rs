@@ -1,0 +1,106 @@
+//! What happens to the sandboxes of a host, for those who watch.
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+use tokio::sync::broadcast;
+
+use crate::sandbox::SandboxId;
+use crate::sandbox::state::{self, Stop};
+
+/// Events that wait for a watcher who does not look. Who is further behind misses the oldest, and learns how many.
+const CAPACITY: usize = 1024;
+
+/// Something that happened to a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Happening {
+    /// It was asked for.
+    Create,
+    /// It is up.
+    Start,
+    /// It stands still.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// It gave up its VM.
+    Stop(Stop),
+    /// It ended by a fault or when its time was over.
+    Fail {
+        /// Why.
+        reason: String,
+    },
+    /// Nothing of it is left.
+    Destroy,
+}
+
+impl Happening {
+    /// What an event of a sandbox's life is to others.
+    pub(crate) fn of(event: &state::Event) -> Option<Self> {
+        Some(match event {
+            state::Event::Ready => Self::Start,
+            state::Event::Paused => Self::Pause,
+            state::Event::Resumed => Self::Resume,
+            state::Event::Stopped(stop) => Self::Stop(*stop),
+            state::Event::Failed(reason) => Self::Fail { reason: reason.clone() },
+            state::Event::Released => Self::Destroy,
+            state::Event::Start | state::Event::Stop | state::Event::Destroy => return None,
+        })
+    }
+}
+
+/// An event of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostEvent {
+    /// When it happened.
+    pub time: SystemTime,
+    /// To which sandbox.
+    pub sandbox: SandboxId,
+    /// What it was.
+    pub happening: Happening,
+}
+
+/// Where events are announced. Cheap to clone; every clone is the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Events(broadcast::Sender<HostEvent>);
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(CAPACITY))
+    }
+}
+
+impl Events {
+    pub(crate) fn happened(&self, sandbox: SandboxId, happening: Happening) {
+        // Nobody need watch.
+        self.0.send(HostEvent { time: SystemTime::now(), sandbox, happening }).ok();
+    }
+
+    pub(crate) fn watch(&self) -> EventWatch {
+        EventWatch(self.0.subscribe())
+    }
+}
+
+/// Watches what happens from its making on.
+#[derive(Debug)]
+pub struct EventWatch(broadcast::Receiver<HostEvent>);
+
+/// What comes to a watcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Watched {
+    /// This happened.
+    Event(HostEvent),
+    /// So many events were missed, since nobody looked.
+    Missed(u64),
+}
+
+impl EventWatch {
+    /// What happens next; `None` when the host has ended.
+    pub async fn next(&mut self) -> Option<Watched> {
+        match self.0.recv().await {
+            Ok(event) => Some(Watched::Event(event)),
+            Err(broadcast::error::RecvError::Lagged(count)) => Some(Watched::Missed(count)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The life of one sandbox on its host: admitted, brought up, owned, perhaps started again, and forgotten.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::registry::Registry;
+use super::{CreateError, Host, Place};
+use crate::blueprint::Blueprint;
+use crate::boxconfig::BoxConfig;
+use crate::boxes::{KeepError, Kept};
+use crate::engine::{Frozen, Rootfs};
+use crate::event::Happening;
+use crate::journal::Journal;
+use crate::pool::{Entry, Pool};
+use crate::sandbox::create::{self, BringUpError, Live, Origin, Site};
+use crate::sandbox::owner::{ControlError, End, Owner};
+use crate::sandbox::state::{Event, State};
+use crate::sandbox::{Birth, Ends, Sandbox, SandboxId};
+use crate::template::Shape;
+
+/// Orders that wait for an owner who is at work.
+const MAX_ORDERS: usize = 16;
+/// How long the main program of a persistent sandbox has to end when its host does.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What a sandbox is made from, each time it is started.
+#[derive(Debug)]
+struct Home {
+    id: SandboxId,
+    slot: u32,
+    rootfs: Rootfs,
+    blueprint: Blueprint,
+    journal: Arc<Journal>,
+    /// Where it is kept, if it is persistent.
+    kept: Option<Kept>,
+}
+
+impl Host {
+    pub(super) async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
+        // Before a clone is taken from the pool: refills would start at once.
+        let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
+        let rootfs = self.0.base.clone();
+        let blueprint = Blueprint::new(config, None)?;
+        let (sandbox, owner, mut home, pooled) = self.admit(blueprint, rootfs)?;
+        let (id, slot, started, warm) = (home.id, home.slot, Instant::now(), pooled.is_some());
+        self.0.events.happened(id, Happening::Create);
+        let made = match self.keep(&mut home) {
+            Ok(()) => self.bring_up(pooled, &home).await,
+            Err(error) => Err(error),
+        };
+        let live = match made {
+            Ok(live) => live,
+            Err(error) => {
+                warn!(sandbox = %id, error = %crate::chain(&error), "sandbox not created");
+                owner.happen(Event::Destroy);
+                home.forget();
+                self.registry().forget(id, slot);
+                owner.happen(Event::Released);
+                return Err(error);
+            }
+        };
+        info!(sandbox = %id, warm, took_ms = started.elapsed().as_millis(), "sandbox created");
+        up(&sandbox, &owner, &live);
+        let known = sandbox.clone();
+        self.0.tasks.spawn(self.clone().live(known, owner, home, Some(live)));
+        Ok(sandbox)
+    }
+
+    /// Makes room for a sandbox, and takes a clone from the pool for it if one waits.
+    fn admit(
+        &self,
+        blueprint: Blueprint,
+        rootfs: Rootfs,
+    ) -> Result<(Sandbox, Owner, Home, Option<Entry>), CreateError> {
+        let config = &blueprint.config;
+        let mut registry = self.registry();
+        registry.make_room(self.0.max_sandboxes)?;
+        registry.check_name(&config.name)?;
+        let pooled = self.0.pool.as_ref().and_then(|pool| pool.take(config));
+        let (id, slot) = match &pooled {
+            Some(entry) => (entry.id, entry.slot),
+            None => (SandboxId::random(), registry.take_slot()),
+        };
+        let journal = Arc::new(Journal::default());
+        let home = Home { id, slot, rootfs, blueprint, journal, kept: None };
+        let (sandbox, owner) = self.enrol(&mut registry, &home, SystemTime::now(), State::Starting);
+        Ok((sandbox, owner, home, pooled))
+    }
+
+    fn enrol(
+        &self,
+        registry: &mut Registry,
+        home: &Home,
+        created_at: SystemTime,
+        state: State,
+    ) -> (Sandbox, Owner) {
+        let Home { id, journal, .. } = home;
+        let (id, journal) = (*id, journal.clone());
+        let (sender, state) = watch::channel(state);
+        let (orders, receiver) = mpsc::channel(MAX_ORDERS);
+        let birth = Birth { id, config: home.blueprint.config.clone(), created_at, journal: journal.clone() };
+        let sandbox = Sandbox::new(birth, state, orders);
+        registry.sandboxes.insert(id, sandbox.clone());
+        let events = self.0.events.clone();
+        (sandbox, Owner { id, state: sender, orders: receiver, journal, events, doomed: false })
+    }
+
+    /// Gives a persistent sandbox its place on disk.
+    fn keep(&self, home: &mut Home) -> Result<(), CreateError> {
+        let config = &home.blueprint.config;
+        if config.persistent {
+            let boxes = self.0.boxes.as_ref().ok_or(CreateError::NoStore)?;
+            home.kept = Some(boxes.add(home.id, config)?);
+        }
+        Ok(())
+    }
+
+    /// Everything from a sandbox's first start, or from the taking in of one that was kept, to its end.
+    async fn live(self, sandbox: Sandbox, mut owner: Owner, home: Home, mut live: Option<Live>) {
+        let lifetime = home.blueprint.config.resources.timeout;
+        loop {
+            if let Some(live) = live.take() {
+                let expires = (!lifetime.is_zero()).then(|| Instant::now() + lifetime);
+                let end = owner.own(live, expires, lifetime).await;
+                sandbox.set_ends(Ends::default());
+                home.save(&sandbox);
+                if matches!(end, End::Destroyed) {
+                    break;
+                }
+                if home.blueprint.config.auto_remove {
+                    owner.happen(Event::Destroy);
+                    break;
+                }
+            }
+            let Some(answer) = owner.rest().await else { break };
+            let started = match self.start_again(&home).await {
+                Ok(started) => {
+                    up(&sandbox, &owner, &started);
+                    live = Some(started);
+                    Ok(())
+                }
+                Err(error) => {
+                    let reason = crate::chain(&error);
+                    warn!(sandbox = %home.id, %reason, "sandbox not started");
+                    owner.happen(Event::Failed(reason.clone()));
+                    Err(ControlError::Failed(reason))
+                }
+            };
+            // Whoever asked may have gone.
+            answer.send(started).ok();
+        }
+        info!(sandbox = %home.id, "sandbox destroyed");
+        let Home { id, slot, .. } = home;
+        // What is kept outlives its host, unless somebody destroyed it before.
+        if !self.0.closing.is_cancelled() {
+            home.forget();
+        }
+        self.registry().forget(id, slot);
+        owner.happen(Event::Released);
+    }
+
+    async fn start_again(&self, home: &Home) -> Result<Live, CreateError> {
+        // It is among those already that live.
+        self.registry().make_room(self.0.max_sandboxes.saturating_add(1))?;
+        let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
+        self.bring_up(None, home).await
+    }
+
+    pub(super) async fn release(&self, entry: Entry) {
+        entry.vm.release().await;
+        self.registry().free_slot(entry.slot);
+    }
+
+    /// Wakes the clone that was taken from the pool, or makes another.
+    async fn bring_up(&self, pooled: Option<Entry>, home: &Home) -> Result<Live, CreateError> {
+        let Home { id, slot, rootfs, blueprint, journal, kept } = home;
+        if let Some(entry) = pooled {
+            match entry.vm.claim(*id, blueprint, journal).await {
+                Ok(live) => return Ok(live),
+                // Another clone would not do better.
+                Err(error @ (BringUpError::Furnish(_) | BringUpError::Main(_))) => return Err(error.into()),
+                Err(error) => {
+                    warn!(sandbox = %id, error = %crate::chain(&error), "a waiting clone did not wake")
+                }
+            }
+        }
+        let _place = Place::in_line(&self.0.waiting)?;
+        let shape = Shape::from(&blueprint.config.resources);
+        let template = match kept {
+            // A frozen VM knows its disk as it was then.
+            Some(_) => None,
+            None => self.template(rootfs, shape).await?,
+        };
+        let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown)?;
+        let origin = match (kept, &template) {
+            (Some(kept), _) => Origin::Kept(kept.scratch()),
+            (None, Some(template)) => Origin::Clone(template),
+            (None, None) => Origin::Boot,
+        };
+        Ok(create::bring_up(self.site(*slot, rootfs), *id, blueprint, journal, origin).await?)
+    }
+
+    /// The template of `rootfs` and `shape`, built if need be; `None` where sandboxes are booted.
+    pub(super) async fn template(
+        &self,
+        rootfs: &Rootfs,
+        shape: Shape,
+    ) -> Result<Option<Arc<Frozen>>, CreateError> {
+        let Some(templates) = &self.0.templates else { return Ok(None) };
+        let build = || async {
+            let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown)?;
+            let slot = self.registry().take_slot();
+            let built = create::template(self.site(slot, rootfs), shape).await;
+            self.registry().free_slot(slot);
+            Ok::<_, CreateError>(built?)
+        };
+        templates.get(rootfs, shape, build).await.map(Some)
+    }
+
+    pub(super) fn site<'a>(&'a self, slot: u32, rootfs: &'a Rootfs) -> Site<'a> {
+        Site {
+            engine: &*self.0.engine,
+            blanks: &self.0.blanks,
+            rootfs,
+            dir: &self.0.dir,
+            slot,
+            closing: &self.0.closing,
+        }
+    }
+
+    /// Knows the persistent sandboxes that are kept here and that no other host has.
+    pub(super) fn take_in_kept(&self) -> Result<(), KeepError> {
+        let Some(boxes) = &self.0.boxes else { return Ok(()) };
+        for kept in boxes.take_in()? {
+            let record = kept.record();
+            let (id, config) = (record.id, record.config.clone());
+            let blueprint = match Blueprint::new(config, None) {
+                Ok(blueprint) => blueprint,
+                Err(error) => {
+                    warn!(sandbox = %id, %error, "a persistent sandbox cannot be had any more");
+                    continue;
+                }
+            };
+            let journal = Arc::new(Journal::with(kept.journal()));
+            let (created_at, state) = (record.created_at, State::Stopped(record.stop.unwrap_or_default()));
+            let mut registry = self.registry();
+            let slot = registry.take_slot();
+            let home = Home { id, slot, rootfs: self.0.base.clone(), blueprint, journal, kept: Some(kept) };
+            let (sandbox, owner) = self.enrol(&mut registry, &home, created_at, state);
+            drop(registry);
+            self.0.tasks.spawn(self.clone().live(sandbox, owner, home, None));
+        }
+        Ok(())
+    }
+
+    /// Stops the persistent sandboxes, so that what they wrote is on disk.
+    pub(super) async fn rest_kept(&self) {
+        let sandboxes: Vec<_> = self.registry().sandboxes.values().cloned().collect();
+        let persistent = sandboxes.iter().filter(|sandbox| sandbox.info().config.persistent);
+        // What cannot be stopped is not up.
+        futures_util::future::join_all(persistent.map(|sandbox| sandbox.stop(GRACE))).await;
+    }
+}
+
+/// Says that a sandbox is up, and what leads into it.
+fn up(sandbox: &Sandbox, owner: &Owner, live: &Live) {
+    let main = live.main.as_ref().map(|main| main.control());
+    sandbox.set_ends(Ends { client: Some(live.link.client()), main });
+    owner.happen(Event::Ready);
+}
+
+impl Home {
+    fn save(&self, sandbox: &Sandbox) {
+        let Some(kept) = &self.kept else { return };
+        let stop = match sandbox.state() {
+            State::Stopped(stop) => Some(stop),
+            _ => None,
+        };
+        if let Err(error) = kept.save(stop, &self.journal.records()) {
+            warn!(sandbox = %self.id, error = %crate::chain(&error), "could not write how a sandbox ended");
+        }
+    }
+
+    /// Removes what is kept of it.
+    fn forget(&self) {
+        let removed = self.kept.as_ref().map(Kept::remove);
+        if let Some(Err(error)) = removed {
+            warn!(sandbox = %self.id, error = %crate::chain(&error), "could not remove a persistent sandbox");
+        }
+    }
+}

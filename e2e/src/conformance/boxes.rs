@@ -1,0 +1,451 @@
+//! Sandboxes with all that a [`BoxConfig`] can say of them, of the base image.
+
+use std::time::Duration;
+
+use bouvet_host::{
+    BoxConfig, ControlError, ExecError, ExecRequest, Host, LogOptions, LogReader, LogStream, Program,
+    Refusal, ResourceLimits, Sandbox, Signal, State, Stop, StreamEvent, WindowSize,
+};
+use bytes::Bytes;
+
+use crate::drive::{patient, run, sh};
+use crate::site::{Site, Vmm, small};
+
+/// Makes a test of every case about boxes, on VMs of `$vmm`.
+#[macro_export]
+macro_rules! conform_boxes {
+    ($vmm:expr) => {
+        $crate::conform_on! { $vmm;
+            a_main_program_is_logged_and_ends_its_sandbox
+            a_main_program_is_asked_to_end_and_then_killed
+            programs_are_confined_as_docker_s_are
+            what_is_taken_from_programs_can_be_chosen
+            a_terminal_is_a_real_one
+            an_attached_program_is_spoken_to
+            a_paused_sandbox_stands_still
+            memory_and_the_root_file_system_are_as_described
+            programs_keep_to_their_limits
+            a_persistent_sandbox_keeps_its_files_and_another_does_not
+            a_persistent_sandbox_outlives_its_host
+        }
+    };
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// Confined as by default, without a main program.
+fn confined() -> BoxConfig {
+    BoxConfig { privileged: false, ..small() }
+}
+
+/// With `script` for a main program.
+fn running(script: &str) -> BoxConfig {
+    BoxConfig { cmd: words(&["sh", "-c", script]), ..confined() }
+}
+
+async fn create(host: &Host, config: BoxConfig) -> Sandbox {
+    host.create(config).await.unwrap()
+}
+
+async fn text(mut log: LogReader, stream: LogStream) -> String {
+    let mut text = Vec::new();
+    while let Some(record) = log.next().await {
+        if record.stream == stream {
+            text.extend_from_slice(&record.data);
+        }
+    }
+    String::from_utf8(text).unwrap()
+}
+
+async fn log(sandbox: &Sandbox) -> String {
+    text(sandbox.logs(LogOptions::default()), LogStream::Stdout).await
+}
+
+/// Waits until the main program has printed `what`.
+async fn printed(sandbox: &Sandbox, what: &str) {
+    let mut log = sandbox.logs(LogOptions { follow: true, ..LogOptions::default() });
+    let mut seen = String::new();
+    let found = async {
+        while let Some(record) = log.next().await {
+            seen.push_str(&String::from_utf8_lossy(&record.data));
+            if seen.contains(what) {
+                return;
+            }
+        }
+    };
+    let waited = tokio::time::timeout(patient(60), found).await;
+    assert!(waited.is_ok() && seen.contains(what), "it never printed {what:?}, but {seen:?}");
+}
+
+pub async fn a_main_program_is_logged_and_ends_its_sandbox(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let script = "echo out $A; echo err >&2; echo $$ $PWD; exec >&-; exit 7";
+    let config = BoxConfig {
+        extra_env: vec![("A".into(), "of the box".into())],
+        working_dir: "/srv/work".into(),
+        ..running(script)
+    };
+    let sandbox = create(&site.host, config).await;
+    assert_eq!(sandbox.wait().await, Ok(Stop { exit_code: 7, out_of_memory: false }));
+    assert_eq!(log(&sandbox).await, "out of the box\n1 /srv/work\n", "it is the first process");
+    assert_eq!(text(sandbox.logs(LogOptions::default()), LogStream::Stderr).await, "err\n");
+    let error = sandbox.exec(ExecRequest::new(Program::Command, "true")).await.unwrap_err();
+    assert!(matches!(error, ExecError::Refused(Refusal::Stopped(_))), "{error}");
+
+    // Again, it begins where it began.
+    sandbox.start().await.unwrap();
+    assert_eq!(sandbox.wait().await.unwrap().exit_code, 7);
+    assert_eq!(log(&sandbox).await.matches("out of the box").count(), 2, "the log goes on");
+
+    let missing = BoxConfig { cmd: words(&["/nowhere/program"]), ..confined() };
+    let error = site.host.create(missing).await.unwrap_err();
+    let said = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+    assert!(said.contains("there is no program `/nowhere/program`"), "{said}");
+    sandbox.destroy().await;
+    assert_eq!(sandbox.state(), State::Destroyed);
+    site.end().await;
+}
+
+pub async fn a_main_program_is_asked_to_end_and_then_killed(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let polite = running("trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.1; done");
+    let polite = create(&site.host, polite).await;
+    printed(&polite, "up").await;
+    polite.stop(patient(30)).await.unwrap();
+    assert_eq!(polite.state(), State::Stopped(Stop { exit_code: 5, out_of_memory: false }));
+    assert_eq!(log(&polite).await, "up\nbye\n");
+
+    let deaf = create(&site.host, running("trap '' TERM; echo up; while :; do sleep 1; done")).await;
+    printed(&deaf, "up").await;
+    deaf.stop(Duration::from_millis(300)).await.unwrap();
+    assert_eq!(deaf.wait().await.unwrap().exit_code, 128 + 9);
+    let error = deaf.stop(Duration::ZERO).await.unwrap_err();
+    assert!(matches!(error, ControlError::Refused(Refusal::Stopped(_))), "{error}");
+
+    let signalled =
+        create(&site.host, running("trap 'echo hup' HUP; echo up; while :; do sleep 0.1; done")).await;
+    printed(&signalled, "up").await;
+    signalled.signal("HUP".parse().unwrap()).await.unwrap();
+    printed(&signalled, "hup").await;
+    site.end().await;
+}
+
+const STATUS: &str =
+    "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\\t' | tr '\\n' ' '";
+
+pub async fn programs_are_confined_as_docker_s_are(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let sandbox = create(&site.host, confined()).await;
+    let status = sh(&sandbox, STATUS).await;
+    assert_eq!(status, "CapEff:00000000a80425fb CapBnd:00000000a80425fb NoNewPrivs:0 Seccomp:2");
+    for forbidden in [
+        "mount -t tmpfs none /mnt",
+        "unshare -r true",
+        "hostname other",
+        "echo 1 >/proc/sys/vm/drop_caches",
+        "echo b >/proc/sysrq-trigger",
+        "echo 9 >/sys/fs/cgroup/user/pids.max",
+        "mkdir /sys/fs/cgroup/own",
+        "cat /dev/vda",
+        "mknod /tmp/disk b 254 0 && cat /tmp/disk",
+        "mknod /dev/disk b 254 0 && cat /dev/disk",
+        "head -c 1 /proc/kcore | grep -q .",
+        "dmesg --clear",
+        "python3 -c 'import socket; socket.socket(40, socket.SOCK_STREAM)'",
+    ] {
+        let result = run(&sandbox, Program::Command, forbidden).await;
+        assert_ne!(result.exit.exit_code, 0, "`{forbidden}` worked: {}", result.stdout.text());
+    }
+    // Its own processes alone, the first of which only reaps.
+    assert_eq!(sh(&sandbox, "ls -d /proc/[0-9]* | wc -l").await.parse::<u32>().unwrap(), 4);
+    assert_eq!(
+        sh(&sandbox, "(sleep 0.1 &) ; sleep 0.5; grep -l '^State:.Z' /proc/[0-9]*/status | wc -l").await,
+        "0"
+    );
+    for works in [
+        "chown 1:1 /tmp",
+        "su -s /bin/sh nobody -c id",
+        "echo x >/dev/shm/x",
+        "ls /dev/pts",
+        "python3 -c 'print(1)'",
+    ] {
+        let result = run(&sandbox, Program::Command, works).await;
+        assert_eq!(result.exit.exit_code, 0, "`{works}` failed: {}", result.stderr.text());
+    }
+    assert_eq!(run(&sandbox, Program::Python, "import os; print(os.getppid())").await.stdout.text(), "0\n");
+
+    let free = create(&site.host, small()).await;
+    assert_eq!(sh(&free, "mount -t tmpfs none /mnt && echo mounted").await, "mounted");
+    site.end().await;
+}
+
+pub async fn what_is_taken_from_programs_can_be_chosen(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let config = BoxConfig {
+        cap_add: words(&["SYS_ADMIN"]),
+        cap_drop: words(&["CHOWN"]),
+        security_opt: words(&["no-new-privileges"]),
+        ..confined()
+    };
+    let sandbox = create(&site.host, config).await;
+    assert!(sh(&sandbox, STATUS).await.contains("NoNewPrivs:1 Seccomp:2"));
+    assert_eq!(sh(&sandbox, "mount -t tmpfs none /mnt && echo mounted").await, "mounted");
+    assert_ne!(run(&sandbox, Program::Command, "chown 1:1 /tmp").await.exit.exit_code, 0);
+
+    let profile = tempfile::NamedTempFile::new().unwrap();
+    let text = r#"{"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]}"#;
+    std::fs::write(profile.path(), text).unwrap();
+    let option = format!("seccomp={}", profile.path().display());
+    let config = BoxConfig { security_opt: vec![option], user: "nobody:www-data".into(), ..confined() };
+    let sandbox = create(&site.host, config).await;
+    let result = run(&sandbox, Program::Command, "mkdir /tmp/x").await;
+    assert!(result.stderr.text().contains("No space left"), "{}", result.stderr.text());
+    assert_eq!(sh(&sandbox, "id -un; id -gn; id -G; echo $HOME").await, "nobody\nwww-data\n33\n/nonexistent");
+    assert_eq!(
+        sh(&sandbox, STATUS).await,
+        "CapEff:0000000000000000 CapBnd:00000000a80425fb NoNewPrivs:0 Seccomp:2"
+    );
+    let as_root = ExecRequest { user: "0".into(), ..ExecRequest::new(Program::Command, "id -u") };
+    let result = sandbox.exec(as_root).await.unwrap().finish().await.unwrap();
+    assert_eq!(result.stdout.text(), "0\n");
+    let nobody = ExecRequest { user: "no-such-user".into(), ..ExecRequest::new(Program::Command, "id") };
+    let error = sandbox.exec(nobody).await.unwrap_err();
+    assert!(matches!(&error, ExecError::NotStarted(why) if why.contains("no-such-user")), "{error}");
+
+    let config = BoxConfig { security_opt: words(&["seccomp=unconfined"]), ..confined() };
+    let sandbox = create(&site.host, config).await;
+    assert!(sh(&sandbox, STATUS).await.contains("Seccomp:0"));
+    site.end().await;
+}
+
+/// Reads what a program prints until `what` has come.
+async fn until(stream: &mut bouvet_host::ExecStream, what: &str) -> String {
+    let mut seen = String::new();
+    let found = async {
+        while !seen.contains(what) {
+            match stream.next().await.unwrap() {
+                Some(StreamEvent::Stdout(data)) => seen.push_str(&String::from_utf8_lossy(&data)),
+                other => panic!("{other:?} after {seen:?}"),
+            }
+        }
+    };
+    let waited = tokio::time::timeout(patient(60), found).await;
+    assert!(waited.is_ok(), "it never printed {what:?}, but {seen:?}");
+    seen
+}
+
+async fn exit_code(stream: &mut bouvet_host::ExecStream) -> i32 {
+    loop {
+        match stream.next().await.unwrap() {
+            Some(StreamEvent::Exit(exit)) => return exit.exit_code,
+            Some(_) => {}
+            None => panic!("it has no exit"),
+        }
+    }
+}
+
+pub async fn a_terminal_is_a_real_one(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    for config in [confined(), small()] {
+        let sandbox = create(&site.host, config).await;
+        let terminal = Some(WindowSize { rows: 40, columns: 132 });
+        let request = ExecRequest {
+            terminal,
+            timeout: Duration::ZERO,
+            ..ExecRequest::arguments(["bash", "--norc", "-i"]).unwrap()
+        };
+        let mut stream = sandbox.exec_stream(request).await.unwrap();
+        let control = stream.control();
+        control.write(Bytes::from("tty; stty size; echo do\"\"ne\n")).await.unwrap();
+        let seen = until(&mut stream, "done").await;
+        assert!(seen.contains("/dev/pts/") && seen.contains("40 132"), "{seen}");
+        control.resize(WindowSize { rows: 50, columns: 80 }).await.unwrap();
+        control.write(Bytes::from("stty size; echo da\"\"nach\n")).await.unwrap();
+        assert!(until(&mut stream, "danach").await.contains("50 80"));
+        // Ctrl-C ends what runs in the foreground, and not the shell.
+        control.write(Bytes::from("echo be\"\"gun; sleep 1000\n")).await.unwrap();
+        until(&mut stream, "begun").await;
+        // Before there is a process in the foreground it would reach the shell.
+        crate::drive::eventually(&sandbox, "pgrep -x sleep").await;
+        control.write(Bytes::from("\x03")).await.unwrap();
+        control.write(Bytes::from("echo status $?; exit 3\n")).await.unwrap();
+        until(&mut stream, "status 130").await;
+        assert_eq!(exit_code(&mut stream).await, 3);
+        assert!(matches!(control.signal(Signal::TERM).await, Err(ExecError::Ended)));
+    }
+    site.end().await;
+}
+
+pub async fn an_attached_program_is_spoken_to(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let sandbox =
+        create(&site.host, BoxConfig { stdin_open: true, ..running("cat; echo end; exit 4") }).await;
+    let attachment = sandbox.attach().unwrap();
+    attachment.control.write(Bytes::from("typed\n")).await.unwrap();
+    printed(&sandbox, "typed").await;
+    attachment.control.close_stdin().await.unwrap();
+    assert_eq!(text(attachment.output, LogStream::Stdout).await, "typed\nend\n");
+    assert_eq!(sandbox.wait().await.unwrap().exit_code, 4);
+
+    let other = create(&site.host, confined()).await;
+    let request = ExecRequest { timeout: Duration::ZERO, ..ExecRequest::arguments(["cat"]).unwrap() };
+    let mut stream = other.exec_stream(request.clone()).await.unwrap();
+    let control = stream.control();
+    // More than fits anywhere between: it comes whole, and in order.
+    let sent: Vec<u8> = (0..3_000_000u32).flat_map(|n| (n % 251).to_le_bytes()).collect();
+    let writing = {
+        let (control, sent) = (control.clone(), Bytes::from(sent.clone()));
+        tokio::spawn(async move {
+            control.write(sent).await.unwrap();
+            control.close_stdin().await.unwrap();
+        })
+    };
+    let mut received = Vec::new();
+    while let Some(event) = stream.next().await.unwrap() {
+        if let StreamEvent::Stdout(data) = event {
+            received.extend_from_slice(&data);
+        }
+    }
+    writing.await.unwrap();
+    assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
+
+    // A signal reaches a program that does not read, and dropping the call kills it.
+    let request =
+        ExecRequest { timeout: Duration::ZERO, ..ExecRequest::arguments(["sleep", "1000"]).unwrap() };
+    let mut stream = other.exec_stream(request.clone()).await.unwrap();
+    stream.control().signal(Signal::TERM).await.unwrap();
+    assert_eq!(exit_code(&mut stream).await, 128 + 15);
+    drop(other.exec_stream(request).await.unwrap());
+    crate::drive::eventually(&other, "! pgrep -x sleep").await;
+    let missing = ExecRequest::arguments(["no-such-program"]).unwrap();
+    let error = other.exec_stream(missing).await.unwrap_err();
+    assert!(matches!(&error, ExecError::NoProgram(why) if why.contains("no-such-program")), "{error}");
+    let unfit = ExecRequest::arguments(["/etc/passwd"]).unwrap();
+    assert!(matches!(other.exec_stream(unfit).await.unwrap_err(), ExecError::NotExecutable(_)));
+    site.end().await;
+}
+
+pub async fn a_paused_sandbox_stands_still(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let sandbox = create(&site.host, running("while :; do echo tick; sleep 0.05; done")).await;
+    printed(&sandbox, "tick\ntick").await;
+    let before = sandbox.stats().await.unwrap();
+    assert!(before.cpu_us > 0 && before.memory_bytes > 0 && before.pids > 0, "{before:?}");
+    sandbox.pause().await.unwrap();
+    assert_eq!(sandbox.state(), State::Paused);
+    // What was on its way has come by now.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let still = log(&sandbox).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(log(&sandbox).await, still);
+    let error = sandbox.exec(ExecRequest::new(Program::Command, "true")).await.unwrap_err();
+    assert!(matches!(error, ExecError::Refused(Refusal::Paused)), "{error}");
+    assert!(matches!(sandbox.pause().await, Err(ControlError::Refused(Refusal::Paused))));
+
+    sandbox.resume().await.unwrap();
+    let clock: u64 = sh(&sandbox, "date +%s").await.parse().unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!(now.abs_diff(clock) < 5, "its clock is {clock} at {now}");
+    let ticks = log(&sandbox).await.len();
+    crate::drive::eventually(&sandbox, "sleep 0.3").await;
+    assert!(log(&sandbox).await.len() > ticks, "it goes on");
+    sandbox.pause().await.unwrap();
+    sandbox.stop(patient(5)).await.unwrap();
+    assert_eq!(sandbox.state().name(), "stopped");
+    site.end().await;
+}
+
+pub async fn memory_and_the_root_file_system_are_as_described(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let tmpfs = words(&["/data:size=1m,mode=700", "/data/inner", "/run:exec"]);
+    let config = BoxConfig { tmpfs, read_only: true, name: "reader".into(), ..confined() };
+    let sandbox = create(&site.host, config.clone()).await;
+    let result = run(&sandbox, Program::Command, "echo x >/file").await;
+    assert!(result.stderr.text().contains("Read-only"), "{}", result.stderr.text());
+    assert!(sandbox.write("/etc/file", "x".into(), false).await.is_err(), "nor may the host");
+    assert_eq!(sh(&sandbox, "stat -c %a /data; stat -f -c %T /data; hostname").await, "700\ntmpfs\nreader");
+    sh(&sandbox, "echo x >/data/inner/file && echo x >/dev/shm/x").await;
+    let result = run(&sandbox, Program::Command, "head -c 2M /dev/zero >/data/large").await;
+    assert!(result.stderr.text().contains("No space left"), "{}", result.stderr.text());
+    assert_eq!(sh(&sandbox, "cp /bin/true /run/t && /run/t && echo ran").await, "ran");
+    assert_ne!(run(&sandbox, Program::Command, "cp /bin/true /data/t && /data/t").await.exit.exit_code, 0);
+
+    let taken = site.host.create(config).await.unwrap_err();
+    assert!(taken.to_string().contains("called `reader`"), "{taken}");
+    assert_eq!(site.host.find("reader").unwrap().id(), sandbox.id());
+    assert_eq!(site.host.find(&sandbox.id().to_string()[..8]).unwrap().id(), sandbox.id());
+    assert!(site.host.find("writer").is_err());
+    site.end().await;
+}
+
+pub async fn programs_keep_to_their_limits(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let resource_limits = ResourceLimits {
+        pids_limit: Some(20),
+        ulimits: words(&["nofile=100:200", "core=0"]),
+        ..ResourceLimits::default()
+    };
+    let sandbox = create(&site.host, BoxConfig { resource_limits, ..confined() }).await;
+    assert_eq!(sh(&sandbox, "ulimit -Sn; ulimit -Hn; ulimit -c").await, "100\n200\n0");
+    let bomb = "for i in $(seq 50); do sleep 5 & done 2>&1; jobs -p | wc -l";
+    let result = run(&sandbox, Program::Command, bomb).await;
+    assert!(result.stdout.text().contains("Resource temporarily unavailable"), "{}", result.stdout.text());
+    assert_eq!(sandbox.stats().await.unwrap().pids_limit, 20);
+
+    // Half of one CPU: a second of work takes two.
+    let resource_limits = ResourceLimits { cpu_quota: Some(20_000), ..ResourceLimits::default() };
+    let sandbox = create(&site.host, BoxConfig { resource_limits, ..small() }).await;
+    let work = "timeout 3 sh -c 'while :; do :; done'; cat /sys/fs/cgroup/user/cpu.max; \
+                grep ^nr_throttled /sys/fs/cgroup/user/cpu.stat";
+    let result = run(&sandbox, Program::Command, work).await.stdout.text();
+    assert!(result.starts_with("20000 100000\nnr_throttled "), "{result}");
+    assert!(!result.contains("nr_throttled 0\n"), "{result}");
+    site.end().await;
+}
+
+pub async fn a_persistent_sandbox_keeps_its_files_and_another_does_not(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    for persistent in [true, false] {
+        let sandbox = create(&site.host, BoxConfig { persistent, ..confined() }).await;
+        sh(&sandbox, "echo kept >/srv/file; rm /etc/motd || true; head -c 5M /dev/urandom >/srv/large").await;
+        let sum = sh(&sandbox, "sha256sum /srv/large").await;
+        sandbox.stop(Duration::ZERO).await.unwrap();
+        sandbox.start().await.unwrap();
+        let expected = if persistent { "kept" } else { "gone" };
+        assert_eq!(sh(&sandbox, "cat /srv/file 2>/dev/null || echo gone").await, expected);
+        if persistent {
+            assert_eq!(
+                sh(&sandbox, "sha256sum /srv/large; ls /etc/motd 2>&1 | grep -c 'No such'").await,
+                format!("{sum}\n1")
+            );
+        }
+        sandbox.destroy().await;
+    }
+    site.end().await;
+}
+
+pub async fn a_persistent_sandbox_outlives_its_host(vmm: Vmm) {
+    let data = tempfile::tempdir().unwrap();
+    let Some(site) = Site::with_boxes(vmm, data.path()).await else { return };
+    let config = BoxConfig {
+        persistent: true,
+        name: "db".into(),
+        ..running("cat /srv/n; echo x >>/srv/n; sleep 1000")
+    };
+    let sandbox = create(&site.host, config.clone()).await;
+    let id = sandbox.id();
+    crate::drive::eventually(&sandbox, "test -e /srv/n").await;
+    site.end().await;
+
+    let Some(site) = Site::with_boxes(vmm, data.path()).await else { return };
+    let sandbox = site.host.find("db").unwrap();
+    assert_eq!((sandbox.id(), sandbox.config(), sandbox.state().name()), (id, &config, "stopped"));
+    sandbox.start().await.unwrap();
+    printed(&sandbox, "x\n").await;
+    sandbox.destroy().await;
+    site.end().await;
+    assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 0, "what was destroyed is gone");
+}
