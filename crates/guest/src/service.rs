@@ -115,4 +115,17 @@ impl v1::guest_server::Guest for Service {
         let list = tokio::task::spawn_blocking(move || files::list(&home, &request.into_inner()));
         list.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
     }
+
+    type MountStream = Answers<v1::MountOutput>;
+
+    async fn mount(
+        &self,
+        request: Request<Streaming<v1::MountInput>>,
+    ) -> Result<Response<Self::MountStream>, Status> {
+        self.require_personal()?;
+        if !self.owns_kernel {
+            return Err(Status::failed_precondition("volumes need a VM, and this guest runs without one"));
+        }
+        self.executor.mounts().mount(request.into_inner()).await.map(Response::new)
+    }
 }

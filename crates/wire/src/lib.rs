@@ -12,10 +12,11 @@ pub mod disk;
 pub mod frame;
 pub mod limits;
 pub mod mime;
+pub mod volume;
 
 /// The generation of this contract. Host and guest of one sandbox are always built together, so unequal
 /// generations mean a stale template or initramfs, and the link is refused.
-pub const GENERATION: u32 = 3;
+pub const GENERATION: u32 = 4;
 
 /// Name of the virtio-serial port that carries the link.
 pub const LINK_PORT: &str = "bouvet.link";

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::process::Ends;
 
@@ -134,14 +134,14 @@ impl Group {
         self.leader = i32::try_from(pid).ok().and_then(Pid::from_raw);
     }
 
-    /// Starts the program's first process.
-    pub(super) fn spawn(
-        &mut self,
+    /// What starts the program's first process.
+    pub(super) fn command(
+        &self,
         argv: &[OsString],
         env: &HashMap<String, String>,
         cwd: &Path,
         ends: Ends,
-    ) -> io::Result<Child> {
+    ) -> io::Result<Command> {
         let (program, args) = argv.split_first().ok_or_else(|| io::Error::other("no program"))?;
         let procs = self.entrance()?;
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
@@ -164,9 +164,7 @@ impl Group {
                 command.pre_exec(enter);
             }
         }
-        let child = command.spawn()?;
-        self.led_by(child.id().unwrap_or_default());
-        Ok(child)
+        Ok(command)
     }
 
     /// Kills every process of the program.

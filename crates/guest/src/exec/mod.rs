@@ -31,6 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::answers::Answers;
+use crate::volume::Mounts;
 use cgroup::{Group, Groups};
 use context::Contexts;
 pub(crate) use context::{create as create_context, destroy as destroy_context, list as list_contexts};
@@ -62,6 +63,7 @@ pub(crate) struct Executor {
     python: tokio::sync::Mutex<Option<ForkServer>>,
     python_starts: AtomicBool,
     contexts: Contexts,
+    mounts: Mounts,
 }
 
 impl Executor {
@@ -73,7 +75,8 @@ impl Executor {
         let (env, serial, python) = (Mutex::default(), AtomicU64::new(0), tokio::sync::Mutex::default());
         let groups = Arc::new(Groups::new(cgroup));
         let (python_starts, contexts) = (AtomicBool::new(false), Contexts::default());
-        Ok(Self { home, run_dir, groups, env, serial, python, python_starts, contexts })
+        let mounts = Mounts::default();
+        Ok(Self { home, run_dir, groups, env, serial, python, python_starts, contexts, mounts })
     }
 
     /// Sets what every program finds in its environment.
@@ -81,7 +84,23 @@ impl Executor {
         *self.env.lock().unwrap_or_else(PoisonError::into_inner) = env;
     }
 
-    fn environment(&self, of_call: HashMap<String, String>) -> HashMap<String, String> {
+    /// The volumes of this sandbox.
+    pub(crate) fn mounts(&self) -> &Mounts {
+        &self.mounts
+    }
+
+    /// Checks the directory that a program is to start in.
+    async fn check_directory(&self, dir: &Path) -> Result<(), Status> {
+        let owned = dir.to_owned();
+        let is_dir = self.mounts.aside(move || owned.is_dir()).await;
+        if is_dir.map_err(|error| Status::internal(error.to_string()))? {
+            return Ok(());
+        }
+        Err(Status::not_found(format!("the working directory `{}`", dir.display())))
+    }
+
+    async fn environment(&self, of_call: HashMap<String, String>) -> HashMap<String, String> {
+        let of_image = self.mounts.aside(program::image_environment).await.unwrap_or_default();
         let mut env: HashMap<_, _> = [
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
             ("HOME", &self.home.to_string_lossy()),
@@ -92,7 +111,7 @@ impl Executor {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
-        env.extend(program::image_environment());
+        env.extend(of_image);
         env.extend(self.env.lock().unwrap_or_else(PoisonError::into_inner).clone());
         env.extend(of_call);
         env
@@ -104,7 +123,7 @@ impl Executor {
             return;
         }
         let runner = program::python_runner(&self.run_dir);
-        let started = ForkServer::start(&runner, &self.environment(HashMap::new())).await;
+        let started = ForkServer::start(&runner, &self.environment(HashMap::new()).await, &self.mounts).await;
         // Where it fails there is most likely no Python, which whoever calls for it is told.
         *self.python.lock().await = started.ok();
         self.python_starts.store(false, Ordering::Release);
@@ -127,10 +146,15 @@ impl Executor {
                 return Ok(process);
             }
         }
-        let spawned = group.spawn(argv, env, cwd, ends).map_err(|error| {
+        let failed = |error: io::Error| {
             Status::failed_precondition(format!("could not start `{}`: {error}", argv[0].display()))
-        });
-        spawned.map(Process::Child)
+        };
+        let mut command = group.command(argv, env, cwd, ends).map_err(failed)?;
+        // The start is over when the program was found and read, which may be in a volume.
+        let spawned = self.mounts.aside(move || command.spawn()).await.flatten();
+        let child = spawned.map_err(failed)?;
+        group.led_by(child.id().unwrap_or_default());
+        Ok(Process::Child(child))
     }
 
     /// A fork that runs `file`; `None` if there is no interpreter to fork, or it does not answer.
@@ -269,11 +293,9 @@ impl Run {
         let argv = program::argv(start.program(), source, &files, &executor.run_dir)
             .map_err(|error| failed("store the program", &error))?;
         let cwd = if start.cwd.is_empty() { executor.home.clone() } else { executor.home.join(&start.cwd) };
-        if !cwd.is_dir() {
-            return Err(Status::not_found(format!("the working directory `{}`", cwd.display())));
-        }
+        executor.check_directory(&cwd).await?;
         let mut group = executor.groups.take().map_err(|error| failed("make a cgroup", &error))?;
-        let env = executor.environment(std::mem::take(&mut start.env));
+        let env = executor.environment(std::mem::take(&mut start.env)).await;
         let (streams, ends) = process::streams().map_err(|error| failed("make pipes", &error))?;
         let started = Instant::now();
         let process = executor.start(start.program(), &argv, (&cwd, &env), ends, &mut group).await?;
