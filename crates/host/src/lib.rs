@@ -23,6 +23,7 @@ mod sandbox;
 mod sparse;
 mod template;
 mod undo;
+mod volume;
 
 pub use boxconfig::{BoxConfig, InvalidConfig, ResourceConfig};
 pub use cgroup::{CgroupChoice, CgroupError};
@@ -42,6 +43,7 @@ pub use results::{Form, RichOutput};
 pub use sandbox::state::{Refusal, State};
 pub use sandbox::{Sandbox, SandboxId, SandboxInfo};
 pub use template::StoreError;
+pub use volume::{ConfineError, VolumeError, VolumeSpec, Volumes};
 
 /// An error and its causes in one line: `could not do this: because of that`.
 pub fn chain(error: &dyn std::error::Error) -> String {

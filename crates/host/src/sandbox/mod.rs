@@ -25,6 +25,7 @@ use crate::exec::{self, Exec, ExecError, ExecRequest};
 use crate::files::transfer::{self, FileReader};
 use crate::files::{self, FileContent, FileError, Listing};
 use crate::link::Client;
+use crate::volume::{VolumeError, VolumeSpec, Volumes};
 
 /// Names one sandbox. Random, so that nobody finds another's by guessing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -215,6 +216,17 @@ impl Sandbox {
     pub async fn list(&self, path: &str) -> Result<Listing, FileError> {
         let listing = files::list(self.client()?, path.to_owned()).await;
         self.explained(listing).await
+    }
+
+    /// Mounts directories and files of the host in it, all of `specs` or none, until what this returns is dropped.
+    pub async fn attach(&self, specs: &[VolumeSpec]) -> Result<Volumes, VolumeError> {
+        match Volumes::attach(self.client()?, specs).await {
+            Err(VolumeError::Link(fact)) => {
+                let reason = post_mortem::reason(self.watch()).await;
+                Err(reason.map_or(VolumeError::Link(fact), VolumeError::Refused))
+            }
+            attached => attached,
+        }
     }
 
     /// Ends the sandbox, and returns when nothing of it is left. To destroy it twice is no error.
