@@ -5,6 +5,7 @@ use rustix::fs::{FileType, Stat, StatVfs};
 use rustix::io::Errno;
 
 use super::owners::Owners;
+use super::tree::Opened;
 
 const HEADER_BYTES: usize = 16;
 /// How long a guest may take a name or attributes for what they were. Within this time it sees what others changed.
@@ -12,6 +13,8 @@ const VALID_SECONDS: u64 = 1;
 /// A file that is closed needs no word about it: nothing is written late, and there are no locks here. It also keeps
 /// the guest's service, which must not wait for a volume, from waiting when it closes a file.
 const NO_FLUSH: u32 = 1 << 5;
+/// What the guest has read of a file before is still good.
+const KEEP_CACHE: u32 = 1 << 1;
 const PAGE_BYTES: usize = 4096;
 
 /// The answer to one request, as it grows.
@@ -98,8 +101,9 @@ impl Answer {
             .u32(0)
     }
 
-    pub(super) fn opened(self, handle: u64) -> Self {
-        self.u64(handle).u32(NO_FLUSH).u32(0)
+    pub(super) fn opened(self, opened: Opened) -> Self {
+        let keep = if opened.is_same { KEEP_CACHE } else { 0 };
+        self.u64(opened.handle).u32(NO_FLUSH | keep).u32(0)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "sizes of blocks and names are small")]

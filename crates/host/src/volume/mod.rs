@@ -21,6 +21,7 @@
 //! in the guest within a second, and at once by who opens the file anew. Locks hold within a sandbox.
 
 mod answer;
+mod budget;
 mod confine;
 mod nodes;
 mod owners;
@@ -248,7 +249,7 @@ fn named() -> std::thread::Builder {
 /// Confines this thread, and with it those that it starts.
 fn begin(root: OwnedFd, is_file: bool, read_only: bool) -> Result<Server, ConfineError> {
     let root = Arc::new(root);
-    let tree = Tree::new(root.clone(), read_only)
+    let tree = Tree::new(root.clone(), read_only, budget::shared())
         .map_err(|error| ConfineError::Step("open what it needs", error.into()))?;
     confine::confine_thread(&root, !is_file, read_only)?;
     Ok(Server::new(tree))

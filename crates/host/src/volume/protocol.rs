@@ -38,36 +38,115 @@ pub(super) struct Garbage(usize);
 /// A request, with what it says beside its header.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Op<'a> {
-    Init { major: u32, minor: u32, max_readahead: u32, flags: u32 },
-    Lookup { name: &'a CStr },
-    Forget { lookups: u64 },
-    BatchForget { nodes: Vec<(u64, u64)> },
-    GetAttr { handle: Option<u64> },
+    Init {
+        major: u32,
+        minor: u32,
+        max_readahead: u32,
+        flags: u32,
+    },
+    Lookup {
+        name: &'a CStr,
+    },
+    /// Nodes, and how many lookups of each are over.
+    Forget {
+        nodes: Vec<(u64, u64)>,
+    },
+    GetAttr {
+        handle: Option<u64>,
+    },
     SetAttr(SetAttr),
     ReadLink,
-    Symlink { name: &'a CStr, target: &'a CStr },
-    MkNod { name: &'a CStr, mode: u32 },
-    MkDir { name: &'a CStr, mode: u32 },
-    Unlink { name: &'a CStr },
-    RmDir { name: &'a CStr },
-    Rename { name: &'a CStr, to: u64, to_name: &'a CStr, flags: u32 },
-    Link { node: u64, name: &'a CStr },
-    Open { flags: u32 },
-    Create { name: &'a CStr, flags: u32, mode: u32 },
-    Read { handle: u64, offset: u64, size: usize },
-    Write { handle: u64, offset: u64, append: bool, data: &'a [u8] },
+    Symlink {
+        name: &'a CStr,
+        target: &'a CStr,
+    },
+    MkNod {
+        name: &'a CStr,
+        mode: u32,
+    },
+    MkDir {
+        name: &'a CStr,
+        mode: u32,
+    },
+    Unlink {
+        name: &'a CStr,
+    },
+    RmDir {
+        name: &'a CStr,
+    },
+    Rename {
+        name: &'a CStr,
+        to: u64,
+        to_name: &'a CStr,
+        flags: u32,
+    },
+    Link {
+        node: u64,
+        name: &'a CStr,
+    },
+    Open {
+        flags: u32,
+    },
+    Create {
+        name: &'a CStr,
+        flags: u32,
+        mode: u32,
+    },
+    Read {
+        handle: u64,
+        offset: u64,
+        size: usize,
+    },
+    Write {
+        handle: u64,
+        offset: u64,
+        append: bool,
+        data: &'a [u8],
+    },
     StatFs,
-    Release { handle: u64 },
-    FSync { handle: u64, data_only: bool },
+    Release {
+        handle: u64,
+    },
+    FSync {
+        handle: u64,
+        data_only: bool,
+    },
     OpenDir,
-    ReadDir { handle: u64, offset: u64, size: usize, plus: bool },
-    ReleaseDir { handle: u64 },
-    SetXattr { name: &'a CStr, value: &'a [u8], flags: u32 },
-    GetXattr { name: &'a CStr, size: usize },
-    ListXattr { size: usize },
-    RemoveXattr { name: &'a CStr },
-    Fallocate { handle: u64, offset: u64, length: u64, mode: u32 },
-    CopyFileRange { from: (u64, u64), to: (u64, u64), length: u64 },
+    ReadDir {
+        handle: u64,
+        offset: u64,
+        size: usize,
+        plus: bool,
+    },
+    ReleaseDir {
+        handle: u64,
+    },
+    SetXattr {
+        name: &'a CStr,
+        value: &'a [u8],
+        flags: u32,
+    },
+    GetXattr {
+        name: &'a CStr,
+        size: usize,
+    },
+    ListXattr {
+        size: usize,
+    },
+    RemoveXattr {
+        name: &'a CStr,
+    },
+    Fallocate {
+        handle: u64,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    },
+    CopyFileRange {
+        from: (u64, u64),
+        to: (u64, u64),
+        length: u64,
+    },
 }
 
 /// What of a file's attributes is to change.
@@ -120,7 +199,7 @@ pub(super) fn decode<'a>(header: &Header, body: &'a [u8]) -> Result<Op<'a>, Errn
     let f = &mut fields;
     Ok(match header.opcode {
         1 => Op::Lookup { name: f.name()? },
-        2 => Op::Forget { lookups: f.u64()? },
+        2 => Op::Forget { nodes: vec![(header.node, f.u64()?)] },
         3 => f.get_attr()?,
         4 => Op::SetAttr(f.set_attr()?),
         5 => Op::ReadLink,
@@ -295,7 +374,7 @@ impl<'a> Fields<'a> {
             return Err(Errno::INVAL);
         }
         let nodes = (0..count).map(|_| Ok((self.u64()?, self.u64()?))).collect::<Result<_, Errno>>()?;
-        Ok(Op::BatchForget { nodes })
+        Ok(Op::Forget { nodes })
     }
 
     fn fallocate(&mut self) -> Result<Op<'a>, Errno> {

@@ -67,8 +67,7 @@ impl Server {
         match op {
             Op::Init { major, minor, max_readahead, flags } => init(major, minor, max_readahead, flags),
             Op::Lookup { name } => entry(tree.lookup(node, name)?),
-            Op::Forget { lookups } => Ok(done(tree.forget(node, lookups))),
-            Op::BatchForget { nodes } => {
+            Op::Forget { nodes } => {
                 nodes.into_iter().for_each(|(node, lookups)| tree.forget(node, lookups));
                 Ok(Answer::empty())
             }

@@ -9,8 +9,9 @@ use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatVfs, Timespec, Timestamps,
 };
 use rustix::io::Errno;
+use tokio::sync::Semaphore;
 
-use super::nodes::{Handle, Handles, Key, MAX_NODES, Nodes, Reach};
+use super::nodes::{Content, Handle, Handles, Key, MAX_NODES, Nodes, Reach};
 use super::owners::{Asker, Owners};
 use super::protocol::{SetAttr, Time};
 
@@ -42,15 +43,28 @@ pub(super) struct Entry {
     pub(super) stat: Stat,
 }
 
+/// A file or directory that a guest has opened.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Opened {
+    pub(super) handle: u64,
+    /// Whether its content is what it was when it was last opened.
+    pub(super) is_same: bool,
+}
+
 impl Tree {
-    pub(super) fn new(root: Arc<OwnedFd>, read_only: bool) -> rustix::io::Result<Self> {
+    /// `budget` has a place for each descriptor that it may hold.
+    pub(super) fn new(
+        root: Arc<OwnedFd>,
+        read_only: bool,
+        budget: Arc<Semaphore>,
+    ) -> rustix::io::Result<Self> {
         let key = Key::from(&rustix::fs::fstat(&root)?);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let descriptors = rustix::fs::open("/proc/self/fd", flags, Mode::empty())?;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
         let most_bytes = limit.unwrap_or(u64::MAX).min(i64::MAX.unsigned_abs());
-        let nodes = Mutex::new(Nodes::new(root.clone(), key, MAX_NODES));
-        let (owners, handles) = (Owners::of_this_process(), Mutex::default());
+        let nodes = Mutex::new(Nodes::new(root.clone(), key, MAX_NODES, budget.clone()));
+        let (owners, handles) = (Owners::of_this_process(), Mutex::new(Handles::new(budget)));
         Ok(Self { root, descriptors, read_only, owners, most_bytes, nodes, handles })
     }
 
@@ -264,7 +278,7 @@ impl Tree {
     }
 
     /// Opens a regular file.
-    pub(super) fn open(&self, node: u64, flags: u32) -> Result<u64, Errno> {
+    pub(super) fn open(&self, node: u64, flags: u32) -> Result<Opened, Errno> {
         let host_flags = self.host_flags(flags)?;
         self.handles().check_room()?;
         let fd = self.node(node)?;
@@ -272,15 +286,18 @@ impl Tree {
             FileType::Directory => Err(Errno::ISDIR),
             _ => {
                 let file = self.reopen(&fd, host_flags)?;
-                self.handles().add(node, file)
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+                let content = Content::of(&rustix::fs::fstat(&file)?, now);
+                let is_same = self.nodes().same_content(node, content);
+                Ok(Opened { handle: self.handles().add(node, file)?, is_same })
             }
         }
     }
 
-    pub(super) fn open_dir(&self, node: u64) -> Result<u64, Errno> {
+    pub(super) fn open_dir(&self, node: u64) -> Result<Opened, Errno> {
         self.handles().check_room()?;
         let dir = self.reopen(&*self.node(node)?, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        self.handles().add(node, dir)
+        Ok(Opened { handle: self.handles().add(node, dir)?, is_same: false })
     }
 
     fn host_flags(&self, flags: u32) -> Result<OFlags, Errno> {
@@ -303,7 +320,7 @@ impl Tree {
         (parent, name): (u64, &CStr),
         flags: u32,
         mode: u32,
-    ) -> Result<(Entry, u64), Errno> {
+    ) -> Result<(Entry, Opened), Errno> {
         self.check_writable()?;
         let host_flags = self.host_flags(flags)?;
         self.handles().check_room()?;
@@ -331,7 +348,7 @@ impl Tree {
                 if handle.is_err() {
                     self.forget(entry.node, 1);
                 }
-                Ok((entry, handle?))
+                Ok((entry, Opened { handle: handle?, is_same: false }))
             }
             Err(error) => {
                 // It failed already, and for that reason this does.
