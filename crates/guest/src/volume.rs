@@ -4,8 +4,10 @@
 //! The thread that carries them is the service's only one. Were it to touch a file in a volume itself, it would wait
 //! for an answer that it alone can bring: whatever else of the service may do so goes through [`Mounts::aside`].
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use bytes::Bytes;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -111,8 +114,9 @@ type Answer = mpsc::Sender<Result<v1::MountOutput, Status>>;
 struct Mounted {
     /// `/dev/fuse`. `None` once it was closed.
     device: Option<AsyncFd<OwnedFd>>,
-    /// The root of the mounted file system, by which it can be unmounted wherever it was moved to.
-    root: OwnedFd,
+    /// The file system's number, as `MAJOR:MINOR`, by which it is found wherever it was moved to. A descriptor of its
+    /// root would keep programs from unmounting it.
+    number: String,
     _place: OwnedSemaphorePermit,
 }
 
@@ -135,10 +139,11 @@ impl Mounted {
             .map_err(|error| MountError::Device(error.into()))?;
         let failed = |error: io::Error| MountError::Mount(target.clone(), error);
         mount(&device, &point, start).map_err(failed)?;
-        // Without O_NOFOLLOW nothing would change: a path that the kernel gave has no links in it.
-        let root = rustix::fs::open(&real, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| failed(error.into()))?;
-        let mut mounted = Self { device: None, root, _place: place };
+        // The last one there is what was just mounted.
+        let is_it = |mount: &&Mount| mount.point == real;
+        let number = mounts().map_err(failed)?.iter().rfind(is_it).map(|mount| mount.number.clone());
+        let number = number.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let mut mounted = Self { device: None, number, _place: place };
         mounted.device = Some(register(device).map_err(failed)?);
         Ok(mounted)
     }
@@ -159,23 +164,67 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         // First, so that what still waits for the host fails instead, and the unmounting waits for nobody.
         self.device = None;
-        let path = format!("/proc/self/fd/{}", self.root.as_raw_fd());
-        // Failing means that a program, which may do so, has unmounted it.
-        rustix::mount::unmount(path, UnmountFlags::DETACH).ok();
+        let mounts = mounts().unwrap_or_default();
+        for mount in mounts.iter().rev().filter(|mount| mount.number == self.number) {
+            // Failing means that a program, which may do so, has unmounted it.
+            rustix::mount::unmount(&mount.point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).ok();
+        }
     }
+}
+
+/// What is mounted, and where.
+struct Mount {
+    number: String,
+    point: PathBuf,
+}
+
+/// All that is mounted, the oldest first. Nothing that is mounted is asked for it.
+fn mounts() -> io::Result<Vec<Mount>> {
+    Ok(parse_mounts(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The third and the fifth field of each line (proc_pid_mountinfo(5)).
+fn parse_mounts(text: &[u8]) -> Vec<Mount> {
+    let parse = |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let number = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+        Some(Mount { number, point: PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?))) })
+    };
+    text.split(|byte| *byte == b'\n').filter_map(parse).collect()
+}
+
+/// Undoes how the kernel writes blanks and backslashes there: as three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, more)) = rest.split_first() {
+        let digits = more.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &more[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = more;
+            }
+        }
+    }
+    bytes
 }
 
 fn register(device: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     #[expect(unsafe_code, reason = "tokio has no safe way to poll a device")]
     // SAFETY: the `AsyncFd` owns the descriptor, which names one open file until it is dropped.
-    let registered = unsafe { AsyncFd::register(device)? };
+    let registered = unsafe { AsyncFd::register_with_interest(device, Interest::READABLE)? };
     Ok(registered)
 }
 
 async fn send_requests(device: &AsyncFd<OwnedFd>, answer: &Answer) {
     let mut buffer = vec![0; MAX_FUSE_MESSAGE_BYTES];
     loop {
-        let Ok(mut ready) = device.readable().await else { return };
+        // An error is how an unmounted device shows.
+        let Ok(mut ready) = device.ready(Interest::READABLE | Interest::ERROR).await else { return };
         let read = match ready.try_io(|fd| Ok(rustix::io::read(fd, &mut buffer)?)) {
             Ok(Ok(read)) => read,
             // A request that was given up before it was read, or an interruption of this read.
@@ -269,6 +318,15 @@ fn mount(device: &OwnedFd, point: &OwnedFd, start: &v1::MountStart) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounts_are_found_by_their_number() {
+        let text = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw\n\
+            40 36 0:44 / /a\\040b\\134c rw - fuse bouvet rw\nnonsense\n";
+        let mounts = parse_mounts(text);
+        let seen: Vec<_> = mounts.iter().map(|m| (m.number.as_str(), m.point.to_str().unwrap())).collect();
+        assert_eq!(seen, [("98:0", "/mnt2"), ("0:44", "/a b\\c")]);
+    }
 
     #[tokio::test]
     async fn without_volumes_nothing_goes_to_another_thread() {
