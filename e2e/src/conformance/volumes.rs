@@ -143,12 +143,12 @@ assert os.stat('sparse').st_size == 1 << 40 and os.stat('sparse').st_blocks < 9;
 
 part = os.urandom(1 << 20); large = hashlib.sha256()
 with open('large', 'wb') as file:
-    for number in range(20): file.write(part); large.update(part)
+    for number in range(8): file.write(part); large.update(part)
 assert hashlib.sha256(open('large', 'rb').read()).digest() == large.digest()
 
 os.mkdir('many')
-for number in range(1200): os.mknod(f'many/a-file-with-quite-a-long-name-{number}')
-assert len(set(os.listdir('many'))) == 1200 and sum(1 for entry in os.scandir('many') if entry.is_file()) == 1200
+for number in range(400): os.mknod(f'many/a-file-with-quite-a-long-name-{number}')
+assert len(set(os.listdir('many'))) == 400 and sum(1 for entry in os.scandir('many') if entry.is_file()) == 400
 print(hashlib.sha256(open('large', 'rb').read()).hexdigest())
 "#;
 
@@ -156,9 +156,9 @@ pub async fn files_in_volumes_are_like_others(vmm: Vmm) {
     let Some(site) = Site::pooled(vmm, None).await else { return };
     let (sandbox, dir, _volumes) = with_volume(&site, false).await;
     printed(&sandbox, Program::Python, LIKE_OTHERS).await;
-    assert_eq!(fs::read_dir(dir.path().join("many")).unwrap().count(), 1200);
+    assert_eq!(fs::read_dir(dir.path().join("many")).unwrap().count(), 400);
     let metadata = |name: &str| fs::metadata(dir.path().join(name)).unwrap();
-    assert_eq!(metadata("large").len(), 20 << 20);
+    assert_eq!(metadata("large").len(), 8 << 20);
     assert_eq!(metadata("mode").permissions().mode() & 0o7777, 0o755, "there are no set-user-id programs");
 
     let owners = "cd /data; chown 1234:567 mode 2>/dev/null; chmod 777 .; \
@@ -178,14 +178,14 @@ pub async fn files_in_volumes_are_like_others(vmm: Vmm) {
     let at_once = (0..8).map(|number| {
         let sandbox = &sandbox;
         let work = format!(
-            "cd /data; for i in $(seq 20); do echo {number} >>all; head -c 100000 /dev/zero >z{number}; done; \
+            "cd /data; for i in $(seq 5); do echo {number} >>all; head -c 100000 /dev/zero >z{number}; done; \
              wc -c <z{number}"
         );
         async move { sh(sandbox, &work).await }
     });
     let sizes = futures_util::future::join_all(at_once).await;
     assert!(sizes.iter().all(|size| size == "100000"), "{sizes:?}");
-    assert_eq!(fs::read_to_string(dir.path().join("all")).unwrap().lines().count(), 160);
+    assert_eq!(fs::read_to_string(dir.path().join("all")).unwrap().lines().count(), 40);
     // A program that starts in a volume, from a volume.
     let mut request = ExecRequest::new(Program::Command, "./script; pwd");
     request.cwd = "/data".into();
@@ -274,10 +274,10 @@ pub async fn sandboxes_that_share_a_volume_see_each_other_s_changes(vmm: Vmm) {
     let whose = |dir: &TempDir| fs::read_to_string(dir.path().join("whose")).unwrap();
     assert_eq!((whose(&own_of_one), whose(&own_of_other)), ("one\n".into(), "other\n".into()));
     // A log that both write is torn by neither.
-    let append = "for i in $(seq 100); do echo line >>/shared/log; done";
+    let append = "for i in $(seq 30); do echo line >>/shared/log; done";
     tokio::join!(sh(&one, append), sh(&other, append));
     let log = fs::read_to_string(shared.path().join("log")).unwrap();
-    assert!(log.lines().count() == 200 && log.lines().all(|line| line == "line"));
+    assert!(log.lines().count() == 60 && log.lines().all(|line| line == "line"));
     sh(&one, "mv /shared/file /shared/moved").await;
     eventually(&other, "[ ! -e /shared/file ] && cat /shared/moved").await;
     site.end().await;
