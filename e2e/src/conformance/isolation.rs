@@ -190,14 +190,14 @@ pub async fn a_jailed_process_sees_its_own_root_directory_alone(vmm: Vmm) {
 }
 
 /// What the host knows of one sandbox's VM.
-pub(super) struct VmProcess {
-    pub(super) pid: u32,
+struct VmProcess {
+    pid: u32,
     cgroup: PathBuf,
     sandbox_dir: PathBuf,
 }
 
 impl VmProcess {
-    pub(super) fn of(site: &Site, sandbox: &Sandbox) -> Self {
+    fn of(site: &Site, sandbox: &Sandbox) -> Self {
         let id = sandbox.id().to_string();
         let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
             entry.unwrap().file_name().to_str().and_then(|name| name.parse::<u32>().ok())
@@ -248,7 +248,7 @@ fn as_root() -> Option<()> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "from the outside, as an administrator would")]
-pub(super) fn kill(pid: u32) {
+fn kill(pid: u32) {
     let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
     assert!(killed.success());
 }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use bouvet_host::{ExecRequest, PoolOptions, Program, Sandbox, VolumeError, VolumeSpec, Volumes};
 use tempfile::TempDir;
 
-use super::isolation::{VmProcess, kill};
 use crate::drive::{assert_usable, eventually, patient, printed, run, sh};
 use crate::site::{Site, Vmm, small};
 
@@ -318,8 +317,9 @@ pub async fn nothing_of_volumes_is_left_when_their_sandbox_ends(vmm: Vmm) {
     }
     tokio::time::timeout(patient(20), destroyed.destroy()).await.unwrap();
     until_closed(dir.path()).await;
-    kill(VmProcess::of(&site, &killed).pid);
+    // Its programs can end the VM by ending its service.
+    let last = killed.exec(ExecRequest::new(Program::Command, "kill -KILL $PPID")).await;
     until_closed(other_dir.path()).await;
-    drop(running);
+    drop((running, last));
     site.end().await;
 }

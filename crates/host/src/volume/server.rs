@@ -14,8 +14,9 @@ use super::protocol::{self, Garbage, Header, MAX_XATTR_BYTES, Op};
 use super::tree::{Entry, Tree};
 
 const MAJOR: u32 = 7;
-/// The version that the messages here are of: that of Linux 5.4.
-const MINOR: u32 = 31;
+/// The version that the messages here are of: that of Linux 5.16, the first kernel that can be told not to ask about
+/// files that it closes.
+const MINOR: u32 = 35;
 
 /// What is asked of a guest's kernel (`FUSE_INIT` flags): several reads at once; to empty a file as it is opened; to
 /// write more than a page; to drop what it read of a file that has changed; names with their attributes, where that

@@ -120,7 +120,7 @@ fn the_first_message_agrees_on_what_is_wanted_and_no_more() {
     let agreed = scene.ask(INIT, 0, &words(&[7, 40, 128 * 1024, u32::MAX], &[0; 48])).unwrap();
     assert_eq!(agreed.len(), 64);
     assert_eq!(u32::from_ne_bytes(agreed[12..16].try_into().unwrap()), WANTED);
-    assert_eq!(scene.ask(INIT, 0, &words(&[7, 30, 0, 0], &[])), Err(Errno::PROTO));
+    assert_eq!(scene.ask(INIT, 0, &words(&[7, 34, 0, 0], &[])), Err(Errno::PROTO));
     assert_eq!(scene.ask(INIT, 0, &words(&[8, 0, 0, 0], &[])), Err(Errno::PROTO));
 }
 
