@@ -55,8 +55,8 @@ pub const MAX_TRANSFERS: usize = 8;
 /// Volumes of one sandbox.
 pub const MAX_VOLUMES: usize = 32;
 
-/// What one read or write of a file in a volume may carry.
-pub const MAX_VOLUME_IO_BYTES: usize = CHUNK_BYTES;
+/// What one read or write of a file in a volume may carry: as many pages as fit into a stream's window with headers.
+pub const MAX_VOLUME_IO_BYTES: usize = 240 * 1024;
 
 /// A message of the FUSE protocol in either direction: what one read or write carries, and its headers, which are
 /// 80 bytes (`include/uapi/linux/fuse.h`). The kernel asks for room for 4096.
@@ -78,6 +78,7 @@ const _: () = assert!(
     MAX_FUSE_MESSAGE_BYTES < STREAM_WINDOW_BYTES as usize,
     "a request is never held up by the volume's own window alone"
 );
+
 const _: () = assert!(CHUNK_BYTES < MAX_MESSAGE_BYTES);
 const _: () = assert!(2 * MAX_OUTPUT_PART_BYTES < MAX_MESSAGE_BYTES, "both tails travel in one exit message");
 const _: () = assert!(
