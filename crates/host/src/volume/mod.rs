@@ -289,3 +289,31 @@ impl Shared {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_guest_that_sends_what_is_no_request_loses_its_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = VolumeSpec { host: dir.path().into(), guest: "/data".into(), read_only: false };
+        let (root, is_file) = open(&spec).unwrap();
+        let (replies, mut inputs) = mpsc::channel(WAITING);
+        let threads = start_threads(root, is_file, &spec, replies).await.unwrap();
+
+        // The attributes of the root: a header of 40 bytes, and 16 that say nothing.
+        let mut request = vec![0; 56];
+        (request[0], request[4], request[16]) = (56, 3, 1);
+        threads.requests.send(request.into()).await.unwrap();
+        let Some(Input::Reply(reply)) = inputs.recv().await.unwrap().input else { panic!("it is no reply") };
+        assert_eq!((reply.len(), &reply[4..8]), (16 + 104, &[0; 4][..]));
+
+        threads.requests.send(Bytes::from_static(b"noise")).await.unwrap();
+        let deadline = Duration::from_secs(20);
+        tokio::time::timeout(deadline, threads.gave_up.cancelled()).await.unwrap();
+        drop(threads);
+        let last = tokio::time::timeout(deadline, inputs.recv()).await.unwrap();
+        assert_eq!(last, None, "its threads have ended");
+    }
+}
