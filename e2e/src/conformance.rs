@@ -8,6 +8,7 @@ mod clones;
 mod contexts;
 mod isolation;
 mod python;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ pub use self::clones::*;
 pub use self::contexts::*;
 pub use self::isolation::*;
 pub use self::python::*;
+pub use self::volumes::*;
 use crate::drive::{eventually, patient, run, sh};
 use crate::site::small;
 

@@ -186,9 +186,10 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
-            // What cannot be removed was never the caller's file.
-            fs::remove_file(temporary).ok();
+        if let Some(temporary) = self.temporary.take() {
+            // It may be in a volume, for which this thread must not wait. What cannot be removed was never the
+            // caller's file.
+            drop(tokio::task::spawn_blocking(move || fs::remove_file(temporary).ok()));
         }
     }
 }

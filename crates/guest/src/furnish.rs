@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use bouvet_wire::v1;
 use rustix::fs::StatVfsMountFlags;
-use rustix::mount::{MountFlags, mount, mount_remount};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_remount};
 
 /// Why it could not.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,8 @@ pub(crate) enum Error {
     Tmpfs(PathBuf, #[source] io::Error),
     #[error("could not make the working directory `{0}`")]
     Directory(PathBuf, #[source] io::Error),
+    #[error("could not share mounts with programs")]
+    Shared(#[source] io::Error),
     #[error("could not make the root file system read-only")]
     ReadOnly(#[source] io::Error),
 }
@@ -31,6 +33,11 @@ pub(crate) fn furnish(request: &v1::FurnishRequest) -> Result<(), Error> {
     }
     if request.read_only {
         make_read_only().map_err(Error::ReadOnly)?;
+    }
+    if request.confinement.is_some() {
+        // The namespaces to come see what is mounted later.
+        let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
+        mount_change("/", shared).map_err(|error| Error::Shared(error.into()))?;
     }
     Ok(())
 }

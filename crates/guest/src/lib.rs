@@ -14,6 +14,7 @@ mod link;
 mod personalise;
 pub mod serve;
 mod service;
+mod volume;
 
 /// An error and its causes in one line: `could not do this: because of that`.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -79,7 +79,11 @@ impl v1::guest_server::Guest for Service {
         if !self.owns_kernel {
             return Err(Status::unimplemented("without a VM there is nothing to furnish"));
         }
-        furnish::furnish(&request).map_err(|error| Status::failed_precondition(crate::chain(&error)))?;
+        let own = request.clone();
+        // Its working directory may be in a volume.
+        let furnished = self.executor.mounts().aside(move || furnish::furnish(&own)).await;
+        let furnished = furnished.map_err(|error| Status::internal(error.to_string()))?;
+        furnished.map_err(|error| Status::failed_precondition(crate::chain(&error)))?;
         self.executor.furnish(request).await?;
         Ok(Response::new(v1::FurnishReply {}))
     }
@@ -149,5 +153,18 @@ impl v1::guest_server::Guest for Service {
         let home = self.home.clone();
         let list = tokio::task::spawn_blocking(move || files::list(&home, &request.into_inner()));
         list.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
+    }
+
+    type MountStream = Answers<v1::MountOutput>;
+
+    async fn mount(
+        &self,
+        request: Request<Streaming<v1::MountInput>>,
+    ) -> Result<Response<Self::MountStream>, Status> {
+        self.require_personal()?;
+        if !self.owns_kernel {
+            return Err(Status::failed_precondition("volumes need a VM, and this guest runs without one"));
+        }
+        self.executor.mounts().mount(request.into_inner()).await.map(Response::new)
     }
 }

@@ -311,7 +311,8 @@ impl Own {
     }
 }
 
-fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+/// Gives this thread, or the process that it is all of, namespaces or a file system context of its own.
+pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
     #[expect(unsafe_code, reason = "some of the flags that we do not pass would be unsafe")]
     // SAFETY: no flag that is passed touches descriptors or memory.
     unsafe {

@@ -34,6 +34,7 @@ use crate::pool::{Entry, Pool, PoolOptions};
 use crate::sandbox::create::{self, BringUpError};
 use crate::sandbox::{Sandbox, SandboxId, SandboxInfo};
 use crate::template::{Shape, StoreError, Templates};
+use crate::volume::VolumeError;
 
 /// Callers that may wait for a VM to start. On the smallest machine that is half a minute.
 const MAX_WAITING: usize = 256;
@@ -147,6 +148,7 @@ impl From<BringUpError> for CreateError {
     fn from(error: BringUpError) -> Self {
         match error {
             BringUpError::ShuttingDown => Self::ShuttingDown,
+            BringUpError::Volume(VolumeError::Invalid(error)) => Self::Invalid(error),
             error => Self::BringUp(error),
         }
     }

@@ -28,6 +28,7 @@ mod seccomp;
 mod sparse;
 mod template;
 mod undo;
+mod volume;
 
 pub use boxconfig::{
     BoxConfig, CacheConfig, InvalidConfig, LogLevel, NetworkMode, PoolConfig, ResourceConfig, ResourceLimits,
@@ -57,6 +58,7 @@ pub use sandbox::owner::ControlError;
 pub use sandbox::state::{Refusal, State, Stop};
 pub use sandbox::{Attachment, Sandbox, SandboxId, SandboxInfo, Stats};
 pub use template::StoreError;
+pub use volume::{ConfineError, VolumeError, VolumeSpec, Volumes};
 
 /// An error and its causes in one line: `could not do this: because of that`.
 pub fn chain(error: &dyn std::error::Error) -> String {

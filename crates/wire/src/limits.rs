@@ -52,16 +52,33 @@ pub const MAX_OPEN_EXECS: usize = 64;
 /// See [`MAX_OPEN_EXECS`].
 pub const MAX_TRANSFERS: usize = 8;
 
+/// Volumes of one sandbox.
+pub const MAX_VOLUMES: usize = 32;
+
+/// What one read or write of a file in a volume may carry: as many pages as fit into a stream's window with headers.
+pub const MAX_VOLUME_IO_BYTES: usize = 240 * 1024;
+
+/// A message of the FUSE protocol in either direction: what one read or write carries, and its headers, which are
+/// 80 bytes (`include/uapi/linux/fuse.h`). The kernel asks for room for 4096.
+pub const MAX_FUSE_MESSAGE_BYTES: usize = MAX_VOLUME_IO_BYTES + 4096;
+
 /// What one end may send on one HTTP/2 stream before the other has read it: a millisecond of a link of 200 MB/s,
 /// which is more than a round trip takes.
 pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// The same for a connection: the bound of what one end can make the other hold. It has room for all streams, so
 /// that those whose callers do not read keep nobody else from reading.
-pub const CONNECTION_WINDOW_BYTES: u32 = 20 * 1024 * 1024;
+pub const CONNECTION_WINDOW_BYTES: u32 = 28 * 1024 * 1024;
 
 const _: () = assert!(
-    (MAX_OPEN_EXECS + MAX_TRANSFERS) * (STREAM_WINDOW_BYTES as usize) < CONNECTION_WINDOW_BYTES as usize
+    (MAX_OPEN_EXECS + MAX_TRANSFERS + MAX_VOLUMES) * (STREAM_WINDOW_BYTES as usize)
+        < CONNECTION_WINDOW_BYTES as usize
 );
+const _: () = assert!(MAX_FUSE_MESSAGE_BYTES < MAX_MESSAGE_BYTES, "a FUSE message travels in one message");
+const _: () = assert!(
+    MAX_FUSE_MESSAGE_BYTES < STREAM_WINDOW_BYTES as usize,
+    "a request is never held up by the volume's own window alone"
+);
+
 const _: () = assert!(CHUNK_BYTES < MAX_MESSAGE_BYTES);
 const _: () = assert!(2 * MAX_OUTPUT_PART_BYTES < MAX_MESSAGE_BYTES, "both tails travel in one exit message");
 const _: () = assert!(

@@ -25,6 +25,7 @@ macro_rules! conform_boxes {
             a_paused_sandbox_stands_still
             memory_and_the_root_file_system_are_as_described
             programs_keep_to_their_limits
+            the_workspace_and_volumes_are_mounted
             a_persistent_sandbox_keeps_its_files_and_another_does_not
             a_persistent_sandbox_outlives_its_host
         }
@@ -403,6 +404,47 @@ pub async fn programs_keep_to_their_limits(vmm: Vmm) {
     let result = run(&sandbox, Program::Command, work).await.stdout.text();
     assert!(result.starts_with("20000 100000\nnr_throttled "), "{result}");
     assert!(!result.contains("nr_throttled 0\n"), "{result}");
+    site.end().await;
+}
+
+pub async fn the_workspace_and_volumes_are_mounted(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let (work, shared) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(work.path().join("in"), "from the host").unwrap();
+    std::fs::write(shared.path().join("file"), "one file").unwrap();
+    let at = |path: &std::path::Path| path.display().to_string();
+    let config = BoxConfig {
+        workspace: work.path().to_owned(),
+        volumes: vec![
+            format!("{}:/srv/shared:ro", at(shared.path())),
+            format!("{}:/etc/one", at(&shared.path().join("file"))),
+        ],
+        working_dir: "/workspace/deep/down".into(),
+        read_only: true,
+        ..running(
+            "cat /workspace/in /etc/one; pwd; echo out >/workspace/out; echo x >/srv/shared/x; sleep 1000",
+        )
+    };
+    let sandbox = create(&site.host, config).await;
+    printed(&sandbox, "from the hostone file/workspace/deep/down\n").await;
+    crate::drive::eventually(&sandbox, "test -e /workspace/out").await;
+    assert_eq!(std::fs::read_to_string(work.path().join("out")).unwrap(), "out\n");
+    assert!(work.path().join("deep/down").is_dir());
+    assert!(!shared.path().join("x").exists(), "it is read-only");
+
+    let missing = BoxConfig { volumes: vec!["/nowhere/to/be/found:/srv".into()], ..confined() };
+    let error = site.host.create(missing).await.unwrap_err();
+    assert!(error.to_string().starts_with("`volumes` is `/nowhere/to/be/found`"), "{error}");
+    let config = BoxConfig {
+        workspace: work.path().to_owned(),
+        volumes: vec![format!("{}:/workspace", at(work.path()))],
+        ..confined()
+    };
+    assert!(site.host.create(config).await.is_err(), "both are one place");
+    let sandbox = create(&site.host, confined()).await;
+    let later = bouvet_host::VolumeSpec::parse(&format!("{}:/srv/later", at(shared.path()))).unwrap();
+    let _volumes = sandbox.mount(&[later]).await.unwrap();
+    assert_eq!(sh(&sandbox, "cat /srv/later/file").await, "one file", "mounted later, it is seen too");
     site.end().await;
 }
 

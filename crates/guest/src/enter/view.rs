@@ -42,8 +42,9 @@ pub(super) fn make(masked: bool) -> Result<(), Error> {
     // SAFETY: no flag that is passed touches descriptors or memory.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWIPC) }
         .map_err(step("make the sandbox's namespaces"))?;
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", private).map_err(step("make the sandbox's mounts its own"))?;
+    // What the VM mounts later, it sees; what it mounts, the VM does not.
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", slave).map_err(step("make the sandbox's mounts its own"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount_at("proc", "/proc", "proc", flags, c"")?;
     if !masked {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bouvet_wire::v1;
 use rustix::process::{Pid, Signal};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::process::Ends;
 
@@ -176,23 +176,21 @@ impl Group {
         self.leader = i32::try_from(pid).ok().and_then(Pid::from_raw);
     }
 
-    /// Starts the program's first process.
-    pub(super) fn spawn(
-        &mut self,
+    /// What starts the program's first process.
+    pub(super) fn command(
+        &self,
         argv: &[OsString],
         env: &HashMap<String, String>,
         cwd: &Path,
         ends: Ends,
-    ) -> io::Result<Child> {
+    ) -> io::Result<Command> {
         let (program, args) = argv.split_first().ok_or_else(|| io::Error::other("no program"))?;
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
         let mut command = Command::new(program);
         command.args(args).env_clear().envs(env).current_dir(cwd).process_group(0);
         command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr);
         self.take_in(&mut command)?;
-        let child = command.spawn()?;
-        self.led_by(child.id().unwrap_or_default());
-        Ok(child)
+        Ok(command)
     }
 
     /// Has `command` enter the cgroup, if there is one, before it is its program.

@@ -156,12 +156,10 @@ async fn start(
     let argv = program::context_argv(program, &executor.run_dir)
         .ok_or_else(|| Status::invalid_argument("a context is for Python or Node.js"))?;
     let cwd = executor.home.join(&request.cwd);
-    if !cwd.is_dir() {
-        return Err(Status::not_found(format!("the working directory `{}`", cwd.display())));
-    }
+    executor.check_directory(&cwd).await?;
     let mut group = executor.groups.take().map_err(|error| failed("make a cgroup", &error))?;
     group.leave_room().map_err(|error| failed("limit its memory", &error))?;
-    let env = executor.environment(request.env);
+    let env = executor.environment(request.env).await;
     let (socket, outputs, ends) = ends(program).map_err(|error| failed("make its streams", &error))?;
     let start = v1::ExecStart { program: program.into(), ..v1::ExecStart::default() };
     let launch = Launch { argv: &argv, cwd: &cwd, env: &env, start: &start };

@@ -16,6 +16,8 @@ use rustix::net::{
 use serde_json::json;
 use tokio::process::{Child, Command};
 
+use crate::volume::Mounts;
+
 /// How long an interpreter may take to start, emulated and read from disk.
 const READY_DEADLINE: Duration = Duration::from_secs(150);
 /// A request is one message: the environment is most of it.
@@ -31,7 +33,11 @@ pub(super) struct ForkServer {
 
 impl ForkServer {
     /// Starts `python3 RUNNER --serve`, and waits until it takes requests.
-    pub(super) async fn start(runner: &Path, env: &HashMap<String, String>) -> io::Result<Self> {
+    pub(super) async fn start(
+        runner: &Path,
+        env: &HashMap<String, String>,
+        mounts: &Mounts,
+    ) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -39,9 +45,8 @@ impl ForkServer {
         let mut command = Command::new("python3");
         command.arg(runner).arg("--serve").env_clear().envs(env).current_dir("/");
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn()?;
-        // Its end is closed here, so that its death is the end of ours.
-        drop(command);
+        // The command's end of the socket is closed with it, so that the interpreter's death is the end of ours.
+        let child = mounts.aside(move || command.spawn()).await.flatten()?;
         rustix::net::sockopt::set_socket_timeout(&ours, Timeout::Recv, Some(READY_DEADLINE))?;
         let ready = tokio::task::spawn_blocking(move || {
             let mut bytes = [0; 16];

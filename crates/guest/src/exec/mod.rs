@@ -34,6 +34,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::answers::Answers;
+use crate::volume::Mounts;
 use cgroup::{Group, Groups};
 use context::Contexts;
 pub(crate) use context::{create as create_context, destroy as destroy_context, list as list_contexts};
@@ -73,6 +74,7 @@ pub(crate) struct Executor {
     /// Where all programs live, in a sandbox that takes something from them.
     jail: OnceLock<Jail>,
     running: Arc<Running>,
+    mounts: Mounts,
 }
 
 /// A program that is about to be started.
@@ -92,8 +94,20 @@ impl Executor {
         let (env, serial, python) = (Mutex::default(), AtomicU64::new(0), tokio::sync::Mutex::default());
         let groups = Arc::new(Groups::new(cgroup));
         let (python_starts, contexts) = (AtomicBool::new(false), Contexts::default());
-        let (jail, running) = (OnceLock::new(), Arc::default());
-        Ok(Self { home, run_dir, groups, env, serial, python, python_starts, contexts, jail, running })
+        let (jail, running, mounts) = (OnceLock::new(), Arc::default(), Mounts::default());
+        Ok(Self {
+            home,
+            run_dir,
+            groups,
+            env,
+            serial,
+            python,
+            python_starts,
+            contexts,
+            jail,
+            running,
+            mounts,
+        })
     }
 
     /// Limits all programs together, and confines those to come.
@@ -146,8 +160,8 @@ impl Executor {
     }
 
     /// The environment of a program that runs as `user`. Whose home is whose, its stage finds out.
-    fn environment_of(&self, user: &str, of_call: HashMap<String, String>) -> HashMap<String, String> {
-        let mut env = self.environment(HashMap::new());
+    async fn environment_of(&self, user: &str, of_call: HashMap<String, String>) -> HashMap<String, String> {
+        let mut env = self.environment(HashMap::new()).await;
         if self.jail.get().is_some() || !user.is_empty() {
             env.retain(|name, _| !matches!(name.as_str(), "HOME" | "USER"));
             env.extend(self.env.lock().unwrap_or_else(PoisonError::into_inner).clone());
@@ -156,7 +170,24 @@ impl Executor {
         env
     }
 
-    fn environment(&self, of_call: HashMap<String, String>) -> HashMap<String, String> {
+    /// The volumes of this sandbox.
+    pub(crate) fn mounts(&self) -> &Mounts {
+        &self.mounts
+    }
+
+    /// Checks the directory that a program is to start in.
+    async fn check_directory(&self, dir: &Path) -> Result<(), Status> {
+        let owned = dir.to_owned();
+        let is_dir = self.mounts.aside(move || owned.is_dir()).await;
+        if is_dir.map_err(|error| Status::internal(error.to_string()))? {
+            return Ok(());
+        }
+        let text = format!("there is no working directory `{}`", dir.display());
+        Err(Status::failed_precondition(text))
+    }
+
+    async fn environment(&self, of_call: HashMap<String, String>) -> HashMap<String, String> {
+        let of_image = self.mounts.aside(program::image_environment).await.unwrap_or_default();
         let mut env: HashMap<_, _> = [
             ("PATH", PATH),
             ("HOME", &self.home.to_string_lossy()),
@@ -167,7 +198,7 @@ impl Executor {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
-        env.extend(program::image_environment());
+        env.extend(of_image);
         env.extend(self.env.lock().unwrap_or_else(PoisonError::into_inner).clone());
         env.extend(of_call);
         env
@@ -179,7 +210,7 @@ impl Executor {
             return;
         }
         let runner = program::python_runner(&self.run_dir);
-        let started = ForkServer::start(&runner, &self.environment(HashMap::new())).await;
+        let started = ForkServer::start(&runner, &self.environment(HashMap::new()).await, &self.mounts).await;
         // Where it fails there is most likely no Python, which whoever calls for it is told.
         *self.python.lock().await = started.ok();
         self.python_starts.store(false, Ordering::Release);
@@ -211,10 +242,15 @@ impl Executor {
                 return Ok(process);
             }
         }
-        let spawned = group.spawn(argv, env, cwd, ends).map_err(|error| {
+        let failed = |error: io::Error| {
             Status::failed_precondition(format!("could not start `{}`: {error}", argv[0].display()))
-        });
-        spawned.map(Process::Child)
+        };
+        let mut command = group.command(argv, env, cwd, ends).map_err(failed)?;
+        // The start is over when the program was found and read, which may be in a volume.
+        let spawned = self.mounts.aside(move || command.spawn()).await.flatten();
+        let child = spawned.map_err(failed)?;
+        group.led_by(child.id().unwrap_or_default());
+        Ok(Process::Child(child))
     }
 
     /// A fork that runs `file`; `None` if there is no interpreter to fork, or it does not answer.
@@ -359,17 +395,14 @@ impl Run {
         let argv = program::argv(start.program(), source, &files, &executor.run_dir)
             .map_err(|error| failed("store the program", &error))?;
         let cwd = if start.cwd.is_empty() { executor.home.clone() } else { executor.home.join(&start.cwd) };
-        if !cwd.is_dir() {
-            let text = format!("there is no working directory `{}`", cwd.display());
-            return Err(Status::failed_precondition(text));
-        }
+        executor.check_directory(&cwd).await?;
         let groups = &executor.groups;
         let group = if start.main { groups.take_for_main() } else { groups.take() };
         let mut group = group.map_err(|error| failed("make a cgroup", &error))?;
         let of_call = std::mem::take(&mut start.env);
         let env = match start.program() {
             v1::Program::Arguments => executor.bare_environment(of_call),
-            _ => executor.environment_of(&start.user, of_call),
+            _ => executor.environment_of(&start.user, of_call).await,
         };
         let opened = match start.terminal {
             Some(size) => process::terminal(size).map(|(streams, ends, ours)| (streams, ends, Some(ours))),

@@ -103,6 +103,8 @@ fn bring_up() -> Result<Link, Error> {
     modules::load("virtio_mmio")?;
     modules::load("virtio_blk")?;
     let link = Link::find()?;
+    // For volumes, which come when the modules can no longer be reached.
+    modules::load("fuse")?;
     disks::mount_root(Path::new(NEW_ROOT))?;
     switch_root()?;
     mount_rest()?;

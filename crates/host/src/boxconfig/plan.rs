@@ -7,12 +7,16 @@ use super::limits::Limits;
 use super::ports::{self, Port};
 use super::tmpfs::Tmpfs;
 use super::{BoxConfig, InvalidConfig, NetworkMode, TeeConfig, check_env, check_guest_path, check_user};
+use crate::volume::VolumeSpec;
 
 const MAX_NAME_BYTES: usize = 64;
+/// Where the workspace is mounted.
+const WORKSPACE: &str = "/workspace";
 
 /// A [`BoxConfig`] whose fields were read and found right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
+    pub(crate) volumes: Vec<VolumeSpec>,
     pub(crate) tmpfs: Vec<Tmpfs>,
     pub(crate) limits: Limits,
     pub(crate) security: Security,
@@ -49,7 +53,15 @@ impl Plan {
             config.tmpfs.iter().map(|text| Tmpfs::parse(text)).collect::<Result<_, _>>()?;
         // What lies within another is mounted after it.
         tmpfs.sort_by(|one, other| one.path.cmp(&other.path));
+        let mut volumes: Vec<_> =
+            config.volumes.iter().map(|text| VolumeSpec::parse(text)).collect::<Result<_, _>>()?;
+        if !config.workspace.as_os_str().is_empty() {
+            let (host, guest) = (config.workspace.clone(), WORKSPACE.to_owned());
+            volumes.push(VolumeSpec { host, guest, read_only: false });
+        }
+        VolumeSpec::check_together(&volumes)?;
         Ok(Self {
+            volumes,
             tmpfs,
             limits: config.resource_limits.plan(config.resources.memory_mb)?,
             security: Security::of(config)?,

@@ -182,7 +182,9 @@ impl Host {
             match entry.vm.claim(*id, blueprint, journal).await {
                 Ok(live) => return Ok(live),
                 // Another clone would not do better.
-                Err(error @ (BringUpError::Furnish(_) | BringUpError::Main(_))) => return Err(error.into()),
+                Err(error @ (BringUpError::Furnish(_) | BringUpError::Volume(_) | BringUpError::Main(_))) => {
+                    return Err(error.into());
+                }
                 Err(error) => {
                     warn!(sandbox = %id, error = %crate::chain(&error), "a waiting clone did not wake")
                 }

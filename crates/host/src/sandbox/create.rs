@@ -28,6 +28,7 @@ use crate::journal::Journal;
 use crate::link::{Client, Link, LinkError};
 use crate::template::Shape;
 use crate::undo::Undo;
+use crate::volume::{VolumeError, Volumes};
 
 /// From the start of a VM to its guest's first answer. An emulated VM on a busy machine takes seconds; one whose KVM is
 /// software takes minutes. A VM that ends is noticed at once: this is for one that hangs.
@@ -80,6 +81,9 @@ pub enum BringUpError {
     /// Its guest could not be made what its description says.
     #[error("the sandbox could not be furnished: {0}")]
     Furnish(String),
+    /// One of its volumes could not be mounted.
+    #[error("could not mount its volumes")]
+    Volume(#[source] VolumeError),
     /// Its main program could not be started.
     #[error("the main program could not be started")]
     Main(#[source] ExecError),
@@ -135,6 +139,8 @@ pub(crate) struct Live {
     /// Whether what is on its disk is for later.
     pub(crate) durable: bool,
     person: Person,
+    /// Directories of the host that it shows.
+    pub(crate) volumes: Option<Volumes>,
     /// Everything else; released by being dropped.
     pub(crate) undo: Undo,
 }
@@ -150,18 +156,28 @@ impl Live {
 
     /// Makes it what `blueprint` says, and starts its main program.
     async fn furnish(&mut self, blueprint: &Blueprint, journal: &Arc<Journal>) -> Result<(), BringUpError> {
-        let mut client = self.link.client();
-        for request in blueprint.furnishing().into_iter().flatten() {
-            let furnished = tokio::time::timeout(FURNISH_DEADLINE, client.furnish(request)).await;
-            let furnished = furnished.map_err(|_| format!("no answer within {FURNISH_DEADLINE:?}"));
-            let furnished = furnished.and_then(|answer| answer.map_err(|status| chain_of(&status)));
-            furnished.map_err(BringUpError::Furnish)?;
+        let client = self.link.client();
+        let [before, after] = blueprint.furnishing();
+        furnish(client.clone(), before).await?;
+        if !blueprint.plan.volumes.is_empty() {
+            let volumes = Volumes::attach(client.clone(), &blueprint.plan.volumes).await;
+            self.volumes = Some(volumes.map_err(BringUpError::Volume)?);
         }
+        furnish(client.clone(), after).await?;
         let Some(Main { argv, stop_signal }) = &blueprint.main else { return Ok(()) };
         let stream = start_main(client, argv, blueprint).await.map_err(BringUpError::Main)?;
         self.main = Some(MainRun::follow(stream, *stop_signal, journal.clone()));
         Ok(())
     }
+}
+
+async fn furnish(mut client: Client, request: Option<v1::FurnishRequest>) -> Result<(), BringUpError> {
+    let Some(request) = request else { return Ok(()) };
+    let furnished = match tokio::time::timeout(FURNISH_DEADLINE, client.furnish(request)).await {
+        Ok(answer) => answer.map(drop).map_err(|status| chain_of(&status)),
+        Err(_) => Err(format!("no answer within {FURNISH_DEADLINE:?}")),
+    };
+    furnished.map_err(BringUpError::Furnish)
 }
 
 /// What a guest says of a failure; the rest of a status is the link's.
@@ -335,6 +351,7 @@ impl Started {
                 main: None,
                 durable: self.durable,
                 person: Person::default(),
+                volumes: None,
                 undo: self.undo,
             })),
             Err(BringUpError::ShuttingDown) => {

@@ -29,6 +29,7 @@ use crate::files::transfer::{self, FileReader};
 use crate::files::{self, FileContent, FileError, Listing};
 use crate::journal::{Journal, LogOptions, LogReader};
 use crate::link::Client;
+use crate::volume::{VolumeError, VolumeSpec, Volumes};
 
 /// How long what programs use may take to be read.
 const STATS_DEADLINE: Duration = Duration::from_secs(30);
@@ -366,6 +367,17 @@ impl Sandbox {
             pids: stats.pids,
             pids_limit: stats.pids_limit,
         })
+    }
+
+    /// Mounts directories and files of the host in it, all of `specs` or none, until what this returns is dropped.
+    pub async fn mount(&self, specs: &[VolumeSpec]) -> Result<Volumes, VolumeError> {
+        match Volumes::attach(self.client()?, specs).await {
+            Err(VolumeError::Link(fact)) => {
+                let reason = post_mortem::reason(self.watch()).await;
+                Err(reason.map_or(VolumeError::Link(fact), VolumeError::Refused))
+            }
+            attached => attached,
+        }
     }
 
     /// Ends the sandbox, and returns when nothing of it is left. To destroy it twice is no error.

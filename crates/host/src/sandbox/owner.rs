@@ -330,8 +330,8 @@ async fn main_ended(main: &mut Option<MainRun>) -> Result<ExecExit, ExecError> {
 }
 
 async fn release(live: Live) {
-    let Live { mut vm, link, main, undo, .. } = live;
-    drop((main, link));
+    let Live { mut vm, link, main, volumes, undo, .. } = live;
+    drop((main, volumes, link));
     vm.stop().await;
     drop(undo);
 }
