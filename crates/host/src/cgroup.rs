@@ -1,10 +1,16 @@
-//! The host's cgroup of one VM: a bound on the memory of its process, whatever the guest makes it do.
+//! The host's cgroup of one VM: a bound on the memory of its process, whatever the guest makes it do, and its share of
+//! the host where one was asked for.
 //!
-//! Version 2 of the hierarchy, or version 1 where the memory controller is mounted there.
+//! Version 2 of the hierarchy, or version 1 where the memory controller is mounted there. In version 1 each controller
+//! has a hierarchy of its own, and so a VM has a cgroup in each that it needs.
+
+mod share;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::boxconfig::limits::Limits;
 
 /// Threads of one VMM: its CPUs, its I/O threads, with room to spare.
 const MAX_THREADS: u32 = 256;
@@ -27,6 +33,14 @@ pub enum CgroupError {
     /// Neither version is mounted with what is needed.
     #[error("could not find a cgroup hierarchy with the memory controller below `/sys/fs/cgroup`")]
     NoHierarchy,
+    /// Something was asked for that takes a controller which is not there.
+    #[error("`{field}` needs cgroups with the controller `{controller}`, which VMs do not have on this host")]
+    NoController {
+        /// What was asked for: a field of a sandbox's description.
+        field: &'static str,
+        /// What is missing.
+        controller: &'static str,
+    },
     /// It is there, and not ours to use.
     #[error("could not use the cgroup `{path}`")]
     Refused {
@@ -46,8 +60,13 @@ fn refused(path: &Path) -> impl FnOnce(io::Error) -> CgroupError + use<'_> {
 #[derive(Debug, Clone)]
 pub(crate) struct Parent {
     dir: PathBuf,
-    memory_limit: &'static str,
-    pids_limit: Option<&'static str>,
+    version: Version,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
 }
 
 impl Parent {
@@ -69,28 +88,35 @@ impl Parent {
         }
         if version_2 {
             delegate(&dir)?;
-            Ok(Some(Self { dir, memory_limit: "memory.max", pids_limit: Some("pids.max") }))
-        } else {
-            Ok(Some(Self { dir, memory_limit: "memory.limit_in_bytes", pids_limit: None }))
         }
+        let version = if version_2 { Version::Two } else { Version::One };
+        Ok(Some(Self { dir, version }))
     }
 
-    /// Makes the cgroup of one VM, whose process may use `memory_bytes`.
-    pub(crate) fn create(&self, name: &str, memory_bytes: u64) -> Result<Cgroup, CgroupError> {
-        let cgroup = Cgroup { dir: self.dir.join(name) };
+    /// Makes the cgroup of one VM, whose process may use `memory_bytes`, and has a share of the host as in `limits`.
+    pub(crate) fn create(
+        &self,
+        name: &str,
+        memory_bytes: u64,
+        limits: &Limits,
+    ) -> Result<Cgroup, CgroupError> {
+        let mut cgroup = Cgroup { dir: self.dir.join(name), others: Vec::new() };
         fs::create_dir(&cgroup.dir).map_err(refused(&cgroup.dir))?;
-        let set = |file: &str, value: u64| {
-            let path = cgroup.dir.join(file);
-            fs::write(&path, value.to_string()).map_err(|source| CgroupError::Refused { path, source })
-        };
-        let limited = set(self.memory_limit, memory_bytes)
-            .and_then(|()| self.pids_limit.map_or(Ok(()), |file| set(file, MAX_THREADS.into())));
-        match limited {
+        let limited = self.limit(&cgroup.dir, memory_bytes);
+        match limited.and_then(|()| share::apply(self, &mut cgroup, memory_bytes, limits)) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
                 cgroup.remove().ok(); // the error that is reported is the one that came first
                 Err(error)
             }
+        }
+    }
+
+    fn limit(&self, dir: &Path, memory_bytes: u64) -> Result<(), CgroupError> {
+        match self.version {
+            Version::One => set(&dir.join("memory.limit_in_bytes"), &memory_bytes),
+            Version::Two => set(&dir.join("memory.max"), &memory_bytes)
+                .and_then(|()| set(&dir.join("pids.max"), &MAX_THREADS)),
         }
     }
 
@@ -102,23 +128,30 @@ impl Parent {
             CgroupChoice::Detect => hierarchy(Path::new("/sys/fs/cgroup")),
         };
         let Some(dir) = below.map(|below| below.join(name)).filter(|dir| dir.exists()) else { return };
-        // The next host makes do with what cannot be removed: its own cgroups have names of their own.
-        if let Err(error) = reap_all(&dir) {
-            tracing::warn!(%error, dir = %dir.display(), "could not clear cgroups that an earlier host left");
+        for dir in std::iter::once(dir.clone()).chain(share::siblings(&dir)) {
+            // The next host makes do with what cannot be removed: its own cgroups have names of their own.
+            if let Err(error) = reap_all(&dir) {
+                tracing::warn!(%error, dir = %dir.display(), "could not clear cgroups that an earlier host left");
+            }
         }
     }
 
     /// Removes the parent itself.
     pub(crate) fn remove(&self) -> io::Result<()> {
+        share::siblings(&self.dir).iter().try_for_each(fs::remove_dir)?;
         fs::remove_dir(&self.dir)
     }
+}
+
+fn set(path: &Path, value: &impl ToString) -> Result<(), CgroupError> {
+    fs::write(path, value.to_string()).map_err(refused(path))
 }
 
 fn reap_all(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            let cgroup = Cgroup { dir: entry.path() };
+            let cgroup = Cgroup { dir: entry.path(), others: Vec::new() };
             cgroup.kill()?;
             cgroup.remove()?;
         }
@@ -157,18 +190,26 @@ fn delegate(dir: &Path) -> Result<(), CgroupError> {
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     dir: PathBuf,
+    /// Those in other hierarchies.
+    others: Vec<PathBuf>,
 }
 
 impl Cgroup {
-    /// The file by which a process enters: it writes `0`.
-    pub(crate) fn entrance(&self) -> io::Result<File> {
-        File::options().write(true).open(self.dir.join("cgroup.procs"))
+    fn doors(&self) -> impl Iterator<Item = PathBuf> {
+        std::iter::once(&self.dir).chain(&self.others).map(|dir| dir.join("cgroup.procs"))
+    }
+
+    /// The files by which a process enters: it writes `0` to each.
+    pub(crate) fn entrances(&self) -> io::Result<Vec<File>> {
+        self.doors().map(|door| File::options().write(true).open(door)).collect()
     }
 
     /// Moves a process into it. Takes some ten milliseconds: the kernel waits until every processor has noticed.
     pub(crate) async fn admit(&self, pid: u32) -> io::Result<()> {
-        let entrance = self.dir.join("cgroup.procs");
-        let moved = tokio::task::spawn_blocking(move || fs::write(entrance, pid.to_string()));
+        let doors: Vec<_> = self.doors().collect();
+        let moved = tokio::task::spawn_blocking(move || {
+            doors.iter().try_for_each(|door| fs::write(door, pid.to_string()))
+        });
         moved.await.map_err(io::Error::other)?
     }
 
@@ -190,6 +231,7 @@ impl Cgroup {
 
     /// Removes it. Its processes must have been reaped.
     pub(crate) fn remove(&self) -> io::Result<()> {
+        self.others.iter().try_for_each(fs::remove_dir)?;
         fs::remove_dir(&self.dir)
     }
 }

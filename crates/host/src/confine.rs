@@ -244,7 +244,7 @@ fn close_inherited() -> io::Result<()> {
 struct Own {
     id: Option<u32>,
     groups: Vec<Gid>,
-    entrance: Option<File>,
+    entrances: Vec<File>,
     namespaces: bool,
     small_pages: bool,
     mounts: Vec<Bind>,
@@ -258,7 +258,7 @@ impl Own {
         Ok(Self {
             id,
             groups: groups.into_iter().map(Gid::from_raw).collect(),
-            entrance: cgroup.map(Cgroup::entrance).transpose()?,
+            entrances: cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default(),
             namespaces,
             small_pages,
             mounts,
@@ -268,7 +268,7 @@ impl Own {
 
     /// Runs in the child, where only system calls are allowed.
     fn confine_self(&self) -> io::Result<()> {
-        if let Some(entrance) = &self.entrance {
+        for entrance in &self.entrances {
             rustix::io::write(entrance, b"0")?;
         }
         if self.small_pages {

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use self::ground::Ground;
 use self::registry::Registry;
+use crate::boxconfig::limits::Limits;
 use crate::boxconfig::{BoxConfig, InvalidConfig};
 use crate::boxes::{Boxes, KeepError};
 use crate::cgroup::{CgroupChoice, CgroupError};
@@ -173,6 +174,7 @@ pub struct Host(Arc<Inner>);
 struct Inner {
     engine: Box<dyn Engine>,
     base: Rootfs,
+    no_limits: Limits,
     events: Events,
     boxes: Option<Boxes>,
     blanks: Blanks,
@@ -392,6 +394,7 @@ impl Inner {
         Ok(move |ground| Self {
             engine,
             base,
+            no_limits: Limits::default(),
             events: Events::default(),
             boxes,
             blanks,

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::boxconfig::{BoxConfig, ResourceConfig};
+use crate::blueprint::Blueprint;
+use crate::boxconfig::ResourceConfig;
 use crate::sandbox::SandboxId;
 use crate::sandbox::create::Waiting;
 use crate::template::Shape;
@@ -81,9 +82,12 @@ impl Pool {
     }
 
     /// Takes the clone that has waited longest, if it is what `config` asks for.
-    pub(crate) fn take(&self, config: &BoxConfig) -> Option<Entry> {
+    pub(crate) fn take(&self, blueprint: &Blueprint) -> Option<Entry> {
+        let config = &blueprint.config;
         // What else a clone is to be, it can become.
-        let fits = config.image.is_empty() && !config.persistent && !config.resource_limits.bind_the_host();
+        let fits = config.image.is_empty()
+            && !config.persistent
+            && blueprint.plan.limits.first_for_the_host().is_none();
         if !fits || Shape::from(&config.resources) != self.shape {
             return None;
         }

@@ -25,6 +25,7 @@ macro_rules! conform_boxes {
             a_paused_sandbox_stands_still
             memory_and_the_root_file_system_are_as_described
             programs_keep_to_their_limits
+            a_vm_has_its_share_of_the_host
             the_workspace_and_volumes_are_mounted
             a_persistent_sandbox_keeps_its_files_and_another_does_not
             a_persistent_sandbox_outlives_its_host
@@ -404,6 +405,53 @@ pub async fn programs_keep_to_their_limits(vmm: Vmm) {
     let result = run(&sandbox, Program::Command, work).await.stdout.text();
     assert!(result.starts_with("20000 100000\nnr_throttled "), "{result}");
     assert!(!result.contains("nr_throttled 0\n"), "{result}");
+    site.end().await;
+}
+
+/// What `/proc` says of the process of a sandbox's VM: its status, and the paths of its cgroups.
+fn vm_process(sandbox: &Sandbox) -> (String, String) {
+    let id = sandbox.id().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut found = processes.filter_map(|process| {
+        let cgroups = std::fs::read_to_string(process.path().join("cgroup")).ok()?;
+        let status = std::fs::read_to_string(process.path().join("status")).ok()?;
+        cgroups.contains(&id).then_some((status, cgroups))
+    });
+    found.next().expect("the VM is in no cgroup of its own")
+}
+
+pub async fn a_vm_has_its_share_of_the_host(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let resource_limits = ResourceLimits {
+        cpuset_cpus: Some("0".into()),
+        cpu_shares: Some(512),
+        memory_reservation: Some(64 << 20),
+        ..ResourceLimits::default()
+    };
+    let config = BoxConfig { resource_limits, ..small() };
+    if !rustix::process::geteuid().is_root() {
+        let error = site.host.create(config).await.unwrap_err().to_string();
+        assert!(error.starts_with("`resource_limits.cpuset_cpus` needs cgroups"), "{error}");
+        return site.end().await;
+    }
+    let sandbox = create(&site.host, config).await;
+    let (status, cgroups) = vm_process(&sandbox);
+    assert!(status.contains("\nCpus_allowed_list:\t0\n"), "{status}");
+    // A line of version 1 has its controller's name: `1:cpu:/path`; of version 2, none.
+    let file = |controller: &str, one: &str, two: &str| {
+        let path = |marker: &str| {
+            let line = cgroups.lines().find(|line| line.contains(marker))?;
+            line.splitn(3, ':').nth(2).filter(|path| path.contains(&sandbox.id().to_string()))
+        };
+        let file = match path(&format!(":{controller}:")) {
+            Some(path) => format!("/sys/fs/cgroup/{controller}{path}/{one}"),
+            None => format!("/sys/fs/cgroup{}/{two}", path("0::").unwrap()),
+        };
+        std::fs::read_to_string(file).unwrap().trim_end().to_owned()
+    };
+    assert!(["512", "20"].contains(&file("cpu", "cpu.shares", "cpu.weight").as_str()));
+    assert_eq!(file("memory", "memory.soft_limit_in_bytes", "memory.low"), (64u64 << 20).to_string());
+    sandbox.destroy().await;
     site.end().await;
 }
 

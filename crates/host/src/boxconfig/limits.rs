@@ -25,14 +25,13 @@ pub struct ResourceLimits {
     pub ulimits: Vec<String>,
     /// Weight of its VM against others when CPUs are scarce: 2 to 262144, 1024 is usual. By the host.
     pub cpu_shares: Option<u64>,
-    /// Microseconds of CPU time that its programs get in each period. -1: no limit. In the guest, and by the host for the
-    /// whole VM.
+    /// Microseconds of CPU time that its programs get in each period. -1: no limit. In the guest.
     pub cpu_quota: Option<i64>,
     /// Length of that period in microseconds: 1000 to 1000000, 100000 if it is not said.
     pub cpu_period: Option<u64>,
     /// Memory in bytes that its VM keeps when the host runs short. By the host.
     pub memory_reservation: Option<u64>,
-    /// Bytes of memory and swap that its VM may use together on the host. -1: as much swap as there is. `None`: no swap.
+    /// Bytes of memory and swap that its VM may use together on the host. -1 and `None`: as much swap as there is.
     pub memory_swap: Option<i64>,
 }
 
@@ -46,6 +45,19 @@ pub(crate) struct Limits {
     pub(crate) cpu: Option<CpuQuota>,
     pub(crate) memory_reservation_bytes: Option<u64>,
     pub(crate) swap: Option<Swap>,
+}
+
+impl Limits {
+    /// The first field that is about the VM's process, which must begin with it; `None` if the guest can do all.
+    pub(crate) fn first_for_the_host(&self) -> Option<&'static str> {
+        let said = [
+            (self.cpuset.is_some(), "resource_limits.cpuset_cpus"),
+            (self.cpu_shares.is_some(), "resource_limits.cpu_shares"),
+            (self.memory_reservation_bytes.is_some(), "resource_limits.memory_reservation"),
+            (self.swap.is_some(), "resource_limits.memory_swap"),
+        ];
+        said.into_iter().find_map(|(said, field)| said.then_some(field))
+    }
 }
 
 /// So much CPU time in each period.
@@ -91,12 +103,6 @@ const RESOURCES: [&str; 16] = [
 ];
 
 impl ResourceLimits {
-    /// Whether any is for the VM's process, which must begin with it.
-    pub(crate) fn bind_the_host(&self) -> bool {
-        let unbound = Self { pids_limit: None, ulimits: Vec::new(), ..self.clone() };
-        unbound != Self::default()
-    }
-
     /// What they come to in a VM with `memory_mb` MiB.
     pub(crate) fn plan(&self, memory_mb: u32) -> Result<Limits, InvalidConfig> {
         let in_range = |field, value: Option<u64>, range: std::ops::RangeInclusive<u64>| match value {

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use tokio::net::UnixStream;
 
 use self::memory::{Home, Memory};
+use crate::boxconfig::limits::Limits;
 use crate::cgroup::{self, CgroupError};
 use crate::confine::Spawner;
 use crate::undo::Undo;
@@ -197,6 +198,8 @@ pub(crate) struct VmSpec {
     pub(crate) scratch: File,
     /// Whether that disk is kept after the VM's end.
     pub(crate) durable: bool,
+    /// What it may have of the host.
+    pub(crate) limits: Limits,
     /// Whether it is to be frozen.
     pub(crate) to_freeze: bool,
     /// Its own directory.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
-use super::{EngineError, Options};
-use crate::cgroup::{self, Cgroup};
+use super::{EngineError, Options, VmSpec};
+use crate::cgroup::{self, Cgroup, CgroupError};
 use crate::confine::{Confinement, Spec};
 use crate::images;
 use crate::kvm::Kvm;
@@ -63,15 +63,20 @@ pub(super) fn check_kvm_group(first_uid: Option<u32>) -> Result<(), EngineError>
     }
 }
 
-/// The cgroup of the VM called `name`, whose process may use `limit_mb` MiB, where VMs get one.
+/// The cgroup of the VM of `spec`, whose process may use `limit_mb` MiB, where VMs get one.
 pub(super) fn cgroup(
     parent: Option<&cgroup::Parent>,
-    name: &str,
+    spec: &VmSpec,
     limit_mb: u64,
     undo: &mut Undo,
 ) -> Result<Option<Arc<Cgroup>>, EngineError> {
-    let Some(parent) = parent else { return Ok(None) };
-    let cgroup = Arc::new(parent.create(name, limit_mb * 1024 * 1024)?);
+    let Some(parent) = parent else {
+        return match spec.limits.first_for_the_host() {
+            Some(field) => Err(CgroupError::NoController { field, controller: "memory" }.into()),
+            None => Ok(None),
+        };
+    };
+    let cgroup = Arc::new(parent.create(&spec.name, limit_mb * 1024 * 1024, &spec.limits)?);
     let made = cgroup.clone();
     undo.push("the VM's cgroup", move || made.remove());
     Ok(Some(cgroup))

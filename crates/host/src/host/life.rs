@@ -80,7 +80,7 @@ impl Host {
         let mut registry = self.registry();
         registry.make_room(self.0.max_sandboxes)?;
         registry.check_name(&config.name)?;
-        let pooled = self.0.pool.as_ref().and_then(|pool| pool.take(config));
+        let pooled = self.0.pool.as_ref().and_then(|pool| pool.take(&blueprint));
         let (id, slot) = match &pooled {
             Some(entry) => (entry.id, entry.slot),
             None => (SandboxId::random(), registry.take_slot()),
@@ -203,7 +203,8 @@ impl Host {
             (None, Some(template)) => Origin::Clone(template),
             (None, None) => Origin::Boot,
         };
-        Ok(create::bring_up(self.site(*slot, rootfs), *id, blueprint, journal, origin).await?)
+        let site = Site { limits: &blueprint.plan.limits, ..self.site(*slot, rootfs) };
+        Ok(create::bring_up(site, *id, blueprint, journal, origin).await?)
     }
 
     /// The template of `rootfs` and `shape`, built if need be; `None` where sandboxes are booted.
@@ -223,11 +224,13 @@ impl Host {
         templates.get(rootfs, shape, build).await.map(Some)
     }
 
+    /// Where a VM without limits of its own is made.
     pub(super) fn site<'a>(&'a self, slot: u32, rootfs: &'a Rootfs) -> Site<'a> {
         Site {
             engine: &*self.0.engine,
             blanks: &self.0.blanks,
             rootfs,
+            limits: &self.0.no_limits,
             dir: &self.0.dir,
             slot,
             closing: &self.0.closing,

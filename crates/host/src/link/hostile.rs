@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::blueprint::Blueprint;
 use crate::boxconfig::BoxConfig;
+use crate::boxconfig::limits::Limits;
 use crate::context::{self, ContextError, ContextId};
 use crate::disk::Blanks;
 use crate::engine::memory::Memory;
@@ -468,7 +469,8 @@ async fn a_vm_that_does_not_become_the_sandbox_s_own_is_not_handed_out() {
         let closing = CancellationToken::new();
         let rootfs = Rootfs { path: dir.path().into(), identity: String::new(), is_base: true };
         let (engine, blanks, rootfs) = (&engine, &blanks, &rootfs);
-        let site = Site { engine, blanks, rootfs, dir: dir.path(), slot: 0, closing: &closing };
+        let limits = &Limits::default();
+        let site = Site { engine, blanks, rootfs, limits, dir: dir.path(), slot: 0, closing: &closing };
         let blueprint = Blueprint::new(BoxConfig::default(), None).unwrap();
         let journal = Arc::default();
         let live = create::bring_up(site, SandboxId::random(), &blueprint, &journal, Origin::Boot).await;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::SandboxId;
 use super::owner::MainRun;
 use crate::blueprint::{Blueprint, Main};
+use crate::boxconfig::limits::Limits;
 use crate::disk::{self, Blanks, DiskError, Kind};
 use crate::engine::{Engine, EngineError, Frozen, Rootfs, Vm, VmSpec};
 use crate::exec::{Exec, ExecError, ExecRequest, ExecStream, Program, Role, WindowSize};
@@ -96,6 +97,8 @@ pub(crate) struct Site<'a> {
     pub(crate) blanks: &'a Blanks,
     /// What the sandbox's root is.
     pub(crate) rootfs: &'a Rootfs,
+    /// What its VM may have of the host.
+    pub(crate) limits: &'a Limits,
     /// The directory of all sandboxes.
     pub(crate) dir: &'a Path,
     /// See [`VmSpec::slot`].
@@ -310,7 +313,8 @@ impl Prepared {
         };
         let (name, slot) = (id.to_string(), site.slot);
         let rootfs = site.rootfs.path.clone();
-        let spec = VmSpec { name, slot, vcpus, memory_mb, rootfs, scratch, durable, to_freeze: false, dir };
+        let (to_freeze, limits) = (false, site.limits.clone());
+        let spec = VmSpec { name, slot, vcpus, memory_mb, rootfs, scratch, durable, limits, to_freeze, dir };
         Ok(Self { spec, undo })
     }
 

@@ -159,7 +159,7 @@ impl Firecracker {
         undo: &mut Undo,
     ) -> Result<FirecrackerVm, EngineError> {
         let limit_mb = u64::from(spec.memory_mb) + OVERHEAD_MB;
-        let cgroup = prepare::cgroup(self.cgroups.as_ref(), &spec.name, limit_mb, undo)?;
+        let cgroup = prepare::cgroup(self.cgroups.as_ref(), spec, limit_mb, undo)?;
         shown.push(self.shown(jail::BASE, &spec.rootfs)?);
         let uid = self.first_uid.map(|first| first + spec.slot);
         let mounts = self

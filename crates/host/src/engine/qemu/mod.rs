@@ -108,9 +108,9 @@ impl Qemu {
         ([first, second], memory): ([OwnedFd; 2], Option<File>),
         undo: &mut Undo,
     ) -> Result<QemuVm, EngineError> {
+        let memory_limit_mb = u64::from(spec.memory_mb) + u64::from(TRANSLATION_MB) + OVERHEAD_MB;
+        let cgroup = prepare::cgroup(self.cgroups.as_ref(), &spec, memory_limit_mb, undo)?;
         let VmSpec { name, slot, vcpus, memory_mb, rootfs, scratch, durable, .. } = spec;
-        let memory_limit_mb = u64::from(memory_mb) + u64::from(TRANSLATION_MB) + OVERHEAD_MB;
-        let cgroup = prepare::cgroup(self.cgroups.as_ref(), &name, memory_limit_mb, undo)?;
         let sockets = Sockets::pair().map_err(|error| EngineError::Prepare("the VM's sockets", error))?;
         let base = File::open(&rootfs).map_err(|error| EngineError::Prepare("the rootfs", error))?;
         let mut fds: Vec<OwnedFd> = sockets.theirs.into();
