@@ -5,8 +5,9 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bouvet_wire::frame::{self, Decoder, Epoch, Event, MAX_PAYLOAD_BYTES, Preamble, Violation};
 use bouvet_wire::limits::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, STREAM_WINDOW_BYTES};
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tonic::body::Body;
+use tracing::info;
 
 const READ_BYTES: usize = 128 * 1024;
 /// Headers of an answer: gRPC's own take a few hundred bytes.
@@ -50,6 +52,8 @@ pub enum LinkError {
 #[derive(Debug)]
 pub(crate) struct Link {
     client: Client,
+    /// Whose calls the host's log names.
+    logged: Arc<OnceLock<String>>,
     connection: JoinHandle<String>,
 }
 
@@ -103,15 +107,23 @@ impl Link {
         });
         // Only its form matters: there is one guest at the other end.
         let origin = http::Uri::from_static("http://guest");
-        let client = GuestClient::with_origin(Calls(calls), origin)
+        let logged = Arc::<OnceLock<String>>::default();
+        let calls = Calls { calls, logged: logged.clone() };
+        let client = GuestClient::with_origin(calls, origin)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self { client, connection })
+        Ok(Self { client, logged, connection })
     }
 
     /// What makes calls over it.
     pub(crate) fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// Has the host's log name every call from now on, as one to `guest`.
+    pub(crate) fn log_calls(&self, guest: &str) {
+        // Set once: it remains the same guest.
+        self.logged.set(guest.to_owned()).ok();
     }
 
     /// Waits until the link is of no more use, and says why.
@@ -128,7 +140,10 @@ impl Drop for Link {
 
 /// hyper's HTTP/2 connection as the service that tonic's client calls.
 #[derive(Debug, Clone)]
-pub(crate) struct Calls(hyper::client::conn::http2::SendRequest<Body>);
+pub(crate) struct Calls {
+    calls: hyper::client::conn::http2::SendRequest<Body>,
+    logged: Arc<OnceLock<String>>,
+}
 
 impl tower::Service<http::Request<Body>> for Calls {
     type Response = http::Response<hyper::body::Incoming>;
@@ -136,11 +151,28 @@ impl tower::Service<http::Request<Body>> for Calls {
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+        self.calls.poll_ready(cx)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
+        let Some(guest) = self.logged.get().cloned() else {
+            return Box::pin(self.calls.send_request(request));
+        };
+        let (call, begun) = (request.uri().path().to_owned(), Instant::now());
+        let answer = self.calls.send_request(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            let status = match &answer {
+                // An error of the guest's comes at once, in the headers; otherwise the answer goes on from here.
+                Ok(answer) => answer
+                    .headers()
+                    .get("grpc-status")
+                    .map_or("ok", |code| code.to_str().unwrap_or("unreadable")),
+                Err(_) => "broken",
+            };
+            info!(%guest, %call, status, took_ms = begun.elapsed().as_millis(), "gRPC");
+            answer
+        })
     }
 }
 

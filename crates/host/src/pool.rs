@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::blueprint::Blueprint;
-use crate::boxconfig::ResourceConfig;
+use crate::boxconfig::{LogLevel, ResourceConfig};
 use crate::sandbox::SandboxId;
 use crate::sandbox::create::Waiting;
 use crate::template::Shape;
@@ -87,7 +87,8 @@ impl Pool {
         // What else a clone is to be, it can become.
         let fits = config.image.is_empty()
             && !config.persistent
-            && blueprint.plan.limits.first_for_the_host().is_none();
+            && blueprint.plan.limits.first_for_the_host().is_none()
+            && config.log_level > LogLevel::Debug;
         if !fits || Shape::from(&config.resources) != self.shape {
             return None;
         }

@@ -63,9 +63,9 @@ pub struct BoxConfig {
     pub workspace: PathBuf,
     /// What it may use.
     pub resources: ResourceConfig,
-    /// What of the guest's own log reaches the host's.
+    /// What of its life is worth a line in the host's log; with `debug` and `trace`, its VM's console too.
     pub log_level: LogLevel,
-    /// Logs every call to the guest, without what it carries.
+    /// Has the host's log name every call to the guest and how it went, but not what it carries.
     pub debug_grpc: bool,
     /// Confidential computing.
     pub tee: TeeConfig,

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What of a guest's own log is worth the host's attention.
+/// What of a sandbox's life is worth a line in the host's log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// All that it says.
+    /// As [`LogLevel::Debug`].
     Trace,
-    /// What helps to find a fault.
+    /// What happens, and its VM's console.
     Debug,
     /// What happens.
     #[default]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 const KEPT_BYTES: usize = 16 * 1024;
 /// After this much the reader rests, and the writer waits.
@@ -15,9 +16,14 @@ const REST: Duration = Duration::from_millis(100);
 /// How long the last words of a process that is gone are waited for: its children may hold its streams open.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// The longest line that is repeated as one.
+const MAX_LINE_BYTES: usize = 1024;
+
 /// The last bytes of a stream.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Log {
+    /// Whose every line the host's log repeats.
+    aloud: Option<Arc<str>>,
     kept: Arc<Mutex<VecDeque<u8>>>,
     /// Cancelled at the stream's end.
     ended: CancellationToken,
@@ -31,11 +37,23 @@ impl Log {
         log
     }
 
+    /// Follows the console of the VM called `name`, and where it is `aloud` repeats it in the host's log.
+    pub(crate) fn follow_console(
+        stream: impl AsyncRead + Unpin + Send + 'static,
+        name: &str,
+        aloud: bool,
+    ) -> Self {
+        let log = Self { aloud: aloud.then(|| name.into()), ..Self::default() };
+        tokio::spawn(log.clone().read(stream));
+        log
+    }
+
     async fn read(self, mut stream: impl AsyncRead + Unpin) {
-        let (mut buffer, mut burst) = ([0; 4096], 0);
+        let (mut buffer, mut burst, mut line) = ([0; 4096], 0, Vec::new());
         // An error is an end too: of a console, when its VM dies.
         while let Ok(read @ 1..) = stream.read(&mut buffer).await {
             self.push(&buffer[..read]);
+            self.repeat(&buffer[..read], &mut line);
             burst += read;
             if burst >= BURST_BYTES {
                 burst = 0;
@@ -43,6 +61,22 @@ impl Log {
             }
         }
         self.ended.cancel();
+    }
+
+    /// Repeats the lines that `bytes` end; the rest waits in `line`.
+    fn repeat(&self, bytes: &[u8], line: &mut Vec<u8>) {
+        let Some(sandbox) = &self.aloud else { return };
+        for byte in bytes {
+            if *byte != b'\n' && line.len() < MAX_LINE_BYTES {
+                line.push(*byte);
+                continue;
+            }
+            let text: String = String::from_utf8_lossy(line).chars().filter(|c| !c.is_control()).collect();
+            if !text.trim().is_empty() {
+                info!(%sandbox, console = %text);
+            }
+            line.clear();
+        }
     }
 
     /// Waits for what a process has written that is gone.

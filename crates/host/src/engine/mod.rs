@@ -200,6 +200,8 @@ pub(crate) struct VmSpec {
     pub(crate) durable: bool,
     /// What it may have of the host.
     pub(crate) limits: Limits,
+    /// Whether the host's log repeats its console.
+    pub(crate) aloud: bool,
     /// Whether it is to be frozen.
     pub(crate) to_freeze: bool,
     /// Its own directory.

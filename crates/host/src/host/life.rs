@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::registry::Registry;
 use super::{CreateError, Host, Place};
 use crate::blueprint::Blueprint;
-use crate::boxconfig::BoxConfig;
+use crate::boxconfig::{BoxConfig, LogLevel};
 use crate::boxes::{KeepError, Kept};
 use crate::engine::{Frozen, Rootfs};
 use crate::event::Happening;
@@ -63,7 +63,9 @@ impl Host {
                 return Err(error);
             }
         };
-        info!(sandbox = %id, warm, took_ms = started.elapsed().as_millis(), "sandbox created");
+        if home.blueprint.config.log_level <= LogLevel::Info {
+            info!(sandbox = %id, warm, took_ms = started.elapsed().as_millis(), "sandbox created");
+        }
         up(&sandbox, &owner, &live);
         let known = sandbox.clone();
         self.0.tasks.spawn(self.clone().live(known, owner, home, Some(live)));
@@ -106,7 +108,8 @@ impl Host {
         let sandbox = Sandbox::new(birth, state, orders);
         registry.sandboxes.insert(id, sandbox.clone());
         let events = self.0.events.clone();
-        (sandbox, Owner { id, state: sender, orders: receiver, journal, events, doomed: false })
+        let log_level = home.blueprint.config.log_level;
+        (sandbox, Owner { id, state: sender, orders: receiver, journal, events, log_level, doomed: false })
     }
 
     /// Gives a persistent sandbox its place on disk.
@@ -153,7 +156,9 @@ impl Host {
             // Whoever asked may have gone.
             answer.send(started).ok();
         }
-        info!(sandbox = %home.id, "sandbox destroyed");
+        if home.blueprint.config.log_level <= LogLevel::Info {
+            info!(sandbox = %home.id, "sandbox destroyed");
+        }
         let Home { id, slot, .. } = home;
         // What is kept outlives its host, unless somebody destroyed it before.
         if !self.0.closing.is_cancelled() {
@@ -203,7 +208,8 @@ impl Host {
             (None, Some(template)) => Origin::Clone(template),
             (None, None) => Origin::Boot,
         };
-        let site = Site { limits: &blueprint.plan.limits, ..self.site(*slot, rootfs) };
+        let aloud = blueprint.config.log_level <= LogLevel::Debug;
+        let site = Site { limits: &blueprint.plan.limits, aloud, ..self.site(*slot, rootfs) };
         Ok(create::bring_up(site, *id, blueprint, journal, origin).await?)
     }
 
@@ -231,6 +237,7 @@ impl Host {
             blanks: &self.0.blanks,
             rootfs,
             limits: &self.0.no_limits,
+            aloud: false,
             dir: &self.0.dir,
             slot,
             closing: &self.0.closing,

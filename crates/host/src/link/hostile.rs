@@ -470,7 +470,16 @@ async fn a_vm_that_does_not_become_the_sandbox_s_own_is_not_handed_out() {
         let rootfs = Rootfs { path: dir.path().into(), identity: String::new(), is_base: true };
         let (engine, blanks, rootfs) = (&engine, &blanks, &rootfs);
         let limits = &Limits::default();
-        let site = Site { engine, blanks, rootfs, limits, dir: dir.path(), slot: 0, closing: &closing };
+        let site = Site {
+            engine,
+            blanks,
+            rootfs,
+            limits,
+            aloud: false,
+            dir: dir.path(),
+            slot: 0,
+            closing: &closing,
+        };
         let blueprint = Blueprint::new(BoxConfig::default(), None).unwrap();
         let journal = Arc::default();
         let live = create::bring_up(site, SandboxId::random(), &blueprint, &journal, Origin::Boot).await;

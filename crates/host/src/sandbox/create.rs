@@ -99,6 +99,8 @@ pub(crate) struct Site<'a> {
     pub(crate) rootfs: &'a Rootfs,
     /// What its VM may have of the host.
     pub(crate) limits: &'a Limits,
+    /// Whether the host's log repeats its console.
+    pub(crate) aloud: bool,
     /// The directory of all sandboxes.
     pub(crate) dir: &'a Path,
     /// See [`VmSpec::slot`].
@@ -159,6 +161,9 @@ impl Live {
 
     /// Makes it what `blueprint` says, and starts its main program.
     async fn furnish(&mut self, blueprint: &Blueprint, journal: &Arc<Journal>) -> Result<(), BringUpError> {
+        if blueprint.config.debug_grpc {
+            self.link.log_calls(&self.person.hostname);
+        }
         let client = self.link.client();
         let [before, after] = blueprint.furnishing();
         furnish(client.clone(), before).await?;
@@ -313,8 +318,20 @@ impl Prepared {
         };
         let (name, slot) = (id.to_string(), site.slot);
         let rootfs = site.rootfs.path.clone();
-        let (to_freeze, limits) = (false, site.limits.clone());
-        let spec = VmSpec { name, slot, vcpus, memory_mb, rootfs, scratch, durable, limits, to_freeze, dir };
+        let (limits, aloud) = (site.limits.clone(), site.aloud);
+        let spec = VmSpec {
+            name,
+            slot,
+            vcpus,
+            memory_mb,
+            rootfs,
+            scratch,
+            durable,
+            limits,
+            aloud,
+            to_freeze: false,
+            dir,
+        };
         Ok(Self { spec, undo })
     }
 

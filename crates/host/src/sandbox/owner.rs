@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::SandboxId;
 use super::create::Live;
 use super::state::{self, Event, Refusal, Request, State, Stop};
+use crate::boxconfig::LogLevel;
 use crate::event::{Events, Happening};
 use crate::exec::{ExecControl, ExecError, ExecExit, ExecStream, Signal, StreamEvent};
 use crate::journal::{Journal, LogStream};
@@ -65,6 +66,8 @@ pub(crate) struct Owner {
     pub(crate) orders: mpsc::Receiver<(Order, Answer)>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) events: Events,
+    /// What of its life the host's log has.
+    pub(crate) log_level: LogLevel,
     /// Whether it was to be destroyed while it stopped.
     pub(crate) doomed: bool,
 }
@@ -204,7 +207,9 @@ impl Owner {
                 End::Destroyed
             }
             Cause::Failed(reason) => {
-                warn!(sandbox = %self.id, %reason, "sandbox failed");
+                if self.log_level <= LogLevel::Warn {
+                    warn!(sandbox = %self.id, %reason, "sandbox failed");
+                }
                 release(live).await;
                 self.journal.close();
                 self.happen(Event::Failed(reason));
@@ -276,7 +281,9 @@ impl Owner {
             None => 0,
         };
         let stop = Stop { exit_code, out_of_memory: exit.is_some_and(|exit| exit.out_of_memory) };
-        info!(sandbox = %self.id, exit_code, "sandbox stopped");
+        if self.log_level <= LogLevel::Info {
+            info!(sandbox = %self.id, exit_code, "sandbox stopped");
+        }
         self.happen(Event::Stopped(stop));
     }
 

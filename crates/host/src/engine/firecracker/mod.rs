@@ -172,7 +172,7 @@ impl Firecracker {
         let child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
         let socket = self.programs.root(&spec.dir).join(jail::API_SOCKET);
         // No guest runs before it is told to, so the process may enter its cgroup as it starts.
-        let (process, api) = vm::begin(child, &socket, cgroup.as_deref()).await?;
+        let (process, api) = vm::begin(child, &socket, cgroup.as_deref(), (&spec.name, spec.aloud)).await?;
         let to_freeze = spec.to_freeze.then(|| ToFreeze {
             memory_bytes: u64::from(spec.memory_mb) * 1024 * 1024,
             dir: self.frozen.clone(),
@@ -275,7 +275,7 @@ async fn probe(
     })?;
     let socket = programs.root(&dir).join(jail::API_SOCKET);
     let (mut process, mut api) =
-        vm::begin(child, &socket, None).await.map_err(|error| no_vmm(crate::chain(&error)))?;
+        vm::begin(child, &socket, None, ("", false)).await.map_err(|error| no_vmm(crate::chain(&error)))?;
     let version = api.version().await;
     let seccomp = process.id().is_some_and(has_seccomp)
         && release::carries_filters(&programs.firecracker).unwrap_or(false);

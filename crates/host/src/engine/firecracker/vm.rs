@@ -38,9 +38,11 @@ pub(super) async fn begin(
     mut child: Child,
     socket: &Path,
     cgroup: Option<&Cgroup>,
+    (name, aloud): (&str, bool),
 ) -> Result<(Process, Api), EngineError> {
     // The guest's serial console, and what Firecracker logs.
-    let console = child.stdout.take().map(Log::follow).unwrap_or_default();
+    let console = child.stdout.take().map(|console| Log::follow_console(console, name, aloud));
+    let console = console.unwrap_or_default();
     let mut process = Process::new(child, console);
     let enter = cgroup.map(|cgroup| process.enter(cgroup));
     let begun = async {
@@ -252,7 +254,7 @@ mod tests {
         async fn begin(&self, script: &str, acts: Vec<Act>) -> (Process, Api) {
             let socket = self.dir.path().join(jail::API_SOCKET);
             drop(serve(&socket, acts));
-            begin(self.child(script).await, &socket, None).await.unwrap()
+            begin(self.child(script).await, &socket, None, ("vm", false)).await.unwrap()
         }
 
         /// One of 4096 bytes of memory, that is to be frozen.
@@ -276,7 +278,7 @@ mod tests {
         let scripted = Scripted::new();
         let child = scripted.child("echo 'no such option' >&2; exit 7").await;
         let nowhere = scripted.dir.path().join("none.sock");
-        let error = begin(child, &nowhere, None).await.unwrap_err();
+        let error = begin(child, &nowhere, None, ("vm", false)).await.unwrap_err();
         assert!(crate::chain(&error).contains("exit status: 7"), "{error}");
         let EngineError::Vmm { said, .. } = &error else { panic!("{error}") };
         assert_eq!(said, "no such option");

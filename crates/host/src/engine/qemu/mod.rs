@@ -110,7 +110,7 @@ impl Qemu {
     ) -> Result<QemuVm, EngineError> {
         let memory_limit_mb = u64::from(spec.memory_mb) + u64::from(TRANSLATION_MB) + OVERHEAD_MB;
         let cgroup = prepare::cgroup(self.cgroups.as_ref(), &spec, memory_limit_mb, undo)?;
-        let VmSpec { name, slot, vcpus, memory_mb, rootfs, scratch, durable, .. } = spec;
+        let VmSpec { name, slot, vcpus, memory_mb, rootfs, scratch, durable, aloud, .. } = spec;
         let sockets = Sockets::pair().map_err(|error| EngineError::Prepare("the VM's sockets", error))?;
         let base = File::open(&rootfs).map_err(|error| EngineError::Prepare("the rootfs", error))?;
         let mut fds: Vec<OwnedFd> = sockets.theirs.into();
@@ -132,7 +132,7 @@ impl Qemu {
         debug!(%name, ?machine, ?begin, "starting QEMU");
         let child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
         let [link, console, control] = sockets.ours;
-        let process = Process::new(child, Log::follow(console));
+        let process = Process::new(child, Log::follow_console(console, &name, aloud));
         let mut vm = QemuVm { process, memory, link: Some(link), control: Control::New(control) };
         if let (Begin::Restore, Some(cgroup)) = (begin, cgroup) {
             // A guest that is restored does not run before it is told to, so its process may enter as it starts.
