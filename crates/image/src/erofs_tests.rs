@@ -194,3 +194,55 @@ proptest! {
         }
     }
 }
+
+/// Entries of every kind, of names that meet often.
+fn noise() -> impl Strategy<Value = (u8, String, String, Vec<u8>)> {
+    let part = prop::sample::select(vec!["a", "b", "c", ".wh.a", ".wh..wh..opq", "..", ".", "", "etc"]);
+    let path = prop::collection::vec(part.clone(), 1..5).prop_map(|parts| parts.join("/"));
+    let target = prop::collection::vec(part, 1..4).prop_map(|parts| parts.join("/"));
+    let kind = prop::sample::select(b"0001122345566".to_vec());
+    (kind, path, target, prop::collection::vec(any::<u8>(), 0..5000))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_layers_hold_an_image_is_refused_or_whole(
+        layers in prop::collection::vec(prop::collection::vec(noise(), 0..12), 1..4)
+    ) {
+        let mut tree = Tree::default();
+        let mut files = Vec::new();
+        for (number, layer) in layers.into_iter().enumerate() {
+            let mut archive = Archive::default();
+            for (kind, path, target, data) in layer {
+                let data = if matches!(kind, b'0') { data } else { Vec::new() };
+                archive = archive.changed(kind, &path, &target, &data, |header| {
+                    header.set_device_major(1).unwrap();
+                    header.set_device_minor(3).unwrap();
+                });
+            }
+            let bytes = archive.finish();
+            let mut allowance = crate::layer::entries::Allowance::new(&crate::Limits::default());
+            let entries =
+                crate::layer::entries::read(io::Cursor::new(&bytes), bytes.len() as u64, number, &mut allowance);
+            let Ok(entries) = entries else { continue };
+            let Ok(()) = tree.apply(entries) else { return Ok(()) };
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            files.resize_with(number, || tempfile::tempfile().unwrap());
+            files.push(file);
+        }
+        if tree.furnish().is_err() {
+            return Ok(());
+        }
+        let image = written(&tree, &files);
+        let fs = EroFS::new(SliceImage::new(&image)).unwrap();
+        for entry in fs.walk_dir("/").unwrap() {
+            let entry = entry.unwrap();
+            prop_assert!(!entry.dir_entry.file_name().starts_with(b".wh."));
+            if entry.inode.is_file() {
+                content(&fs, &entry.dir_entry.path().to_string_lossy());
+            }
+        }
+    }
+}

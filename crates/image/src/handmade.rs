@@ -4,7 +4,10 @@ use std::io::Cursor;
 
 use tar::{EntryType, Header};
 
+use crate::Reference;
+use crate::digest::Digest;
 use crate::layer::entries::{self, Allowance, ArchiveError, Entry};
+use crate::manifest::Platform;
 
 /// An archive that grows.
 #[derive(Default)]
@@ -85,4 +88,64 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Entry>, ArchiveError> {
 
 pub(crate) fn read_within(bytes: &[u8], limits: &crate::Limits) -> Result<Vec<Entry>, ArchiveError> {
     entries::read(Cursor::new(bytes), bytes.len() as u64, 0, &mut Allowance::new(limits))
+}
+
+/// A directory in the OCI layout.
+pub(crate) struct Layout {
+    pub(crate) dir: tempfile::TempDir,
+    entries: Vec<String>,
+}
+
+impl Layout {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("blobs/sha256")).unwrap();
+        Self { dir, entries: Vec::new() }
+    }
+
+    /// Puts a blob there; returns its descriptor but for the last brace.
+    pub(crate) fn blob(&self, media_type: &str, bytes: &[u8]) -> String {
+        let digest = Digest::of(bytes);
+        std::fs::write(self.dir.path().join("blobs/sha256").join(digest.hex()), bytes).unwrap();
+        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{}"#, bytes.len())
+    }
+
+    /// An image of uncompressed layers for this machine.
+    pub(crate) fn image(self, tag: &str, layers: &[Vec<u8>]) -> Self {
+        let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
+        self.image_with(tag, layers, &diff_ids, &Platform::ours())
+    }
+
+    pub(crate) fn image_with(
+        mut self,
+        tag: &str,
+        layers: &[Vec<u8>],
+        diff_ids: &[Digest],
+        platform: &Platform,
+    ) -> Self {
+        let ids: Vec<String> = diff_ids.iter().map(|id| format!("\"{id}\"")).collect();
+        let platform = platform.to_string();
+        let (os, architecture) = platform.split_once('/').unwrap();
+        let config = format!(
+            r#"{{"os":"{os}","architecture":"{architecture}","created":"2026-01-02T03:04:05Z","config":{{"User":"{tag}"}},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
+            ids.join(",")
+        );
+        let config = self.blob("application/vnd.oci.image.config.v1+json", config.as_bytes());
+        let layers: Vec<String> = layers
+            .iter()
+            .map(|layer| self.blob("application/vnd.oci.image.layer.v1.tar", layer) + "}")
+            .collect();
+        let manifest =
+            format!(r#"{{"schemaVersion":2,"config":{config}}},"layers":[{}]}}"#, layers.join(","));
+        let manifest = self.blob("application/vnd.oci.image.manifest.v1+json", manifest.as_bytes());
+        let name = format!(r#","annotations":{{"org.opencontainers.image.ref.name":"{tag}"}}}}"#);
+        self.entries.push(manifest + &name);
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, self.entries.join(","));
+        std::fs::write(self.dir.path().join("index.json"), index).unwrap();
+        self
+    }
+
+    pub(crate) fn reference(&self, tag: &str) -> Reference {
+        format!("oci:{}:{tag}", self.dir.path().display()).parse().unwrap()
+    }
 }

@@ -11,14 +11,14 @@ pub struct Limits {
     pub max_entries: u64,
     /// Bytes of names, link targets and extended attributes in all layers together: they are held in memory.
     pub max_metadata_bytes: u64,
-    /// How many times larger than transferred a layer may be, beyond [`FREE_BYTES`].
+    /// How many times larger than transferred a layer may be, beyond its first 64 MiB.
     pub max_compression_ratio: u64,
     /// Layers of an image.
     pub max_layers: usize,
 }
 
 /// What a layer may unpack to however little was transferred: ten thousand empty files compress well.
-pub const FREE_BYTES: u64 = 64 << 20;
+pub(crate) const FREE_BYTES: u64 = 64 << 20;
 
 impl Default for Limits {
     fn default() -> Self {

@@ -64,7 +64,7 @@ pub enum MergeError {
     /// The root is something else than a directory.
     #[error("the root of the file system is no directory")]
     Root,
-    /// A whiteout that could only remove a directory from inside itself.
+    /// A whiteout of nothing, or of its own directory; or an entry below a whiteout.
     #[error("the whiteout `{0}` names nothing that could be removed")]
     Whiteout(String),
     /// The files are too large together.
@@ -94,7 +94,7 @@ impl Tree {
             self.white_out(&entry.path)?;
         }
         for entry in entries {
-            if !split(&entry.path).1.starts_with(WHITEOUT) {
+            if !parts(&entry.path).any(|part| part.starts_with(WHITEOUT)) {
                 self.place(entry)?;
             }
         }
@@ -103,11 +103,14 @@ impl Tree {
 
     fn white_out(&mut self, path: &[u8]) -> Result<(), MergeError> {
         let (parent, name) = split(path);
-        let Some(hidden) = name.strip_prefix(WHITEOUT) else { return Ok(()) };
-        if name != OPAQUE && name.starts_with(WHITEOUT_BOOKS) {
+        if name != OPAQUE && parts(path).any(|part| part.starts_with(WHITEOUT_BOOKS)) {
             return Ok(());
         }
-        if matches!(hidden, b"" | b"." | b"..") {
+        let is_below = parts(parent).any(|part| part.starts_with(WHITEOUT));
+        let Some(hidden) = name.strip_prefix(WHITEOUT).or_else(|| is_below.then_some(b"")) else {
+            return Ok(());
+        };
+        if is_below || matches!(hidden, b"" | b"." | b"..") {
             return Err(MergeError::Whiteout(shown(path)));
         }
         // Nothing there, nothing to hide.
@@ -188,6 +191,10 @@ impl Tree {
                 if !create {
                     return Ok(None);
                 }
+                // By way of a link; in a lower layer of the guest it would hide something.
+                if part.starts_with(WHITEOUT) {
+                    return Err(MergeError::Whiteout(shown(path)));
+                }
                 let made = Node { meta: plain_meta(0o755), kind: Kind::Directory(BTreeMap::new()) };
                 let made = self.add(made);
                 self.put(here, &part, made);
@@ -210,6 +217,27 @@ impl Tree {
             }
         }
         Ok(behind.last().copied())
+    }
+
+    /// The contents of the file at `path`, over symbolic links inside the tree.
+    pub(crate) fn file(&mut self, path: &[u8]) -> Option<&Content> {
+        let mut path = path.to_vec();
+        for _ in 0..MAX_LINKS_FOLLOWED {
+            let (parent, name) = split(&path);
+            let id =
+                self.directory(parent, false).ok().flatten().and_then(|parent| self.child(parent, name))?;
+            let Kind::Symlink(target) = &self.nodes[id].kind else {
+                return match &self.nodes[id].kind {
+                    Kind::File(content) => Some(content),
+                    _ => None,
+                };
+            };
+            path = match target.strip_prefix(b"/") {
+                Some(absolute) => absolute.to_vec(),
+                None => [parent, b"/", target].concat(),
+            };
+        }
+        None
     }
 
     fn child(&self, parent: Id, name: &[u8]) -> Option<Id> {

@@ -81,16 +81,26 @@ fn opaque_directories_hide_all_that_is_below_wherever_the_mark_stands() {
 
 #[test]
 fn whiteouts_over_nothing_or_over_files_do_nothing() {
-    let above =
-        vec![file("no/.wh.such", 0), file("f/.wh.x", 0), file("no/.wh..wh..opq", 0), file(".wh..wh.plnk", 0)];
+    let above = vec![
+        file("no/.wh.such", 0),
+        file("f/.wh.x", 0),
+        file("no/.wh..wh..opq", 0),
+        file(".wh..wh.plnk/1.2", 0),
+    ];
     shows(vec![vec![file("f", 1)], above], &[("/f", "1")]);
 }
 
 #[test]
 fn whiteouts_of_nothing_are_refused() {
-    for name in [".wh.", "d/.wh..", "d/.wh..."] {
+    for name in [".wh.", "d/.wh..", "d/.wh...", ".wh.a/b", "d/.wh.a/.wh.b"] {
         assert!(matches!(merged(vec![vec![file(name, 0)]]), Err(MergeError::Whiteout(_))), "{name}");
     }
+}
+
+#[test]
+fn links_make_no_whiteouts_either() {
+    let layer = vec![symlink("s", ".wh.x"), file("s/f", 1)];
+    assert!(matches!(merged(vec![layer]), Err(MergeError::Whiteout(_))));
 }
 
 #[test]

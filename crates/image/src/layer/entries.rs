@@ -248,7 +248,7 @@ impl<R: Read + Seek> Scan<R> {
     }
 
     fn extension(&mut self, offset: u64, header: &Header) -> Result<Vec<u8>, ArchiveError> {
-        let size = header.entry_size().map_err(|_| ArchiveError::Field { offset, field: "size" })?;
+        let size = size(header).map_err(|_| ArchiveError::Field { offset, field: "size" })?;
         if size > MAX_EXTENSION_BYTES {
             return Err(ArchiveError::TooLong { offset, field: "extension", max: MAX_EXTENSION_BYTES });
         }
@@ -290,11 +290,11 @@ impl<R: Read + Seek> Scan<R> {
             // As tar had directories before it had a kind for them.
             EntryType::Regular if raw.ends_with(b"/") => EntryKind::Directory,
             EntryType::Regular | EntryType::Continuous => {
-                let size = pax.size.map_or_else(|| header.entry_size(), Ok).map_err(field("size"))?;
+                let size = pax.size.map_or_else(|| size(header), Ok).map_err(field("size"))?;
                 EntryKind::File(self.plain(size)?)
             }
             EntryType::GNUSparse => {
-                let stored = pax.size.map_or_else(|| header.entry_size(), Ok).map_err(field("size"))?;
+                let stored = pax.size.map_or_else(|| size(header), Ok).map_err(field("size"))?;
                 EntryKind::File(self.sparse(offset, header, stored)?)
             }
             EntryType::Link => EntryKind::HardLink(normal(&link.unwrap_or_default(), offset)?),
@@ -369,6 +369,16 @@ impl<R: Read + Seek> Scan<R> {
     }
 }
 
+/// A number of a header. Programs exist that leave it blank where it is zero.
+fn number<const N: usize>(field: &[u8; N], decoded: io::Result<u64>) -> io::Result<u64> {
+    let blank = field.iter().all(|byte| matches!(byte, 0 | b' '));
+    if blank { Ok(0) } else { decoded }
+}
+
+fn size(header: &Header) -> io::Result<u64> {
+    number(&header.as_old().size, header.entry_size())
+}
+
 /// A name relative to the root. An absolute one means the same as without its slash, as for `docker load`.
 fn normal(raw: &[u8], offset: u64) -> Result<Vec<u8>, ArchiveError> {
     let too_long = |max: usize| ArchiveError::TooLong { offset, field: "name", max: max as u64 };
@@ -418,16 +428,18 @@ fn meta(header: &Header, pax: Pax, offset: u64) -> Result<Meta, ArchiveError> {
     let id = |said: Option<u64>, header: io::Result<u64>| {
         said.or_else(|| header.ok()).and_then(|id| u32::try_from(id).ok()).filter(|id| *id != u32::MAX)
     };
-    let mode = header.mode().ok().and_then(|mode| u16::try_from(mode & 0o7777).ok());
+    let old = header.as_old();
+    let mode = number(&old.mode, header.mode().map(u64::from)).ok();
+    let mode = mode.and_then(|mode| u16::try_from(mode & 0o7777).ok());
     let (mtime_secs, mtime_nanos) = match pax.mtime {
         Some(mtime) => mtime,
         // Times before 1970 are two's complement in 64 bits.
-        None => (header.mtime().map_err(|_| field("time")())?.cast_signed(), 0),
+        None => (number(&old.mtime, header.mtime()).map_err(|_| field("time")())?.cast_signed(), 0),
     };
     Ok(Meta {
         mode: mode.ok_or_else(field("mode"))?,
-        uid: id(pax.uid, header.uid()).ok_or_else(field("user id"))?,
-        gid: id(pax.gid, header.gid()).ok_or_else(field("group id"))?,
+        uid: id(pax.uid, number(&old.uid, header.uid())).ok_or_else(field("user id"))?,
+        gid: id(pax.gid, number(&old.gid, header.gid())).ok_or_else(field("group id"))?,
         mtime_secs,
         mtime_nanos,
         xattrs: pax.xattrs,

@@ -1,7 +1,7 @@
 //! A layer: from what was transferred to an archive on disk that is what the image says it is.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -111,18 +111,33 @@ impl Budget {
     }
 }
 
-/// Unpacks what was transferred into a file in `dir`, and checks that it is what `layer` and `diff_id` say.
-pub(crate) fn unpack(
-    transferred: &File,
-    layer: &Digest,
-    diff_id: &Digest,
+/// A layer as it was transferred.
+pub(crate) struct Transferred<R> {
+    pub(crate) from: R,
+    pub(crate) bytes: u64,
+    /// What it must be, if that is known.
+    pub(crate) digest: Option<Digest>,
+    /// What its archive must be.
+    pub(crate) diff_id: Digest,
+}
+
+impl<R> Transferred<R> {
+    /// By which it is known.
+    pub(crate) fn name(&self) -> &Digest {
+        self.digest.as_ref().unwrap_or(&self.diff_id)
+    }
+}
+
+/// Unpacks a layer into a file in `dir`, and checks that it is what the image says.
+pub(crate) fn unpack<R: Read>(
+    layer: Transferred<R>,
     dir: &Path,
     budget: &Budget,
 ) -> Result<Unpacked, LayerError> {
-    let failed = |source| LayerError::Unpack { layer: layer.clone(), source };
-    let transferred_bytes = transferred.metadata().map_err(failed)?.len();
-    let mut from = Hashing::new(transferred);
-    from.file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    let name = layer.name().clone();
+    let Transferred { from, bytes, digest, diff_id } = layer;
+    let failed = |source| LayerError::Unpack { layer: name.clone(), source };
+    let mut from = Hashing { from, hasher: Sha256::new() };
     let mut file = tempfile::tempfile_in(dir).map_err(failed)?;
     let mut hasher = Sha256::new();
     let mut len: u64 = 0;
@@ -135,59 +150,74 @@ pub(crate) fn unpack(
                 break;
             }
             len += read as u64;
-            budget.take(layer, read as u64, len, transferred_bytes)?;
+            budget.take(&name, read as u64, len, bytes)?;
             hasher.update(&piece[..read]);
             file.write_all(&piece[..read]).map_err(failed)?;
         }
     }
-    // A stream may end before its file does; all of the file was named.
+    // A stream may end before what was transferred does; the digest is of all of it.
     let found = from.finish().map_err(failed)?;
-    if found != *layer {
-        return Err(LayerError::Digest { layer: layer.clone(), found });
+    if digest.is_some_and(|digest| found != digest) {
+        return Err(LayerError::Digest { layer: name, found });
     }
     let found = Digest::from_hasher(hasher);
-    if found != *diff_id {
-        return Err(LayerError::DiffId { layer: layer.clone(), expected: diff_id.clone(), found });
+    if found != diff_id {
+        return Err(LayerError::DiffId { layer: name, expected: diff_id, found });
     }
-    file.seek(SeekFrom::Start(0)).map_err(failed)?;
     Ok(Unpacked { file, len })
+}
+
+/// Unpacks an archive of which no digest is known into a file in `dir`.
+pub(crate) fn inflate(from: impl Read, dir: &Path, max_bytes: u64) -> io::Result<Unpacked> {
+    let mut from = Hashing { from, hasher: Sha256::new() };
+    let mut file = tempfile::tempfile_in(dir)?;
+    let len = io::copy(&mut unpacker(&mut from)?.take(max_bytes.saturating_add(1)), &mut file)?;
+    if len > max_bytes {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {max_bytes} bytes"),
+        ));
+    }
+    Ok(Unpacked { file, len })
+}
+
+/// Whether a file that starts so is compressed in a way that layers are.
+pub(crate) fn is_compressed(start: &[u8]) -> bool {
+    matches!(start, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18])
 }
 
 /// A reader of the archive in a stream whose compression is told by its magic number: media types are known to lie,
 /// and the digest of the result decides.
-fn unpacker<'a>(from: &'a mut Hashing<'_>) -> io::Result<Box<dyn Read + 'a>> {
+fn unpacker<'a, R: Read>(from: &'a mut Hashing<R>) -> io::Result<Box<dyn Read + 'a>> {
     let mut start = Vec::new();
     from.take(4).read_to_end(&mut start)?;
-    let kind = start.clone();
+    let gzip = start.starts_with(&[0x1f, 0x8b]);
+    let compressed = is_compressed(&start);
     let whole = BufReader::with_capacity(PIECE_BYTES, io::Cursor::new(start).chain(from));
-    Ok(match kind[..] {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(whole)),
-        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Box::new(zstd::Frames::new(whole)),
-        _ => Box::new(whole),
+    Ok(match (compressed, gzip) {
+        (true, true) => Box::new(MultiGzDecoder::new(whole)),
+        (true, false) => Box::new(zstd::Frames::new(whole)),
+        (false, _) => Box::new(whole),
     })
 }
 
-/// Reads a file and takes the digest of what was read.
-struct Hashing<'a> {
-    file: &'a File,
+/// Reads, and takes the digest of what was read.
+struct Hashing<R> {
+    from: R,
     hasher: Sha256,
 }
 
-impl<'a> Hashing<'a> {
-    fn new(file: &'a File) -> Self {
-        Self { file, hasher: Sha256::new() }
-    }
-
-    /// The digest of the whole file.
+impl<R: Read> Hashing<R> {
+    /// The digest of all there is to read.
     fn finish(mut self) -> io::Result<Digest> {
         io::copy(&mut self, &mut io::sink())?;
         Ok(Digest::from_hasher(self.hasher))
     }
 }
 
-impl Read for Hashing<'_> {
+impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(buffer)?;
+        let read = self.from.read(buffer)?;
         self.hasher.update(&buffer[..read]);
         Ok(read)
     }

@@ -1,6 +1,6 @@
 //! Archives and layers, well made and hostile.
 
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -10,10 +10,8 @@ use super::entries::{ArchiveError, EntryKind};
 use super::*;
 use crate::handmade::{Archive, read, read_within};
 
-fn file_of(bytes: &[u8]) -> File {
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(bytes).unwrap();
-    file
+fn transferred(stored: &[u8], digest: Digest, diff_id: Digest) -> Transferred<&[u8]> {
+    Transferred { from: stored, bytes: stored.len() as u64, digest: Some(digest), diff_id }
 }
 
 fn gzipped(bytes: &[u8]) -> Vec<u8> {
@@ -29,10 +27,11 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 fn unpacked_within(stored: &[u8], plain: &[u8], limits: &Limits) -> Result<Vec<u8>, LayerError> {
     let dir = tempfile::tempdir().unwrap();
     let budget = Budget::new(limits);
-    let unpacked = unpack(&file_of(stored), &Digest::of(stored), &Digest::of(plain), dir.path(), &budget);
+    let unpacked = unpack(transferred(stored, Digest::of(stored), Digest::of(plain)), dir.path(), &budget);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no name in the directory");
     let mut bytes = Vec::new();
     let Unpacked { mut file, len } = unpacked?;
+    file.rewind().unwrap();
     file.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len() as u64, len);
     Ok(bytes)
@@ -78,9 +77,10 @@ fn another_content_is_refused_before_and_behind_the_compression() {
     let (dir, budget) = (tempfile::tempdir().unwrap(), Budget::new(&Limits::default()));
     let stored = gzipped(b"plain");
     let (right, wrong) = (Digest::of(&stored), Digest::of(b"other"));
-    let error = unpack(&file_of(&stored), &wrong, &Digest::of(b"plain"), dir.path(), &budget).unwrap_err();
+    let error =
+        unpack(transferred(&stored, wrong.clone(), Digest::of(b"plain")), dir.path(), &budget).unwrap_err();
     assert!(matches!(error, LayerError::Digest { layer, found } if (&layer, &found) == (&wrong, &right)));
-    let error = unpack(&file_of(&stored), &right, &wrong, dir.path(), &budget).unwrap_err();
+    let error = unpack(transferred(&stored, right.clone(), wrong.clone()), dir.path(), &budget).unwrap_err();
     assert!(
         matches!(error, LayerError::DiffId { layer, expected, .. } if (&layer, &expected) == (&right, &wrong))
     );
@@ -244,6 +244,18 @@ fn sizes_and_numbers_that_cannot_be_are_refused() {
     assert!(matches!(read(&device.finish()), Err(ArchiveError::Field { field: "device number", .. })));
     let kind = Archive::default().with(b'M', "a", "", b"");
     assert!(matches!(read(&kind.finish()), Err(ArchiveError::Unsupported { .. })));
+}
+
+#[test]
+fn numbers_that_are_left_blank_are_zero() {
+    let blank = Archive::default().changed(b'5', "a", "", b"", |header| {
+        let old = header.as_old_mut();
+        (old.mode, old.uid, old.gid) = ([0; 8], *b"        ", [0; 8]);
+        (old.size, old.mtime) = ([0; 12], [b' '; 12]);
+    });
+    let entries = read(&blank.file("after", b"").finish()).unwrap();
+    let meta = &entries[0].meta;
+    assert_eq!((meta.mode, meta.uid, meta.gid, meta.mtime_secs, entries.len()), (0, 0, 0, 0, 2));
 }
 
 #[test]
