@@ -386,3 +386,20 @@ fn write(
     cache::write_about(dir, run)?;
     Ok(())
 }
+
+/// What a pull does with layers once they are unpacked: merges them and writes an image into the empty file `into`. For
+/// the fuzz target `layers`; images come from [`Images::pull`](crate::Images::pull).
+#[doc(hidden)]
+pub fn convert_layers(layers: &[Vec<u8>], into: &File) -> Result<(), PullCause> {
+    let limits = Limits { max_image_bytes: 16 << 20, ..Limits::default() };
+    let unpacked = layers.iter().map(|layer| {
+        let mut file = tempfile::tempfile()?;
+        io::Write::write_all(&mut file, layer)?;
+        Ok(Unpacked { file, len: layer.len() as u64 })
+    });
+    let unpacked: Vec<Unpacked> = unpacked.collect::<io::Result<_>>().map_err(WriteError::File)?;
+    let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
+    let tree = merge(&unpacked, &diff_ids, &limits)?;
+    let files: Vec<File> = unpacked.into_iter().map(|layer| layer.file).collect();
+    Ok(erofs::write(&tree, &files, into, &|_, _| ())?)
+}
