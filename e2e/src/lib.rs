@@ -6,5 +6,6 @@
 pub mod conformance;
 pub mod drive;
 pub mod probe;
+pub mod registry;
 pub mod site;
 pub mod skip;

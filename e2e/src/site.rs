@@ -4,7 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use bouvet_host::{
-    BoxConfig, CgroupChoice, EngineChoice, FirecrackerOptions, Host, HostOptions, PoolOptions, ResourceConfig,
+    BoxConfig, CgroupChoice, EngineChoice, FirecrackerOptions, Host, HostOptions, ImageOptions,
+    ImagesOptions, PoolOptions, ResourceConfig,
 };
 use tempfile::TempDir;
 
@@ -117,6 +118,7 @@ impl Site {
             first_uid: 1_900_000_000,
             templates,
             pool,
+            images: Some(ImageOptions { dir: parent.path().join("images"), pull: ImagesOptions::default() }),
             boxes: Some(boxes.unwrap_or_else(|| parent.path().join("boxes"))),
         };
         Self { host: Host::start(options).await.unwrap(), parent }

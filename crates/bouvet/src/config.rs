@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bouvet_host::{
-    BoxConfig, CgroupChoice, EngineChoice, FirecrackerOptions, HostOptions, PoolOptions, ResourceConfig,
+    BoxConfig, CgroupChoice, EngineChoice, FirecrackerOptions, HostOptions, ImageOptions, ImagesOptions,
+    PoolOptions, RegistryOptions, ResourceConfig,
 };
 
 /// One variable.
@@ -59,6 +60,18 @@ pub const VARIABLES: &[Variable] = &[
         "auto",
         "auto or a path",
         "where images and persistent sandboxes are kept: auto is /var/lib/bouvet for root, else bouvet in the user's own data directory",
+    ),
+    variable(
+        "BOUVET_INSECURE_REGISTRIES",
+        "",
+        "a comma-separated list",
+        "registries that may be spoken with in plain text, beside those on this machine",
+    ),
+    variable(
+        "BOUVET_REGISTRY_CERTIFICATES",
+        "",
+        "a comma-separated list",
+        "PEM files with certificates of authorities that registries' are trusted by, beside the system's",
     ),
     variable("BOUVET_POOL_ENABLED", "true", "true or false", "whether sandboxes wait ready to be created"),
     variable("BOUVET_POOL_MIN_SIZE", "3", "0 to 1000", "sandboxes that wait ready"),
@@ -249,6 +262,7 @@ impl Config {
                 first_uid: values.number("BOUVET_FIRST_UID", 1..=2_000_000_000)?,
                 templates: values.templates()?,
                 pool: values.pool(&resources)?,
+                images: Some(values.images()?),
                 boxes: Some(values.data()?.join("boxes")),
             },
             transport: match values.text("BOUVET_TRANSPORT").to_ascii_lowercase().as_str() {
@@ -308,6 +322,24 @@ impl Values<'_> {
             Some(own) if !rustix::process::geteuid().is_root() => own.join("bouvet"),
             _ => "/var/lib/bouvet".into(),
         })
+    }
+
+    /// With the credentials that Docker would use.
+    fn images(&self) -> Result<ImageOptions, ConfigError> {
+        let set = |name: &str| (self.0)(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let docker = set("DOCKER_CONFIG").or_else(|| set("HOME").map(|home| home.join(".docker")));
+        let registry = RegistryOptions {
+            docker_config: docker.map(|dir| dir.join("config.json")),
+            insecure_registries: self.list("BOUVET_INSECURE_REGISTRIES"),
+            root_certificates: self
+                .list("BOUVET_REGISTRY_CERTIFICATES")
+                .into_iter()
+                .map(PathBuf::from)
+                .collect(),
+            ..RegistryOptions::default()
+        };
+        let pull = ImagesOptions { registry, ..ImagesOptions::default() };
+        Ok(ImageOptions { dir: self.data()?.join("images"), pull })
     }
 
     fn pool(&self, resources: &ResourceConfig) -> Result<Option<PoolOptions>, ConfigError> {

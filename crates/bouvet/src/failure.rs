@@ -142,6 +142,11 @@ impl From<CreateError> for Failure {
             CreateError::NameTaken(_) => {
                 Self::new(Status::CONFLICT, error, "Choose another name, or destroy that sandbox first.")
             }
+            CreateError::Image(_) => Self::new(
+                Status::BAD_GATEWAY,
+                chain(&error),
+                "Check its name, the network, and that whoever runs the server may read it.",
+            ),
             CreateError::NoStore => Self::new(
                 Status::CONFLICT,
                 error,

@@ -3,6 +3,7 @@
 
 use bouvet_wire::v1;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::boxconfig::plan::Plan;
 use crate::boxconfig::{BoxConfig, InvalidConfig};
@@ -10,7 +11,7 @@ use crate::exec::Signal;
 use crate::seccomp;
 
 /// What an image says of the programs in it, as far as a sandbox goes by it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ImageWords {
     pub(crate) entrypoint: Vec<String>,
     pub(crate) cmd: Vec<String>,

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::boxconfig::BoxConfig;
+use crate::host::ImageRecord;
 use crate::instance;
 use crate::journal::LogRecord;
 use crate::sandbox::SandboxId;
@@ -43,6 +44,8 @@ pub(crate) struct Record {
     pub(crate) id: SandboxId,
     pub(crate) created_at: SystemTime,
     pub(crate) config: BoxConfig,
+    /// What it was made from, below what it wrote. `None`: the base image.
+    pub(crate) image: Option<ImageRecord>,
     /// How it stopped last. `None`: it has not, or its host was killed.
     pub(crate) stop: Option<Stop>,
 }
@@ -60,14 +63,20 @@ impl Boxes {
     }
 
     /// Makes a place for a sandbox.
-    pub(crate) fn add(&self, id: SandboxId, config: &BoxConfig) -> Result<Kept, KeepError> {
+    pub(crate) fn add(
+        &self,
+        id: SandboxId,
+        config: &BoxConfig,
+        image: Option<ImageRecord>,
+    ) -> Result<Kept, KeepError> {
         // Disks hold what their sandboxes wrote: only we may read them, and only we may put one there.
         instance::prepare(&self.dir).map_err(|error| failed(&self.dir)(io::Error::other(error)))?;
         let dir = self.dir.join(id.to_string());
         let add = || {
             fs::create_dir(&dir)?;
             let lock = lock(&dir)?.ok_or(io::ErrorKind::ResourceBusy)?;
-            let record = Record { id, created_at: SystemTime::now(), config: config.clone(), stop: None };
+            let (created_at, config) = (SystemTime::now(), config.clone());
+            let record = Record { id, created_at, config, image, stop: None };
             let kept = Kept { scratch: dir.join("scratch.ext4"), dir: dir.clone(), record, _lock: lock };
             write(&dir, "box.json", &kept.record)?;
             Ok(kept)
@@ -170,7 +179,7 @@ mod tests {
         let boxes = Boxes::new(parent.path().join("boxes"));
         let config = BoxConfig { persistent: true, name: "db".into(), ..BoxConfig::default() };
         let id = SandboxId::random();
-        let kept = boxes.add(id, &config).unwrap();
+        let kept = boxes.add(id, &config, None).unwrap();
         fs::write(kept.scratch(), "disk").unwrap();
         let log = LogRecord { time: SystemTime::now(), stream: LogStream::Stdout, data: "up".into() };
         let stop = Stop { exit_code: 3, out_of_memory: false };

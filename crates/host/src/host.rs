@@ -1,6 +1,7 @@
 //! The host: one directory, one engine, and the sandboxes on them.
 
 mod ground;
+mod image;
 mod life;
 mod registry;
 
@@ -17,6 +18,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::ground::Ground;
+pub(crate) use self::image::ImageRecord;
+pub use self::image::{ImageError, ImageOptions};
 use self::registry::Registry;
 use crate::boxconfig::limits::Limits;
 use crate::boxconfig::{BoxConfig, InvalidConfig};
@@ -69,6 +72,8 @@ pub struct HostOptions {
     pub templates: Option<PathBuf>,
     /// Clones that wait ready. Needs templates.
     pub pool: Option<PoolOptions>,
+    /// Where images are kept, and how they are pulled. `None`: there is the base image alone.
+    pub images: Option<ImageOptions>,
     /// Where persistent sandboxes are kept, which outlive the host. `None`: there can be none.
     pub boxes: Option<PathBuf>,
 }
@@ -128,6 +133,9 @@ pub enum CreateError {
     /// It is to be kept, and this host keeps none.
     #[error("this host has no directory for sandboxes that are persistent")]
     NoStore,
+    /// Its image could not be had.
+    #[error(transparent)]
+    Image(ImageError),
     /// What is kept of it could not be written.
     #[error(transparent)]
     Store(#[from] KeepError),
@@ -177,6 +185,7 @@ struct Inner {
     no_limits: Limits,
     events: Events,
     boxes: Option<Boxes>,
+    images: Option<ImageOptions>,
     blanks: Blanks,
     dir: PathBuf,
     max_sandboxes: u32,
@@ -383,7 +392,7 @@ impl Inner {
             }
             false => Rootfs { path: options.rootfs.clone(), identity: String::new(), is_base: true },
         };
-        let boxes = options.boxes.clone().map(Boxes::new);
+        let (boxes, images) = (options.boxes.clone().map(Boxes::new), options.images.clone());
         let templates = match (&options.templates, engine.freezes()) {
             (Some(templates), Some(freezing)) => Some(Templates::new(templates.clone(), freezing)?),
             _ => None,
@@ -397,6 +406,7 @@ impl Inner {
             no_limits: Limits::default(),
             events: Events::default(),
             boxes,
+            images,
             blanks,
             dir,
             max_sandboxes,
@@ -490,6 +500,7 @@ mod tests {
             first_uid: 1,
             templates: None,
             pool: None,
+            images: None,
             boxes: None,
         };
         let there = std::env::current_exe().unwrap();

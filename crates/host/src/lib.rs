@@ -30,6 +30,7 @@ mod template;
 mod undo;
 mod volume;
 
+pub use bouvet_image::{Image, ImageConfig, ImageInfo, ImagesOptions, PullEvent, Reference, RegistryOptions};
 pub use boxconfig::{
     BoxConfig, CacheConfig, InvalidConfig, LogLevel, NetworkMode, PoolConfig, ResourceConfig, ResourceLimits,
     ScalingPolicy, SevSnpGeneration, SidecarConfig, TeeConfig,
@@ -48,7 +49,7 @@ pub use exec::{
 };
 pub use files::transfer::FileReader;
 pub use files::{FileContent, FileError, ListEntry, Listing, MAX_CONTENT_BYTES};
-pub use host::{CreateError, FindError, Host, HostOptions, StartError};
+pub use host::{CreateError, FindError, Host, HostOptions, ImageError, ImageOptions, StartError};
 pub use instance::ClaimError;
 pub use journal::{LogOptions, LogReader, LogRecord, LogStream};
 pub use kvm::Kvm;

@@ -76,12 +76,7 @@ pub struct CacheConfig {
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            cache_dir: None,
-            max_rootfs_entries: 10,
-            max_cache_bytes: 10 * 1024 * 1024 * 1024,
-        }
+        Self { enabled: true, cache_dir: None, max_rootfs_entries: 10, max_cache_bytes: 10_000_000_000 }
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::image::Ground;
 use super::registry::Registry;
 use super::{CreateError, Host, Place};
 use crate::blueprint::Blueprint;
@@ -32,7 +33,8 @@ const GRACE: Duration = Duration::from_secs(10);
 struct Home {
     id: SandboxId,
     slot: u32,
-    rootfs: Rootfs,
+    /// `None` for one that was kept, until it is started.
+    ground: Option<Ground>,
     blueprint: Blueprint,
     journal: Arc<Journal>,
     /// Where it is kept, if it is persistent.
@@ -43,13 +45,13 @@ impl Host {
     pub(super) async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
         // Before a clone is taken from the pool: refills would start at once.
         let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
-        let rootfs = self.0.base.clone();
-        let blueprint = Blueprint::new(config, None)?;
-        let (sandbox, owner, mut home, pooled) = self.admit(blueprint, rootfs)?;
+        let ground = self.ground(&config.image, config.cache.clone()).await?;
+        let blueprint = Blueprint::new(config, ground.words())?;
+        let (sandbox, owner, mut home, pooled) = self.admit(blueprint, ground)?;
         let (id, slot, started, warm) = (home.id, home.slot, Instant::now(), pooled.is_some());
         self.0.events.happened(id, Happening::Create);
         let made = match self.keep(&mut home) {
-            Ok(()) => self.bring_up(pooled, &home).await,
+            Ok(()) => self.bring_up(pooled, &mut home).await,
             Err(error) => Err(error),
         };
         let live = match made {
@@ -76,7 +78,7 @@ impl Host {
     fn admit(
         &self,
         blueprint: Blueprint,
-        rootfs: Rootfs,
+        ground: Ground,
     ) -> Result<(Sandbox, Owner, Home, Option<Entry>), CreateError> {
         let config = &blueprint.config;
         let mut registry = self.registry();
@@ -88,7 +90,7 @@ impl Host {
             None => (SandboxId::random(), registry.take_slot()),
         };
         let journal = Arc::new(Journal::default());
-        let home = Home { id, slot, rootfs, blueprint, journal, kept: None };
+        let home = Home { id, slot, ground: Some(ground), blueprint, journal, kept: None };
         let (sandbox, owner) = self.enrol(&mut registry, &home, SystemTime::now(), State::Starting);
         Ok((sandbox, owner, home, pooled))
     }
@@ -117,13 +119,14 @@ impl Host {
         let config = &home.blueprint.config;
         if config.persistent {
             let boxes = self.0.boxes.as_ref().ok_or(CreateError::NoStore)?;
-            home.kept = Some(boxes.add(home.id, config)?);
+            let image = home.ground.as_ref().and_then(|ground| ground.record.clone());
+            home.kept = Some(boxes.add(home.id, config, image)?);
         }
         Ok(())
     }
 
     /// Everything from a sandbox's first start, or from the taking in of one that was kept, to its end.
-    async fn live(self, sandbox: Sandbox, mut owner: Owner, home: Home, mut live: Option<Live>) {
+    async fn live(self, sandbox: Sandbox, mut owner: Owner, mut home: Home, mut live: Option<Live>) {
         let lifetime = home.blueprint.config.resources.timeout;
         loop {
             if let Some(live) = live.take() {
@@ -140,7 +143,7 @@ impl Host {
                 }
             }
             let Some(answer) = owner.rest().await else { break };
-            let started = match self.start_again(&home).await {
+            let started = match self.start_again(&mut home).await {
                 Ok(started) => {
                     up(&sandbox, &owner, &started);
                     live = Some(started);
@@ -168,7 +171,7 @@ impl Host {
         owner.happen(Event::Released);
     }
 
-    async fn start_again(&self, home: &Home) -> Result<Live, CreateError> {
+    async fn start_again(&self, home: &mut Home) -> Result<Live, CreateError> {
         // It is among those already that live.
         self.registry().make_room(self.0.max_sandboxes.saturating_add(1))?;
         let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
@@ -181,10 +184,12 @@ impl Host {
     }
 
     /// Wakes the clone that was taken from the pool, or makes another.
-    async fn bring_up(&self, pooled: Option<Entry>, home: &Home) -> Result<Live, CreateError> {
-        let Home { id, slot, rootfs, blueprint, journal, kept } = home;
+    async fn bring_up(&self, pooled: Option<Entry>, home: &mut Home) -> Result<Live, CreateError> {
+        self.settle(home).await?;
+        let Home { id, slot, ground, blueprint, journal, kept } = home;
+        let rootfs = ground.as_ref().map_or(&self.0.base, |ground| &ground.rootfs);
         if let Some(entry) = pooled {
-            match entry.vm.claim(*id, blueprint, journal).await {
+            match entry.vm.claim(*id, blueprint, journal.clone()).await {
                 Ok(live) => return Ok(live),
                 // Another clone would not do better.
                 Err(error @ (BringUpError::Furnish(_) | BringUpError::Volume(_) | BringUpError::Main(_))) => {
@@ -210,7 +215,24 @@ impl Host {
         };
         let aloud = blueprint.config.log_level <= LogLevel::Debug;
         let site = Site { limits: &blueprint.plan.limits, aloud, ..self.site(*slot, rootfs) };
-        Ok(create::bring_up(site, *id, blueprint, journal, origin).await?)
+        Ok(create::bring_up(site, *id, blueprint, journal.clone(), origin).await?)
+    }
+
+    /// Finds again what a sandbox that was kept stands on.
+    async fn settle(&self, home: &mut Home) -> Result<(), CreateError> {
+        if home.ground.is_some() {
+            return Ok(());
+        }
+        let config = &home.blueprint.config;
+        let record = home.kept.as_ref().and_then(|kept| kept.record().image.as_ref());
+        home.ground = Some(match record {
+            None => Ground::base(self.0.base.clone()),
+            Some(record) => {
+                let ground = self.same_ground(record, &config.image, config.cache.clone()).await;
+                ground.map_err(CreateError::Image)?
+            }
+        });
+        Ok(())
     }
 
     /// The template of `rootfs` and `shape`, built if need be; `None` where sandboxes are booted.
@@ -250,7 +272,8 @@ impl Host {
         for kept in boxes.take_in()? {
             let record = kept.record();
             let (id, config) = (record.id, record.config.clone());
-            let blueprint = match Blueprint::new(config, None) {
+            let words = record.image.as_ref().map(|image| &image.words);
+            let blueprint = match Blueprint::new(config, words) {
                 Ok(blueprint) => blueprint,
                 Err(error) => {
                     warn!(sandbox = %id, %error, "a persistent sandbox cannot be had any more");
@@ -261,7 +284,7 @@ impl Host {
             let (created_at, state) = (record.created_at, State::Stopped(record.stop.unwrap_or_default()));
             let mut registry = self.registry();
             let slot = registry.take_slot();
-            let home = Home { id, slot, rootfs: self.0.base.clone(), blueprint, journal, kept: Some(kept) };
+            let home = Home { id, slot, ground: None, blueprint, journal, kept: Some(kept) };
             let (sandbox, owner) = self.enrol(&mut registry, &home, created_at, state);
             drop(registry);
             self.0.tasks.spawn(self.clone().live(sandbox, owner, home, None));

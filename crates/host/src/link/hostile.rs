@@ -481,8 +481,8 @@ async fn a_vm_that_does_not_become_the_sandbox_s_own_is_not_handed_out() {
             closing: &closing,
         };
         let blueprint = Blueprint::new(BoxConfig::default(), None).unwrap();
-        let journal = Arc::default();
-        let live = create::bring_up(site, SandboxId::random(), &blueprint, &journal, Origin::Boot).await;
+        let live =
+            create::bring_up(site, SandboxId::random(), &blueprint, Arc::default(), Origin::Boot).await;
         (live.map(drop), engine.stopped.load(Ordering::Acquire))
     };
     let (handed_out, stopped) = bring_up(bouvet_wire::GENERATION).await;

@@ -160,7 +160,7 @@ impl Live {
     }
 
     /// Makes it what `blueprint` says, and starts its main program.
-    async fn furnish(&mut self, blueprint: &Blueprint, journal: &Arc<Journal>) -> Result<(), BringUpError> {
+    async fn furnish(&mut self, blueprint: &Blueprint, journal: Arc<Journal>) -> Result<(), BringUpError> {
         if blueprint.config.debug_grpc {
             self.link.log_calls(&self.person.hostname);
         }
@@ -174,7 +174,7 @@ impl Live {
         furnish(client.clone(), after).await?;
         let Some(Main { argv, stop_signal }) = &blueprint.main else { return Ok(()) };
         let stream = start_main(client, argv, blueprint).await.map_err(BringUpError::Main)?;
-        self.main = Some(MainRun::follow(stream, *stop_signal, journal.clone()));
+        self.main = Some(MainRun::follow(stream, *stop_signal, journal));
         Ok(())
     }
 }
@@ -216,7 +216,7 @@ pub(crate) async fn bring_up(
     site: Site<'_>,
     id: SandboxId,
     blueprint: &Blueprint,
-    journal: &Arc<Journal>,
+    journal: Arc<Journal>,
     origin: Origin<'_>,
 ) -> Result<Live, BringUpError> {
     let shape = Shape::from(&blueprint.config.resources);
@@ -248,7 +248,7 @@ impl Waiting {
         mut self,
         id: SandboxId,
         blueprint: &Blueprint,
-        journal: &Arc<Journal>,
+        journal: Arc<Journal>,
     ) -> Result<Live, BringUpError> {
         let live = &mut self.0.0;
         live.person = Person::of(id, blueprint);
@@ -438,7 +438,7 @@ impl Linked {
         site: Site<'_>,
         id: SandboxId,
         blueprint: &Blueprint,
-        journal: &Arc<Journal>,
+        journal: Arc<Journal>,
     ) -> Result<Live, BringUpError> {
         self.0.person = Person::of(id, blueprint);
         let completed = async {

@@ -1,0 +1,178 @@
+//! What a sandbox's root is made of: the host's base image, or an OCI image from a cache or a registry.
+
+use std::path::PathBuf;
+
+use bouvet_image::cache::CacheError;
+use bouvet_image::images::OpenError;
+use bouvet_image::pull::PullError;
+use bouvet_image::reference::ReferenceError;
+use bouvet_image::{
+    CacheOptions, Image, ImageConfig, ImageInfo, Images, ImagesOptions, PullEvent, Reference,
+};
+use serde::{Deserialize, Serialize};
+use tracing::{debug, info};
+
+use super::{CreateError, Host};
+use crate::blueprint::ImageWords;
+use crate::boxconfig::{CacheConfig, InvalidConfig};
+use crate::engine::Rootfs;
+
+/// Where a host's images are kept, and how they are pulled.
+#[derive(Debug, Clone)]
+pub struct ImageOptions {
+    /// The directory of the cache, made for the first image.
+    pub dir: PathBuf,
+    /// Which registries are spoken with, and what an image may cost.
+    pub pull: ImagesOptions,
+}
+
+/// Why an image could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// This host has no place for images.
+    #[error("this host has no directory for images")]
+    NoCache,
+    /// It is not named as images are.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// The cache or the certificates cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The cache did not do it.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// It could not be pulled.
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    /// What a persistent sandbox was made from is neither in the cache nor what its reference means now.
+    #[error("the image {id} is not in the cache any more, and `{reference}` is another one now")]
+    Gone {
+        /// Its digest.
+        id: String,
+        /// By which it was pulled.
+        reference: String,
+    },
+}
+
+/// What is written of the image of a persistent sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    pub(crate) id: String,
+    pub(crate) words: ImageWords,
+}
+
+/// What a sandbox's root is made of.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) rootfs: Rootfs,
+    /// `None` for the base image.
+    pub(super) record: Option<ImageRecord>,
+    /// Keeps the image in the cache.
+    _image: Option<Image>,
+}
+
+impl Ground {
+    pub(super) fn base(rootfs: Rootfs) -> Self {
+        Self { rootfs, record: None, _image: None }
+    }
+
+    fn of(image: Image) -> Self {
+        let id = image.id.to_string();
+        let rootfs = Rootfs { path: image.rootfs.clone(), identity: id.clone(), is_base: false };
+        let words = ImageWords::from(&image.config);
+        Self { rootfs, record: Some(ImageRecord { id, words }), _image: Some(image) }
+    }
+
+    pub(super) fn words(&self) -> Option<&ImageWords> {
+        self.record.as_ref().map(|record| &record.words)
+    }
+}
+
+impl From<&ImageConfig> for ImageWords {
+    fn from(config: &ImageConfig) -> Self {
+        Self {
+            entrypoint: config.entrypoint.clone(),
+            cmd: config.cmd.clone(),
+            env: config.env.clone(),
+            working_dir: config.working_dir.clone(),
+            user: config.user.clone(),
+            stop_signal: config.stop_signal.clone(),
+        }
+    }
+}
+
+impl Host {
+    /// Pulls an image into the cache; `progress` is told how far that is.
+    pub async fn pull(
+        &self,
+        reference: &str,
+        progress: impl Fn(PullEvent) + Send + Sync + 'static,
+    ) -> Result<Image, ImageError> {
+        let reference: Reference = reference.parse()?;
+        Ok(self.images(&CacheConfig::default())?.pull(&reference, progress).await?)
+    }
+
+    /// The image that a reference meant when it was pulled last, or that has this id, if it is in the cache.
+    pub async fn image(&self, what: &str) -> Result<Option<Image>, ImageError> {
+        Ok(self.images(&CacheConfig::default())?.get(what).await?)
+    }
+
+    /// The images in the cache, the longest unused first.
+    pub async fn list_images(&self) -> Result<Vec<ImageInfo>, ImageError> {
+        Ok(self.images(&CacheConfig::default())?.list().await?)
+    }
+
+    /// Removes a reference, and with the last one its image, or an image by its id. What is in use stays.
+    pub async fn remove_image(&self, what: &str) -> Result<(), ImageError> {
+        Ok(self.images(&CacheConfig::default())?.remove(what).await?)
+    }
+
+    /// The images as `config` has them kept.
+    fn images(&self, config: &CacheConfig) -> Result<Images, ImageError> {
+        let options = self.0.images.as_ref().ok_or(ImageError::NoCache)?;
+        let pull = options.pull.clone();
+        if !config.enabled {
+            return Ok(Images::uncached(self.0.dir.with_file_name("images"), pull)?);
+        }
+        let CacheConfig { max_rootfs_entries, max_cache_bytes, .. } = *config;
+        let dir = config.cache_dir.clone().unwrap_or_else(|| options.dir.clone());
+        Ok(Images::open(CacheOptions { dir, max_rootfs_entries, max_cache_bytes }, pull)?)
+    }
+
+    /// What the root of a sandbox is made of that asks for `image`: what is in the cache, or else what a registry has.
+    pub(super) async fn ground(&self, image: &str, cache: CacheConfig) -> Result<Ground, CreateError> {
+        if image.is_empty() {
+            return Ok(Ground::base(self.0.base.clone()));
+        }
+        let reference: Reference = image
+            .parse()
+            .map_err(|error: ReferenceError| InvalidConfig::text("image", image, error.reason))?;
+        self.find_image(&reference, cache).await.map(Ground::of).map_err(CreateError::Image)
+    }
+
+    async fn find_image(&self, reference: &Reference, cache: CacheConfig) -> Result<Image, ImageError> {
+        let images = self.images(&cache)?;
+        if let Some(image) = images.get(&reference.to_string()).await? {
+            return Ok(image);
+        }
+        info!(image = %reference, "pulling an image");
+        Ok(images.pull(reference, |event| debug!(?event, "pulling")).await?)
+    }
+
+    /// The ground of a persistent sandbox that was made from `record`.
+    pub(super) async fn same_ground(
+        &self,
+        record: &ImageRecord,
+        image: &str,
+        cache: CacheConfig,
+    ) -> Result<Ground, ImageError> {
+        if let Some(image) = self.images(&cache)?.get(&record.id).await? {
+            return Ok(Ground::of(image));
+        }
+        let image = self.find_image(&image.parse()?, cache).await?;
+        match image.id.to_string() == record.id {
+            true => Ok(Ground::of(image)),
+            false => Err(ImageError::Gone { id: record.id.clone(), reference: image.reference }),
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! What is kept on disk: root file systems, the layers that they were made from, and which references mean which.
+//!
+//! ```text
+//! DIR/images/ID-VERSION/rootfs.erofs   what VMs mount, by the digest of the image's configuration and the version of
+//!                      /image.json     the writer; and how the image is to be run
+//! DIR/blobs/DIGEST                     layers as they were transferred
+//! DIR/references/DIGEST                a reference and its image, by the digest of the reference
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tracing::{debug, warn};
+
+use crate::config::ImageConfig;
+use crate::digest::Digest;
+use crate::erofs;
+use crate::reference::Reference;
+
+pub(crate) mod scratch;
+pub(crate) mod shelf;
+
+use shelf::{Lease, Shelf};
+
+/// Digits of an image's id that may stand for it, at least.
+const MIN_ID_DIGITS: usize = 12;
+/// How long somebody may look whether an image is in use.
+const GLANCE_DEADLINE: Duration = Duration::from_secs(10);
+const GLANCE_POLL: Duration = Duration::from_millis(5);
+
+/// Where images are kept, and how many.
+#[derive(Debug, Clone)]
+pub struct CacheOptions {
+    /// The directory, made if it is missing. It must be ours: whoever can write there chooses what VMs boot.
+    pub dir: PathBuf,
+    /// Root file systems that are kept; beyond that the longest unused go.
+    pub max_rootfs_entries: usize,
+    /// Bytes that are kept: the longest unused layers go first, then the longest unused root file systems.
+    pub max_cache_bytes: u64,
+}
+
+impl CacheOptions {
+    /// A cache in `dir` of the usual size: 10 root file systems, 10 GB.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), max_rootfs_entries: 10, max_cache_bytes: 10_000_000_000 }
+    }
+}
+
+/// Why the cache did not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// A file or directory of it failed.
+    #[error("could not use the image cache `{dir}`")]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else could have put things there.
+    #[error("the image cache `{0}` belongs to another user")]
+    Foreign(PathBuf),
+    /// Something uses the image: a VM, or a pull.
+    #[error("the image `{0}` is in use")]
+    InUse(Digest),
+    /// No such image.
+    #[error("there is no image `{0}` in the cache")]
+    Unknown(String),
+    /// The start of an id of several.
+    #[error("`{0}` is the start of several images' ids")]
+    Ambiguous(String),
+}
+
+/// An image in the cache.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageInfo {
+    /// The digest of its configuration.
+    pub id: Digest,
+    /// The references by which it was pulled last, in normal form.
+    pub references: Vec<String>,
+    /// What it takes on disk.
+    pub size_bytes: u64,
+    /// When it was built, as it says itself (RFC 3339).
+    pub created: Option<String>,
+    /// When it was used last.
+    pub last_used: SystemTime,
+    /// Whether it is in use now.
+    pub in_use: bool,
+}
+
+/// `image.json`
+#[derive(Debug, Serialize, Deserialize)]
+struct About {
+    config: ImageConfig,
+}
+
+/// A file in `references`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Pulled {
+    reference: String,
+    id: Digest,
+}
+
+/// An image that was found, and stays while this is held.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) rootfs: PathBuf,
+    pub(crate) config: ImageConfig,
+    pub(crate) size_bytes: u64,
+    pub(crate) lease: Lease,
+}
+
+/// The cache on disk. All of it blocks but where it says otherwise.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    pub(crate) options: CacheOptions,
+    pub(crate) images: Shelf,
+    pub(crate) blobs: Shelf,
+    references: PathBuf,
+}
+
+impl Store {
+    /// Makes what is missing, and removes what was left half made.
+    pub(crate) fn open(options: CacheOptions) -> Result<Self, CacheError> {
+        prepare(&options.dir)?;
+        let failed = |source| CacheError::Directory { dir: options.dir.clone(), source };
+        let images = Shelf::open(options.dir.join("images")).map_err(failed)?;
+        let blobs = Shelf::open(options.dir.join("blobs")).map_err(failed)?;
+        let references = options.dir.join("references");
+        fs::create_dir_all(&references).map_err(failed)?;
+        let store = Self { options, images, blobs, references };
+        store.sweep().map_err(|source| store.failed(source))?;
+        Ok(store)
+    }
+
+    pub(crate) fn failed(&self, source: io::Error) -> CacheError {
+        CacheError::Directory { dir: self.options.dir.clone(), source }
+    }
+
+    /// Forgets images that another version wrote, and references to images that are gone.
+    fn sweep(&self) -> io::Result<()> {
+        for kept in self.images.kept()? {
+            if id_of(&kept.key).is_none() {
+                self.images.remove(&kept.key)?;
+            }
+        }
+        for entry in fs::read_dir(&self.references)? {
+            let path = entry?.path();
+            let pulled = read_json::<Pulled>(&path).ok();
+            if pulled.is_none_or(|pulled| !self.images.path(&key_of(&pulled.id)).exists()) {
+                remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Describes an image that is there.
+    pub(crate) fn found(&self, id: &Digest, lease: Lease) -> io::Result<Found> {
+        let dir = self.images.path(&key_of(id));
+        let About { config } = read_json(&dir.join("image.json"))?;
+        let rootfs = dir.join("rootfs.erofs");
+        let size_bytes = fs::metadata(&rootfs)?.blocks() * 512;
+        Ok(Found { rootfs, config, size_bytes, lease })
+    }
+
+    /// The image called `what`, if it is there. Does not block for long; not to be called from a runtime's thread.
+    pub(crate) async fn get(&self, what: &str) -> Result<Option<(Digest, Found)>, CacheError> {
+        let Some(id) = self.find(what)? else { return Ok(None) };
+        let key = key_of(&id);
+        let deadline = std::time::Instant::now() + GLANCE_DEADLINE;
+        loop {
+            if let Some(lease) = self.images.lease(&key).map_err(|error| self.failed(error))? {
+                return match self.found(&id, lease) {
+                    Ok(found) => Ok(Some((id, found))),
+                    Err(error) => Err(self.failed(error)),
+                };
+            }
+            if !self.images.path(&key).exists() {
+                return Ok(None);
+            }
+            // Somebody looks whether it is in use, or removes it.
+            if std::time::Instant::now() > deadline {
+                return Err(CacheError::InUse(id));
+            }
+            tokio::time::sleep(GLANCE_POLL).await;
+        }
+    }
+
+    /// The id of the image that a reference, an id or the start of one means, if it is there.
+    fn find(&self, what: &str) -> Result<Option<Digest>, CacheError> {
+        if let Ok(reference) = what.parse::<Reference>()
+            && let Ok(pulled) = read_json::<Pulled>(&self.reference_path(&reference.normalized()))
+            && self.images.path(&key_of(&pulled.id)).exists()
+        {
+            return Ok(Some(pulled.id));
+        }
+        let digits = what.strip_prefix("sha256:").unwrap_or(what);
+        if digits.len() < MIN_ID_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(None);
+        }
+        let ids = self.ids().map_err(|error| self.failed(error))?;
+        let mut matching = ids.into_iter().filter(|id| id.hex().starts_with(&digits.to_ascii_lowercase()));
+        match (matching.next(), matching.next()) {
+            (Some(_), Some(_)) => Err(CacheError::Ambiguous(what.to_owned())),
+            (found, _) => Ok(found),
+        }
+    }
+
+    fn ids(&self) -> io::Result<Vec<Digest>> {
+        Ok(self.images.kept()?.iter().filter_map(|kept| id_of(&kept.key)).collect())
+    }
+
+    fn reference_path(&self, normalized: &str) -> PathBuf {
+        self.references.join(Digest::of(normalized.as_bytes()).hex())
+    }
+
+    /// Notes that a reference meant this image when it was asked for last.
+    pub(crate) fn remember(&self, reference: &Reference, id: &Digest) -> io::Result<()> {
+        let reference = reference.normalized();
+        let path = self.reference_path(&reference);
+        write_whole(&path, &Pulled { reference, id: id.clone() })
+    }
+
+    fn pulled(&self) -> io::Result<Vec<(PathBuf, Pulled)>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.references)? {
+            let path = entry?.path();
+            // Others write and remove them too; a broken one is swept at the next start.
+            if let Ok(pulled) = read_json(&path) {
+                all.push((path, pulled));
+            }
+        }
+        Ok(all)
+    }
+
+    /// All images, the longest unused first.
+    pub(crate) fn list(&self) -> io::Result<Vec<ImageInfo>> {
+        let pulled = self.pulled()?;
+        let mut list = Vec::new();
+        for kept in self.images.kept()? {
+            let Some(id) = id_of(&kept.key) else { continue };
+            let about: Option<About> = read_json(&self.images.path(&kept.key).join("image.json")).ok();
+            let mut references: Vec<String> = pulled
+                .iter()
+                .filter(|(_, pulled)| pulled.id == id)
+                .map(|(_, pulled)| pulled.reference.clone())
+                .collect();
+            references.sort();
+            list.push(ImageInfo {
+                in_use: self.images.is_held(&kept.key)?,
+                id,
+                references,
+                size_bytes: kept.bytes,
+                created: about.and_then(|about| about.config.created),
+                last_used: kept.used,
+            });
+        }
+        Ok(list)
+    }
+
+    /// Forgets a reference, and removes its image if that was the last; or removes the image with an id, and all
+    /// references to it.
+    pub(crate) fn remove(&self, what: &str) -> Result<(), CacheError> {
+        let id = self.find(what)?.ok_or_else(|| CacheError::Unknown(crate::digest::shortened(what)))?;
+        let failed = |error| self.failed(error);
+        let named = what.parse::<Reference>().map(|reference| reference.normalized()).ok();
+        let pulled = self.pulled().map_err(failed)?;
+        let ours: Vec<_> = pulled.into_iter().filter(|(_, pulled)| pulled.id == id).collect();
+        let meant = ours.iter().find(|(_, pulled)| Some(&pulled.reference) == named.as_ref());
+        if let Some((path, _)) = meant.filter(|_| ours.len() > 1) {
+            return remove_file(path).map_err(failed);
+        }
+        if !self.images.remove(&key_of(&id)).map_err(failed)? {
+            return Err(CacheError::InUse(id));
+        }
+        ours.iter().try_for_each(|(path, _)| remove_file(path)).map_err(failed)
+    }
+
+    /// Removes what was not used for longest, until the cache is within its limits or all that is left is in use.
+    pub(crate) fn evict(&self) {
+        if let Err(error) = self.try_evict() {
+            warn!(%error, dir = %self.options.dir.display(), "could not make room in the image cache");
+        }
+    }
+
+    fn try_evict(&self) -> io::Result<()> {
+        let (images, blobs) = (self.images.kept()?, self.blobs.kept()?);
+        let mut bytes: u64 = images.iter().chain(&blobs).map(|kept| kept.bytes).sum();
+        let mut count = images.len();
+        let layers = blobs.iter().map(|kept| (&self.blobs, kept, false));
+        for (shelf, kept, is_image) in layers.chain(images.iter().map(|kept| (&self.images, kept, true))) {
+            let too_many = is_image && count > self.options.max_rootfs_entries;
+            if (bytes > self.options.max_cache_bytes || too_many) && shelf.remove(&kept.key)? {
+                debug!(key = kept.key, "removed from the image cache what was not used for long");
+                bytes -= kept.bytes;
+                count -= usize::from(is_image);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes how the image in `dir` is to be run.
+pub(crate) fn write_about(dir: &Path, config: &ImageConfig) -> io::Result<()> {
+    write_whole(&dir.join("image.json"), &About { config: config.clone() })
+}
+
+/// The name of an image on disk.
+pub(crate) fn key_of(id: &Digest) -> String {
+    format!("{}-{}", id.hex(), erofs::VERSION)
+}
+
+fn id_of(key: &str) -> Option<Digest> {
+    let hex = key.strip_suffix(&format!("-{}", erofs::VERSION))?;
+    format!("sha256:{hex}").parse().ok()
+}
+
+/// Makes `dir` if need be, and sees to it that nobody else can put things there.
+pub(crate) fn prepare(dir: &Path) -> Result<(), CacheError> {
+    let failed = |source| CacheError::Directory { dir: dir.to_owned(), source };
+    if let Some(above) = dir.parent() {
+        fs::create_dir_all(above).map_err(failed)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    let metadata = fs::symlink_metadata(dir).map_err(failed)?;
+    if !metadata.is_dir() || metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(CacheError::Foreign(dir.to_owned()));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// Writes a small file, which is there with all its contents or not at all.
+fn write_whole(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let file = tempfile::NamedTempFile::new_in(dir)?;
+    serde_json::to_writer(&file, value)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(dir)?.sync_all()
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

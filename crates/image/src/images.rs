@@ -1,0 +1,146 @@
+//! From a reference to a root file system that a VM can mount.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::Limits;
+use crate::cache::scratch::Scratch;
+use crate::cache::shelf::Lease;
+use crate::cache::{self, CacheError, CacheOptions, Found, ImageInfo, Store};
+use crate::config::ImageConfig;
+use crate::digest::Digest;
+use crate::progress::PullEvent;
+use crate::pull::{Pull, PullError, blocking};
+use crate::reference::Reference;
+use crate::registry::{Client, RegistryError, RegistryOptions};
+
+/// How images are pulled, beside where they are kept.
+#[derive(Debug, Clone, Default)]
+pub struct ImagesOptions {
+    /// Which registries are spoken with, and how.
+    pub registry: RegistryOptions,
+    /// What an image may cost.
+    pub limits: Limits,
+}
+
+/// Why pulling cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// Pulls images, and keeps them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Images {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    home: Home,
+    client: Client,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+enum Home {
+    Cache(Store),
+    /// Each pull has a directory of its own in this one, which goes with its image.
+    Scratch(PathBuf),
+}
+
+/// An image that can be booted. While it is held, nobody removes its root file system.
+#[derive(Debug)]
+pub struct Image {
+    /// The digest of its configuration.
+    pub id: Digest,
+    /// What it was asked for by.
+    pub reference: String,
+    /// The root file system: a file with an EROFS image, to be mounted read-only.
+    pub rootfs: PathBuf,
+    /// How it is to be run.
+    pub config: ImageConfig,
+    /// What the root file system takes on disk.
+    pub size_bytes: u64,
+    _lease: Lease,
+    _scratch: Option<Scratch>,
+}
+
+impl Images {
+    /// Pulls into a cache. Removes what killed processes left half made there.
+    pub fn open(cache: CacheOptions, options: ImagesOptions) -> Result<Self, OpenError> {
+        Self::new(Home::Cache(Store::open(cache)?), options)
+    }
+
+    /// Pulls into `dir` and keeps nothing: a root file system is gone when its [`Image`] is dropped. What killed
+    /// processes left there is removed now.
+    pub fn uncached(dir: impl Into<PathBuf>, options: ImagesOptions) -> Result<Self, OpenError> {
+        let dir = dir.into();
+        cache::prepare(&dir)?;
+        Scratch::sweep(&dir).map_err(|source| CacheError::Directory { dir: dir.clone(), source })?;
+        Self::new(Home::Scratch(dir), options)
+    }
+
+    fn new(home: Home, options: ImagesOptions) -> Result<Self, OpenError> {
+        let client = Client::new(options.registry)?;
+        Ok(Self { shared: Arc::new(Shared { home, client, limits: options.limits }) })
+    }
+
+    /// The image that `reference` means now, by what its registry says. Downloads and converts what is missing;
+    /// `progress` is told how far that is.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        progress: impl Fn(PullEvent) + Send + Sync + 'static,
+    ) -> Result<Image, PullError> {
+        let failed = |cause| PullError { reference: reference.to_string(), cause };
+        let (store, scratch) = match &self.shared.home {
+            Home::Cache(store) => (store.clone(), None),
+            Home::Scratch(dir) => {
+                let (scratch, store) = Scratch::new(dir).map_err(|error| failed(error.into()))?;
+                (store, Some(scratch))
+            }
+        };
+        let Shared { client, limits, .. } = &*self.shared;
+        let pull = Pull { client, limits, store, reference, progress: Arc::new(progress) };
+        let (id, found) = pull.run().await.map_err(failed)?;
+        let Found { rootfs, config, size_bytes, lease } = found;
+        let reference = reference.to_string();
+        Ok(Image { id, reference, rootfs, config, size_bytes, _lease: lease, _scratch: scratch })
+    }
+
+    /// The image that a reference meant when it was pulled last, or that has this id (at least 12 digits of it), if
+    /// it is in the cache. Asks no registry.
+    pub async fn get(&self, what: &str) -> Result<Option<Image>, CacheError> {
+        let Home::Cache(store) = &self.shared.home else { return Ok(None) };
+        let found = store.get(what).await?;
+        Ok(found.map(|(id, Found { rootfs, config, size_bytes, lease })| {
+            let reference = what.to_owned();
+            Image { id, reference, rootfs, config, size_bytes, _lease: lease, _scratch: None }
+        }))
+    }
+
+    /// What is in the cache, the longest unused first.
+    pub async fn list(&self) -> Result<Vec<ImageInfo>, CacheError> {
+        let Home::Cache(store) = &self.shared.home else { return Ok(Vec::new()) };
+        let store = store.clone();
+        blocking(move || store.list().map_err(|error| store.failed(error))).await
+    }
+
+    /// Removes from the cache: a reference, and with the last one its image; or by its id (at least 12 digits of it)
+    /// an image and all its references. What is in use is refused.
+    pub async fn remove(&self, what: &str) -> Result<(), CacheError> {
+        let Home::Cache(store) = &self.shared.home else { return Err(CacheError::Unknown(what.to_owned())) };
+        let (store, what) = (store.clone(), what.to_owned());
+        blocking(move || store.remove(&what)).await
+    }
+}
+
+#[cfg(test)]
+#[path = "images_tests.rs"]
+mod tests;

@@ -1,0 +1,33 @@
+//! What a pull says while it goes on.
+
+use crate::digest::Digest;
+
+/// A step of a pull. Of each kind with numbers the last has `done_bytes` equal to `total_bytes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullEvent {
+    /// Which image the reference means now.
+    Resolved {
+        /// The image.
+        id: Digest,
+        /// Digests of its layers, and their bytes as they are transferred.
+        layers: Vec<(Digest, u64)>,
+    },
+    /// Somebody else pulls the same image or one of its layers, here or in another process; we wait for that.
+    Waiting,
+    /// A layer is transferred. One that was there already, or is on this machine, is done at once.
+    Layer {
+        /// Which.
+        digest: Digest,
+        /// Bytes that were transferred.
+        done_bytes: u64,
+        /// All its bytes.
+        total_bytes: u64,
+    },
+    /// The root file system is written.
+    Converting {
+        /// Bytes that were written.
+        done_bytes: u64,
+        /// All its bytes.
+        total_bytes: u64,
+    },
+}

@@ -1,0 +1,129 @@
+//! How a registry can fail us.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::credentials::CredentialsError;
+use crate::digest::Digest;
+
+/// Why a registry did not give what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// A certificate cannot be used.
+    #[error("could not use the certificates in `{path}`")]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The client of HTTP could not be made.
+    #[error("could not prepare for speaking with registries")]
+    Client(#[source] reqwest::Error),
+    /// Credentials could not be had.
+    #[error("could not find the credentials for the registry `{registry}`")]
+    Credentials {
+        /// The registry.
+        registry: String,
+        /// The cause.
+        #[source]
+        source: CredentialsError,
+    },
+    /// There is no connection, or it broke too often.
+    #[error("could not speak with the registry `{registry}`")]
+    Connection {
+        /// The registry.
+        registry: String,
+        /// The last failure.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It takes too long.
+    #[error("the registry `{registry}` took more than {deadline:?}")]
+    Deadline {
+        /// The registry.
+        registry: String,
+        /// The limit.
+        deadline: Duration,
+    },
+    /// Registries say this of what does not exist, too.
+    #[error("the registry `{registry}` does not let us read `{what}`, or does not have it: {message}")]
+    Denied {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        what: String,
+        /// Its words.
+        message: String,
+    },
+    /// It is not there.
+    #[error("the registry `{registry}` does not have `{what}`")]
+    NotFound {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        what: String,
+    },
+    /// Another answer than the specification has for us.
+    #[error("the registry `{registry}` answered {status}: {message}")]
+    Status {
+        /// The registry.
+        registry: String,
+        /// The status of HTTP.
+        status: u16,
+        /// Its words.
+        message: String,
+        /// The wait that it asks for, if that may help.
+        retry_after: Option<Duration>,
+    },
+    /// A document that no image needs.
+    #[error("the registry `{registry}` answered with more than the limit of {max_bytes} bytes")]
+    TooLarge {
+        /// The registry.
+        registry: String,
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// It asks for credentials in a way that is not known, or that would show them to others.
+    #[error("the registry `{registry}` asks for credentials in a way that is not supported: {reason}")]
+    Challenge {
+        /// The registry.
+        registry: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// What came is not what was asked for.
+    #[error("the registry `{registry}` sent `{found}` for `{expected}`")]
+    Digest {
+        /// The registry.
+        registry: String,
+        /// The digest that was asked for.
+        expected: Digest,
+        /// The digest of what came.
+        found: String,
+    },
+    /// What came cannot be written.
+    #[error("could not store what the registry `{registry}` sent")]
+    Store {
+        /// The registry.
+        registry: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl RegistryError {
+    /// Whether another attempt may succeed, and how long to wait for that at least.
+    pub(super) fn transient(&self) -> Option<Duration> {
+        match self {
+            Self::Connection { source, .. } => {
+                (!source.is_builder() && !source.is_redirect()).then_some(Duration::ZERO)
+            }
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}

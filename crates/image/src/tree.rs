@@ -1,0 +1,339 @@
+//! The file system of an image: its layers merged, in memory, without the contents of files.
+//!
+//! Nothing here touches the host's file systems, so a hostile archive has nothing to escape to. Symbolic links on
+//! the way to an entry are followed inside the tree, as container runtimes do below a root directory of their own;
+//! `..` at the root stays there.
+
+use std::collections::BTreeMap;
+
+use crate::digest::shortened;
+use crate::layer::entries::{Content, Entry, EntryKind, Meta};
+use crate::limits::MAX_LINKS_FOLLOWED;
+
+/// A node of a [`Tree`], by number.
+pub(crate) type Id = usize;
+
+/// The root's number.
+pub(crate) const ROOT: Id = 0;
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// What the file system that invented whiteouts kept for itself.
+const WHITEOUT_BOOKS: &[u8] = b".wh..wh.";
+
+/// The merged layers.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    /// What was replaced stays here and is reachable no more; the number of entries has a limit.
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) meta: Meta,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Directory(BTreeMap<Box<[u8]>, Id>),
+    File(Content),
+    Symlink(Vec<u8>),
+    Fifo,
+    CharDevice { major: u32, minor: u32 },
+    BlockDevice { major: u32, minor: u32 },
+}
+
+/// Why layers cannot be merged.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// Something on the way to the entry is no directory.
+    #[error("the entry `{0}` is below something that is no directory")]
+    Below(String),
+    /// The way to the entry goes over too many symbolic links.
+    #[error("the way to the entry `{0}` goes over more than {MAX_LINKS_FOLLOWED} symbolic links")]
+    Loop(String),
+    /// A hard link to nothing, or to a directory.
+    #[error("the hard link `{name}` is to `{target}`, which is no file of the image")]
+    Link {
+        /// The link.
+        name: String,
+        /// What it should be a link to.
+        target: String,
+    },
+    /// The root is something else than a directory.
+    #[error("the root of the file system is no directory")]
+    Root,
+    /// A whiteout of nothing, or of its own directory; or an entry below a whiteout.
+    #[error("the whiteout `{0}` names nothing that could be removed")]
+    Whiteout(String),
+    /// The files are too large together.
+    #[error("the files of the image have more than the limit of {0} bytes")]
+    TooLarge(u64),
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self { nodes: vec![Node { meta: plain_meta(0o755), kind: Kind::Directory(BTreeMap::new()) }] }
+    }
+}
+
+fn plain_meta(mode: u16) -> Meta {
+    Meta { mode, uid: 0, gid: 0, mtime_secs: 0, mtime_nanos: 0, xattrs: Vec::new() }
+}
+
+impl Tree {
+    pub(crate) fn node(&self, id: Id) -> &Node {
+        &self.nodes[id]
+    }
+
+    /// Lays one more layer over the tree. Whiteouts come first, wherever the archive has them: they are about the
+    /// layers below, not about their own (image specification, "Whiteouts").
+    pub(crate) fn apply(&mut self, entries: Vec<Entry>) -> Result<(), MergeError> {
+        for entry in &entries {
+            self.white_out(&entry.path)?;
+        }
+        for entry in entries {
+            if !parts(&entry.path).any(|part| part.starts_with(WHITEOUT)) {
+                self.place(entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn white_out(&mut self, path: &[u8]) -> Result<(), MergeError> {
+        let (parent, name) = split(path);
+        if name != OPAQUE && parts(path).any(|part| part.starts_with(WHITEOUT_BOOKS)) {
+            return Ok(());
+        }
+        let is_below = parts(parent).any(|part| part.starts_with(WHITEOUT));
+        let Some(hidden) = name.strip_prefix(WHITEOUT).or_else(|| is_below.then_some(b"")) else {
+            return Ok(());
+        };
+        if is_below || matches!(hidden, b"" | b"." | b"..") {
+            return Err(MergeError::Whiteout(shown(path)));
+        }
+        // Nothing there, nothing to hide.
+        let Ok(Some(parent)) = self.directory(parent, false) else { return Ok(()) };
+        if let Kind::Directory(children) = &mut self.nodes[parent].kind {
+            if name == OPAQUE {
+                children.clear();
+            } else {
+                children.remove(hidden);
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, entry: Entry) -> Result<(), MergeError> {
+        let Entry { path, meta, kind } = entry;
+        if path.is_empty() {
+            return match kind {
+                EntryKind::Directory => {
+                    self.nodes[ROOT].meta = meta;
+                    Ok(())
+                }
+                _ => Err(MergeError::Root),
+            };
+        }
+        let (parent, name) = split(&path);
+        // Looked for first: the link may replace a directory that the target is in.
+        let linked = match &kind {
+            EntryKind::HardLink(target) => Some(self.linkable(&path, target)?),
+            _ => None,
+        };
+        let parent = self.directory(parent, true)?.unwrap_or(ROOT);
+        let existing = self.child(parent, name);
+        let kind = match kind {
+            EntryKind::Directory => {
+                if let Some(id) = existing.filter(|id| matches!(self.nodes[*id].kind, Kind::Directory(_))) {
+                    self.nodes[id].meta = meta;
+                    return Ok(());
+                }
+                Kind::Directory(BTreeMap::new())
+            }
+            EntryKind::HardLink(_) => {
+                self.put(parent, name, linked.unwrap_or(ROOT));
+                return Ok(());
+            }
+            EntryKind::File(content) => Kind::File(content),
+            EntryKind::Symlink(target) => Kind::Symlink(target),
+            EntryKind::Fifo => Kind::Fifo,
+            EntryKind::CharDevice { major, minor } => Kind::CharDevice { major, minor },
+            EntryKind::BlockDevice { major, minor } => Kind::BlockDevice { major, minor },
+        };
+        let id = self.add(Node { meta, kind });
+        self.put(parent, name, id);
+        Ok(())
+    }
+
+    /// The node that a hard link is to.
+    fn linkable(&mut self, path: &[u8], target: &[u8]) -> Result<Id, MergeError> {
+        let (parent, name) = split(target);
+        let found = self.directory(parent, false)?.and_then(|parent| self.child(parent, name));
+        let found = found.filter(|id| !matches!(self.nodes[*id].kind, Kind::Directory(_)));
+        found.ok_or_else(|| MergeError::Link { name: shown(path), target: shown(target) })
+    }
+
+    /// The directory at `path`, over symbolic links inside the tree. Missing ones are made if `create` is set.
+    fn directory(&mut self, path: &[u8], create: bool) -> Result<Option<Id>, MergeError> {
+        // The next part of the way is last.
+        let mut ahead: Vec<Vec<u8>> = parts(path).rev().map(<[u8]>::to_vec).collect();
+        let mut behind = vec![ROOT];
+        let mut followed = 0;
+        while let Some(part) = ahead.pop() {
+            if part == b".." {
+                behind.truncate(behind.len().saturating_sub(1).max(1));
+                continue;
+            }
+            let here = behind[behind.len() - 1];
+            let Some(next) = self.child(here, &part) else {
+                if !create {
+                    return Ok(None);
+                }
+                // By way of a link; in a lower layer of the guest it would hide something.
+                if part.starts_with(WHITEOUT) {
+                    return Err(MergeError::Whiteout(shown(path)));
+                }
+                let made = Node { meta: plain_meta(0o755), kind: Kind::Directory(BTreeMap::new()) };
+                let made = self.add(made);
+                self.put(here, &part, made);
+                behind.push(made);
+                continue;
+            };
+            match &self.nodes[next].kind {
+                Kind::Directory(_) => behind.push(next),
+                Kind::Symlink(target) => {
+                    followed += 1;
+                    if followed > MAX_LINKS_FOLLOWED {
+                        return Err(MergeError::Loop(shown(path)));
+                    }
+                    if target.starts_with(b"/") {
+                        behind.truncate(1);
+                    }
+                    ahead.extend(parts(target).rev().map(<[u8]>::to_vec));
+                }
+                _ => return Err(MergeError::Below(shown(path))),
+            }
+        }
+        Ok(behind.last().copied())
+    }
+
+    /// The contents of the file at `path`, over symbolic links inside the tree.
+    pub(crate) fn file(&mut self, path: &[u8]) -> Option<&Content> {
+        let mut path = path.to_vec();
+        for _ in 0..MAX_LINKS_FOLLOWED {
+            let (parent, name) = split(&path);
+            let id =
+                self.directory(parent, false).ok().flatten().and_then(|parent| self.child(parent, name))?;
+            let Kind::Symlink(target) = &self.nodes[id].kind else {
+                return match &self.nodes[id].kind {
+                    Kind::File(content) => Some(content),
+                    _ => None,
+                };
+            };
+            path = match target.strip_prefix(b"/") {
+                Some(absolute) => absolute.to_vec(),
+                None => [parent, b"/", target].concat(),
+            };
+        }
+        None
+    }
+
+    fn child(&self, parent: Id, name: &[u8]) -> Option<Id> {
+        match &self.nodes[parent].kind {
+            Kind::Directory(children) => children.get(name).copied(),
+            _ => None,
+        }
+    }
+
+    fn add(&mut self, node: Node) -> Id {
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    fn put(&mut self, parent: Id, name: &[u8], id: Id) {
+        if let Kind::Directory(children) = &mut self.nodes[parent].kind {
+            children.insert(name.into(), id);
+        }
+    }
+
+    /// Adds what a guest mounts on and writes to at its start, where it is missing. An image that has something
+    /// else there keeps it.
+    pub(crate) fn furnish(&mut self) -> Result<(), MergeError> {
+        for (path, mode) in
+            [("proc", 0o555), ("sys", 0o555), ("dev", 0o755), ("run", 0o755), ("tmp", 0o1777), ("etc", 0o755)]
+        {
+            self.furnish_one(path.as_bytes(), mode, Kind::Directory(BTreeMap::new()))?;
+        }
+        for path in ["etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/machine-id"] {
+            self.furnish_one(path.as_bytes(), 0o644, Kind::File(Content::default()))?;
+        }
+        Ok(())
+    }
+
+    fn furnish_one(&mut self, path: &[u8], mode: u16, kind: Kind) -> Result<(), MergeError> {
+        let (parent, name) = split(path);
+        let Some(parent) = self.directory(parent, true)? else { return Ok(()) };
+        if self.child(parent, name).is_none() {
+            let id = self.add(Node { meta: plain_meta(mode), kind });
+            self.put(parent, name, id);
+        }
+        Ok(())
+    }
+
+    /// All nodes that can be reached, the root first and each once; and for each node by number how many names it
+    /// has, counting `.` and `..`.
+    pub(crate) fn walk(&self) -> (Vec<Id>, Vec<u32>) {
+        let mut names = vec![0; self.nodes.len()];
+        names[ROOT] = 1;
+        let mut order = vec![ROOT];
+        let mut next = 0;
+        while let Some(&id) = order.get(next) {
+            next += 1;
+            let Kind::Directory(children) = &self.nodes[id].kind else { continue };
+            names[id] += 1;
+            for &child in children.values() {
+                if names[child] == 0 {
+                    order.push(child);
+                }
+                names[child] += 1;
+                if matches!(self.nodes[child].kind, Kind::Directory(_)) {
+                    names[id] += 1;
+                }
+            }
+        }
+        (order, names)
+    }
+
+    /// Refuses a tree whose files are larger together than `max_image_bytes`, holes counted.
+    pub(crate) fn check_size(&self, max_image_bytes: u64) -> Result<(), MergeError> {
+        let mut total: u64 = 0;
+        for id in self.walk().0 {
+            if let Kind::File(content) = &self.nodes[id].kind {
+                total = total.saturating_add(content.size);
+            }
+        }
+        if total > max_image_bytes { Err(MergeError::TooLarge(max_image_bytes)) } else { Ok(()) }
+    }
+}
+
+/// The parent's path and the last part.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."))
+}
+
+fn shown(path: &[u8]) -> String {
+    shortened(&String::from_utf8_lossy(path))
+}
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;
