@@ -162,11 +162,13 @@ impl Host {
         if home.blueprint.config.log_level <= LogLevel::Info {
             info!(sandbox = %home.id, "sandbox destroyed");
         }
-        let Home { id, slot, .. } = home;
+        let (id, slot) = (home.id, home.slot);
         // What is kept outlives its host, unless somebody destroyed it before.
         if !self.0.closing.is_cancelled() {
             home.forget();
         }
+        // With it goes its hold on its image.
+        drop(home);
         self.registry().forget(id, slot);
         owner.happen(Event::Released);
     }
