@@ -9,7 +9,8 @@ use bouvet_e2e::registry::{Access, Layout, Registry};
 use bouvet_e2e::site::{Site, Vmm, small};
 use bouvet_e2e::system;
 use bouvet_host::{
-    BoxConfig, CacheConfig, CreateError, ExecRequest, Host, LogOptions, Program, Sandbox, State, Stop,
+    BoxConfig, CacheConfig, CreateError, ExecRequest, Host, LogOptions, PoolConfig, Program, Sandbox, State,
+    Stop,
 };
 use tar::{Builder, EntryType, Header};
 
@@ -150,6 +151,47 @@ async fn a_python_service_runs_as_its_image_and_its_caller_say() {
     assert_eq!(result.stdout.text(), "1000 image\n", "{}", result.stderr.text());
     let error = sandbox.exec(ExecRequest::arguments(["node"]).unwrap()).await.unwrap_err();
     assert!(error.to_string().contains("there is no program `node`"), "{error}");
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn boxes_of_an_image_wait_ready_where_its_description_says_so() {
+    let Some(layout) = system::layout() else { return };
+    let Some(site) = Site::pooled(Vmm::Qemu, None).await else { return };
+    derived(
+        &layout,
+        "pooled",
+        &[("srv/file", "of the image")],
+        &["--config.cmd=cat", "--config.cmd=/srv/file"],
+    );
+    let pool = PoolConfig { enabled: true, min_idle: 2, ..PoolConfig::default() };
+    let config = BoxConfig { pool, ..of(format!("oci:{}:pooled", layout.path().display())) };
+    let wait = async || {
+        let deadline = std::time::Instant::now() + patient(120);
+        while site.host.pool() != (2, 2) {
+            assert!(std::time::Instant::now() < deadline, "{:?} wait", site.host.pool());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    assert_eq!(
+        ran(&site.host, config.clone()).await,
+        ("of the image".into(), 0),
+        "the first is none of them"
+    );
+    wait().await;
+    // What waits becomes whatever else is asked of the image: here another program, and less of it.
+    let other = BoxConfig {
+        cmd: words(&["sh", "-c", "hostname; echo $A; touch /x"]),
+        extra_env: vec![("A".into(), "b".into())],
+        read_only: true,
+        name: "claimed".into(),
+        ..config
+    };
+    let sandbox = site.host.create(other).await.unwrap();
+    assert_eq!(site.host.pool().0, 1, "it was one of them");
+    assert_eq!(sandbox.wait().await.unwrap().exit_code, 1);
+    assert!(log(&sandbox).await.starts_with("claimed\nb\n"), "{}", log(&sandbox).await);
+    wait().await;
     site.end().await;
 }
 

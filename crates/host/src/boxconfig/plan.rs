@@ -214,11 +214,7 @@ fn check_parts(config: &BoxConfig) -> Result<(), InvalidConfig> {
 
 /// What can be said, and not be had yet.
 fn check_available(config: &BoxConfig) -> Result<(), InvalidConfig> {
-    for (field, asked) in [
-        ("tee", config.tee != TeeConfig::None),
-        ("sidecar", config.sidecar.is_some()),
-        ("pool.enabled", config.pool.enabled),
-    ] {
+    for (field, asked) in [("tee", config.tee != TeeConfig::None), ("sidecar", config.sidecar.is_some())] {
         if asked {
             let allowed = "it is not available yet: it must be left out".into();
             return Err(InvalidConfig { field, value: "set".into(), allowed });
@@ -306,7 +302,6 @@ mod tests {
 
     #[test]
     fn what_cannot_be_had_yet_is_refused_by_its_name() {
-        assert_eq!(field(|c| c.pool.enabled = true), "pool.enabled");
         let tee = TeeConfig::Tdx { workload_id: "w".into(), simulate: true };
         assert_eq!(field(|c| c.tee = tee), "tee");
         let sidecar = super::super::SidecarConfig { image: "proxy".into(), ..Default::default() };
