@@ -26,7 +26,7 @@ struct Sandboxes {
 struct Entry {
     /// Names the sandbox in every call.
     sandbox_id: String,
-    /// starting, running, failed or destroying.
+    /// starting, running, paused, stopping, stopped, failed or destroying.
     state: String,
     /// Why it failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
