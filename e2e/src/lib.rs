@@ -9,3 +9,4 @@ pub mod probe;
 pub mod registry;
 pub mod site;
 pub mod skip;
+pub mod system;

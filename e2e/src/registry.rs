@@ -195,11 +195,26 @@ impl Layout {
     pub fn image(&self, tag: &str, layers: &[Vec<u8>]) {
         let image = format!("{}:{tag}", self.path().display());
         run(command("umoci").args(["new", "--image", &image]));
-        for layer in layers {
-            let path = self.dir.path().join("layer.tar");
-            std::fs::write(&path, layer).unwrap();
-            run(command("umoci").args(["raw", "add-layer", "--image", &image]).arg(&path));
-        }
+        layers.iter().for_each(|layer| self.add(tag, layer));
+    }
+
+    /// One more layer of an image.
+    pub fn add(&self, tag: &str, layer: &[u8]) {
+        let image = format!("{}:{tag}", self.path().display());
+        let path = self.dir.path().join("layer.tar");
+        std::fs::write(&path, layer).unwrap();
+        run(command("umoci").args(["raw", "add-layer", "--image", &image]).arg(&path));
+    }
+
+    /// Gives an image one more tag, under which it may become another.
+    pub fn derive(&self, from: &str, tag: &str) {
+        run(command("umoci").args(["tag", "--image", &format!("{}:{from}", self.path().display()), tag]));
+    }
+
+    /// Writes an image as `docker save` does.
+    pub fn save(&self, tag: &str, to: &Path) {
+        let to = format!("docker-archive:{}", to.display());
+        run(command("skopeo").args(["--insecure-policy", "copy", "--quiet", &self.name(tag), &to]));
     }
 
     /// Changes the image's configuration, by arguments of `umoci config`.

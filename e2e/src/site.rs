@@ -21,6 +21,8 @@ pub struct Site {
     /// The host.
     pub host: Host,
     parent: TempDir,
+    /// A cache stays.
+    _images: TempDir,
 }
 
 /// What makes real VMs.
@@ -97,7 +99,7 @@ impl Site {
         pool: Option<PoolOptions>,
         boxes: Option<PathBuf>,
     ) -> Self {
-        let parent = tempfile::tempdir().unwrap();
+        let (parent, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let options = HostOptions {
             dir: parent.path().join("host"),
             engine,
@@ -118,10 +120,10 @@ impl Site {
             first_uid: 1_900_000_000,
             templates,
             pool,
-            images: Some(ImageOptions { dir: parent.path().join("images"), pull: ImagesOptions::default() }),
+            images: Some(ImageOptions { dir: images.path().join("cache"), pull: ImagesOptions::default() }),
             boxes: Some(boxes.unwrap_or_else(|| parent.path().join("boxes"))),
         };
-        Self { host: Host::start(options).await.unwrap(), parent }
+        Self { host: Host::start(options).await.unwrap(), parent, _images: images }
     }
 
     /// The directory in which the host has its own.

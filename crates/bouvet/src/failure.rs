@@ -333,6 +333,7 @@ impl From<CreateError> for Failure {
                 error,
                 "This machine is at capacity: retry after 10 s.",
             ),
+            CreateError::NoPool(_) => Self::new(Status::CONFLICT, error, "Create it without a pool."),
             CreateError::NameTaken(_) => {
                 Self::new(Status::CONFLICT, error, "Choose another name, or destroy that sandbox first.")
                     .of_kind(Kind::NameTaken)

@@ -3,6 +3,7 @@
 mod ground;
 mod image;
 mod life;
+mod pools;
 mod registry;
 
 use std::fs;
@@ -20,6 +21,7 @@ use tracing::{info, warn};
 use self::ground::Ground;
 pub(crate) use self::image::ImageRecord;
 pub use self::image::{ImageError, ImageOptions};
+use self::pools::Pools;
 use self::registry::Registry;
 use crate::boxconfig::limits::Limits;
 use crate::boxconfig::{BoxConfig, InvalidConfig};
@@ -34,18 +36,14 @@ use crate::engine::qemu::Qemu;
 use crate::engine::{self, Acceleration, Engine, EngineChoice, EngineError, EngineFacts, Rootfs};
 use crate::event::{EventWatch, Events};
 use crate::instance::ClaimError;
-use crate::pool::{Entry, Pool, PoolOptions};
-use crate::sandbox::create::{self, BringUpError};
+use crate::pool::{Pool, PoolOptions};
+use crate::sandbox::create::BringUpError;
 use crate::sandbox::{Sandbox, SandboxId, SandboxInfo};
-use crate::template::{Shape, StoreError, Templates};
+use crate::template::{StoreError, Templates};
 use crate::volume::VolumeError;
 
 /// Callers that may wait for a VM to start. On the smallest machine that is half a minute.
 const MAX_WAITING: usize = 256;
-/// How long a refill of the pool that failed waits before the next; twice as long after each, up to the most.
-const MIN_PATIENCE: Duration = Duration::from_secs(1);
-const MAX_PATIENCE: Duration = Duration::from_secs(60);
-
 /// What a host is made of.
 #[derive(Debug, Clone)]
 pub struct HostOptions {
@@ -127,6 +125,9 @@ pub enum CreateError {
     /// There are as many as may be.
     #[error("there are {0} sandboxes, which is the limit")]
     AtCapacity(u32),
+    /// It asks for a pool that cannot be had.
+    #[error("`pool` is enabled, and cannot be: {0}")]
+    NoPool(&'static str),
     /// Another has its name.
     #[error("there is a sandbox called `{0}` already")]
     NameTaken(String),
@@ -191,7 +192,7 @@ struct Inner {
     max_sandboxes: u32,
     sandboxes: Mutex<Registry>,
     templates: Option<Templates>,
-    pool: Option<Pool>,
+    pools: Pools,
     /// VMs that start at once: more only make each other slower. The others wait in order.
     starts: Semaphore,
     waiting: AtomicUsize,
@@ -245,9 +246,8 @@ impl Host {
             warn!("not root: VMs run as this process's own user, in its network namespace");
         }
         let host = Self(Arc::new(inner));
-        let refills = host.0.pool.as_ref().and(options.pool.as_ref()).map_or(0, |pool| pool.boots);
-        for _ in 0..refills {
-            host.0.tasks.spawn(host.clone().refill());
+        if let (Some(_), Some(pool)) = (&host.0.templates, &options.pool) {
+            host.fill(Pool::new(host.0.base.clone(), pool), None, pool.boots);
         }
         host.take_in_kept()?;
         Ok(host)
@@ -285,45 +285,6 @@ impl Host {
         made.await.unwrap_or(Err(CreateError::ShuttingDown))
     }
 
-    /// Keeps the pool full until it is closed.
-    async fn refill(self) {
-        let Some(pool) = &self.0.pool else { return };
-        let mut patience = MIN_PATIENCE;
-        while let Some(_making) = pool.wanted().await {
-            match self.waiting_clone(pool.shape()).await {
-                Ok(entry) => {
-                    patience = MIN_PATIENCE;
-                    if let Some(entry) = pool.put(entry) {
-                        self.release(entry).await;
-                    }
-                }
-                Err(CreateError::ShuttingDown) => return,
-                Err(error) => {
-                    warn!(error = %crate::chain(&error), "could not fill the pool");
-                    tokio::select! {
-                        () = tokio::time::sleep(patience) => {}
-                        () = self.0.closing.cancelled() => return,
-                    }
-                    patience = (patience * 2).min(MAX_PATIENCE);
-                }
-            }
-        }
-    }
-
-    async fn waiting_clone(&self, shape: Shape) -> Result<Entry, CreateError> {
-        // Not in line with callers: they would wait until what is made ready has run its first programs.
-        let base = &self.0.base;
-        let template = self.template(base, shape).await?.ok_or(CreateError::ShuttingDown)?;
-        let (id, slot) = (SandboxId::random(), self.registry().take_slot());
-        match create::wait(self.site(slot, base), id, shape, &template).await {
-            Ok(vm) => Ok(Entry { id, slot, vm }),
-            Err(error) => {
-                self.registry().free_slot(slot);
-                Err(error.into())
-            }
-        }
-    }
-
     /// Watches what happens to its sandboxes from now on.
     pub fn events(&self) -> EventWatch {
         self.0.events.watch()
@@ -334,9 +295,9 @@ impl Host {
         self.registry().find(text)
     }
 
-    /// Clones that wait in the pool, and how many should.
+    /// Clones that wait in all pools, and how many should.
     pub fn pool(&self) -> (usize, usize) {
-        self.0.pool.as_ref().map_or((0, 0), |pool| (pool.ready(), pool.size()))
+        self.0.pools.count()
     }
 
     /// The sandbox of this name, whatever its state.
@@ -356,7 +317,7 @@ impl Host {
         self.0.closing.cancel();
         self.0.starts.close();
         self.0.tasks.close();
-        let pooled = self.0.pool.as_ref().map(Pool::close).unwrap_or_default();
+        let pooled = self.0.pools.close();
         futures_util::future::join_all(pooled.into_iter().map(|entry| self.release(entry))).await;
         self.rest_kept().await;
         while !self.0.tasks.is_empty() {
@@ -397,7 +358,6 @@ impl Inner {
             (Some(templates), Some(freezing)) => Some(Templates::new(templates.clone(), freezing)?),
             _ => None,
         };
-        let pool = templates.as_ref().and(options.pool.as_ref()).map(Pool::new);
         let starts = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2));
         let (blanks, max_sandboxes) = (Blanks::new(ground.instance.dir.clone()), options.max_sandboxes);
         Ok(move |ground| Self {
@@ -412,7 +372,7 @@ impl Inner {
             max_sandboxes,
             sandboxes: Mutex::default(),
             templates,
-            pool,
+            pools: Pools::default(),
             starts: Semaphore::new(starts),
             waiting: AtomicUsize::new(0),
             tasks: TaskTracker::new(),

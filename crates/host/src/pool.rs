@@ -1,15 +1,19 @@
-//! The warm pool: clones of the default template that were exercised once and are paused. To claim one takes
-//! no VM work but waking and personalising it.
+//! Warm pools: clones of one template that were exercised once and are paused. To claim one takes no VM work but
+//! waking and personalising it. The host has one of its base image, and one of each image that was asked for so.
+
+mod demand;
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::demand::Demand;
 use crate::blueprint::Blueprint;
-use crate::boxconfig::{LogLevel, ResourceConfig};
+use crate::boxconfig::{LogLevel, PoolConfig, ResourceConfig};
+use crate::engine::Rootfs;
 use crate::sandbox::SandboxId;
 use crate::sandbox::create::Waiting;
 use crate::template::Shape;
@@ -40,16 +44,20 @@ pub(crate) struct Entry {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    size: usize,
+    rootfs: Rootfs,
     shape: Shape,
+    /// How long clones wait that are too many.
+    idle_ttl: Option<Duration>,
     inner: Mutex<Inner>,
     /// Something changed that a refill may wait for.
     changed: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
-    ready: VecDeque<Entry>,
+    demand: Demand,
+    /// Each with the time since which it waits.
+    ready: VecDeque<(Instant, Entry)>,
     making: usize,
     /// Callers whose sandboxes are being made.
     callers: usize,
@@ -60,20 +68,29 @@ struct Inner {
 
 impl Inner {
     /// When a clone is wanted: never, as things are, or at that time.
-    fn wanted_at(&self, size: usize, now: Instant) -> Option<Instant> {
-        let missing = self.callers == 0 && self.ready.len() + self.making < size;
+    fn wanted_at(&self, now: Instant) -> Option<Instant> {
+        let missing = self.callers == 0 && self.ready.len() + self.making < self.demand.target();
         missing.then(|| self.rest_until.map_or(now, |until| until.max(now)))
     }
 }
 
 impl Pool {
-    pub(crate) fn new(options: &PoolOptions) -> Self {
-        Self {
-            size: options.size as usize,
-            shape: Shape::from(&options.resources),
-            inner: Mutex::default(),
-            changed: Notify::new(),
-        }
+    /// Of the host's base image.
+    pub(crate) fn new(rootfs: Rootfs, options: &PoolOptions) -> Self {
+        let demand = Demand::fixed(options.size as usize);
+        Self::with(rootfs, Shape::from(&options.resources), None, demand)
+    }
+
+    /// As `config` has it.
+    pub(crate) fn described(rootfs: Rootfs, shape: Shape, config: &PoolConfig) -> Self {
+        let idle_ttl = (config.idle_ttl_secs > 0).then(|| Duration::from_secs(config.idle_ttl_secs));
+        Self::with(rootfs, shape, idle_ttl, Demand::new(config))
+    }
+
+    fn with(rootfs: Rootfs, shape: Shape, idle_ttl: Option<Duration>, demand: Demand) -> Self {
+        let inner =
+            Inner { demand, ready: VecDeque::new(), making: 0, callers: 0, rest_until: None, closed: false };
+        Self { rootfs, shape, idle_ttl, inner: Mutex::new(inner), changed: Notify::new() }
     }
 
     /// What its clones have.
@@ -81,20 +98,57 @@ impl Pool {
         self.shape
     }
 
-    /// Takes the clone that has waited longest, if it is what `config` asks for.
-    pub(crate) fn take(&self, blueprint: &Blueprint) -> Option<Entry> {
+    /// What their root is made of.
+    pub(crate) fn rootfs(&self) -> &Rootfs {
+        &self.rootfs
+    }
+
+    /// Whether its clones can become what `blueprint` asks for, on `rootfs`.
+    pub(crate) fn fits(&self, rootfs: &Rootfs, blueprint: &Blueprint) -> bool {
         let config = &blueprint.config;
         // What else a clone is to be, it can become.
-        let fits = config.image.is_empty()
+        self.rootfs == *rootfs
+            && self.shape == Shape::from(&config.resources)
             && !config.persistent
             && blueprint.plan.limits.first_for_the_host().is_none()
-            && config.log_level > LogLevel::Debug;
-        if !fits || Shape::from(&config.resources) != self.shape {
+            && config.log_level > LogLevel::Debug
+    }
+
+    /// Takes the clone that has waited longest, if one waits.
+    pub(crate) fn take(&self) -> Option<Entry> {
+        let mut inner = self.lock();
+        let taken = inner.ready.pop_front();
+        inner.demand.request(Instant::now(), taken.is_some());
+        drop(inner);
+        self.changed.notify_waiters();
+        taken.map(|(_, entry)| entry)
+    }
+
+    /// Takes out a clone of too many that has waited longer than they may, or says when to look again; `None`: there
+    /// are not too many, or they may wait for ever.
+    pub(crate) fn expired(&self) -> Option<Result<Entry, Instant>> {
+        let (ttl, mut inner) = (self.idle_ttl?, self.lock());
+        if inner.ready.len() <= inner.demand.target() {
             return None;
         }
-        let taken = self.lock().ready.pop_front();
-        self.changed.notify_waiters();
-        taken
+        let due = inner.ready.front().map(|(since, _)| *since + ttl)?;
+        if due > Instant::now() {
+            return Some(Err(due));
+        }
+        inner.ready.pop_front().map(|(_, entry)| Ok(entry))
+    }
+
+    /// Waits until something has changed that may make clones too many; `false` when the pool is closed.
+    pub(crate) async fn changes(&self) -> bool {
+        let changed = self.changed.notified();
+        tokio::pin!(changed);
+        // Before looking, so that no change goes unnoticed.
+        changed.as_mut().enable();
+        if self.lock().closed {
+            return false;
+        }
+        changed.await;
+        !self.lock().closed
     }
 
     /// Puts a clone in. Returns it where the pool takes no more.
@@ -104,7 +158,7 @@ impl Pool {
         if inner.closed {
             return Some(entry);
         }
-        inner.ready.push_back(entry);
+        inner.ready.push_back((Instant::now(), entry));
         None
     }
 
@@ -122,7 +176,7 @@ impl Pool {
                     return None;
                 }
                 let now = Instant::now();
-                let due = inner.wanted_at(self.size, now);
+                let due = inner.wanted_at(now);
                 if due == Some(now) {
                     inner.making += 1;
                     return Some(Making(self));
@@ -138,7 +192,7 @@ impl Pool {
     }
 
     /// Holds refills back for as long as the returned value lives.
-    pub(crate) fn hold_back(&self) -> HoldBack<'_> {
+    pub(crate) fn hold_back(self: Arc<Self>) -> HoldBack {
         self.lock().callers += 1;
         HoldBack(self)
     }
@@ -148,12 +202,12 @@ impl Pool {
         let mut inner = self.lock();
         inner.closed = true;
         self.changed.notify_waiters();
-        std::mem::take(&mut inner.ready)
+        std::mem::take(&mut inner.ready).into_iter().map(|(_, entry)| entry).collect()
     }
 
     /// How many should wait.
     pub(crate) fn size(&self) -> usize {
-        self.size
+        self.lock().demand.target()
     }
 
     /// How many wait.
@@ -179,9 +233,9 @@ impl Drop for Making<'_> {
 
 /// See [`Pool::hold_back`].
 #[derive(Debug)]
-pub(crate) struct HoldBack<'a>(&'a Pool);
+pub(crate) struct HoldBack(Arc<Pool>);
 
-impl Drop for HoldBack<'_> {
+impl Drop for HoldBack {
     fn drop(&mut self) {
         let mut inner = self.0.lock();
         inner.callers -= 1;
@@ -196,7 +250,8 @@ mod tests {
     use super::*;
 
     fn pool(size: u32) -> Pool {
-        Pool::new(&PoolOptions { size, boots: 1, resources: ResourceConfig::default() })
+        let rootfs = Rootfs { path: "/".into(), identity: String::new(), is_base: true };
+        Pool::new(rootfs, &PoolOptions { size, boots: 1, resources: ResourceConfig::default() })
     }
 
     async fn is_wanted(pool: &Pool) -> bool {
@@ -215,8 +270,8 @@ mod tests {
 
     #[tokio::test]
     async fn callers_come_first() {
-        let pool = pool(1);
-        let caller = pool.hold_back();
+        let pool = Arc::new(pool(1));
+        let caller = pool.clone().hold_back();
         assert!(!is_wanted(&pool).await);
         let refill = pool.wanted();
         tokio::pin!(refill);

@@ -165,8 +165,9 @@ fn mount_rest() -> Result<(), Error> {
     // Memory that is written here stays taken when its writer is killed, so there must be little of it.
     mount_new("tmpfs", "/dev/shm", "tmpfs", flags, c"mode=1777,size=25%")?;
     mount_new("tmpfs", "/run", "tmpfs", flags, c"mode=755,size=10%")?;
-    // The service's own, so that programs that fill /run can be followed by others.
-    mount_new("tmpfs", "/run/bouvet", "tmpfs", flags, c"mode=700,size=25%")?;
+    // The service's own, so that programs that fill /run can be followed by others. Programs of any user find their
+    // sources there.
+    mount_new("tmpfs", "/run/bouvet", "tmpfs", flags, c"mode=711,size=25%")?;
     // Every program is moved into a cgroup of its own: `favordynmods` makes that quick, and forks a little slower.
     mount_new("cgroup2", CGROUPS, "cgroup2", flags | MountFlags::NOEXEC, c"favordynmods")?;
     for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]

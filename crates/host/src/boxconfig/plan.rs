@@ -49,6 +49,7 @@ impl Plan {
         check_network(config)?;
         check_pool(config)?;
         check_parts(config)?;
+        check_available(config)?;
         let mut tmpfs: Vec<_> =
             config.tmpfs.iter().map(|text| Tmpfs::parse(text)).collect::<Result<_, _>>()?;
         // What lies within another is mounted after it.
@@ -211,6 +212,17 @@ fn check_parts(config: &BoxConfig) -> Result<(), InvalidConfig> {
     Ok(())
 }
 
+/// What can be said, and not be had yet.
+fn check_available(config: &BoxConfig) -> Result<(), InvalidConfig> {
+    for (field, asked) in [("tee", config.tee != TeeConfig::None), ("sidecar", config.sidecar.is_some())] {
+        if asked {
+            let allowed = "it is not available yet: it must be left out".into();
+            return Err(InvalidConfig { field, value: "set".into(), allowed });
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,6 +298,14 @@ mod tests {
         assert_eq!(field(|c| c.sidecar = Some(super::super::SidecarConfig::default())), "sidecar.image");
         let tee = TeeConfig::Tdx { workload_id: String::new(), simulate: true };
         assert_eq!(field(|c| c.tee = tee), "tee.workload_id");
+    }
+
+    #[test]
+    fn what_cannot_be_had_yet_is_refused_by_its_name() {
+        let tee = TeeConfig::Tdx { workload_id: "w".into(), simulate: true };
+        assert_eq!(field(|c| c.tee = tee), "tee");
+        let sidecar = super::super::SidecarConfig { image: "proxy".into(), ..Default::default() };
+        assert_eq!(field(|c| c.sidecar = Some(sidecar)), "sidecar");
     }
 
     #[test]

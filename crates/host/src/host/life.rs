@@ -16,7 +16,7 @@ use crate::boxes::{KeepError, Kept};
 use crate::engine::{Frozen, Rootfs};
 use crate::event::Happening;
 use crate::journal::Journal;
-use crate::pool::{Entry, Pool};
+use crate::pool::Entry;
 use crate::sandbox::create::{self, BringUpError, Live, Origin, Site};
 use crate::sandbox::owner::{ControlError, End, Owner};
 use crate::sandbox::state::{Event, State};
@@ -44,9 +44,10 @@ struct Home {
 impl Host {
     pub(super) async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
         // Before a clone is taken from the pool: refills would start at once.
-        let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
+        let _refills_wait = self.0.pools.hold_back();
         let ground = self.ground(&config.image, config.cache.clone()).await?;
         let blueprint = Blueprint::new(config, ground.words())?;
+        self.pool_for(&ground, &blueprint).await?;
         let (sandbox, owner, mut home, pooled) = self.admit(blueprint, ground)?;
         let (id, slot, started, warm) = (home.id, home.slot, Instant::now(), pooled.is_some());
         self.0.events.happened(id, Happening::Create);
@@ -84,7 +85,8 @@ impl Host {
         let mut registry = self.registry();
         registry.make_room(self.0.max_sandboxes)?;
         registry.check_name(&config.name)?;
-        let pooled = self.0.pool.as_ref().and_then(|pool| pool.take(&blueprint));
+        let pool = self.0.pools.find(&ground.rootfs, &blueprint);
+        let pooled = pool.and_then(|pool| pool.take());
         let (id, slot) = match &pooled {
             Some(entry) => (entry.id, entry.slot),
             None => (SandboxId::random(), registry.take_slot()),
@@ -162,11 +164,13 @@ impl Host {
         if home.blueprint.config.log_level <= LogLevel::Info {
             info!(sandbox = %home.id, "sandbox destroyed");
         }
-        let Home { id, slot, .. } = home;
+        let (id, slot) = (home.id, home.slot);
         // What is kept outlives its host, unless somebody destroyed it before.
         if !self.0.closing.is_cancelled() {
             home.forget();
         }
+        // With it goes its hold on its image.
+        drop(home);
         self.registry().forget(id, slot);
         owner.happen(Event::Released);
     }
@@ -174,7 +178,7 @@ impl Host {
     async fn start_again(&self, home: &mut Home) -> Result<Live, CreateError> {
         // It is among those already that live.
         self.registry().make_room(self.0.max_sandboxes.saturating_add(1))?;
-        let _refills_wait = self.0.pool.as_ref().map(Pool::hold_back);
+        let _refills_wait = self.0.pools.hold_back();
         self.bring_up(None, home).await
     }
 
