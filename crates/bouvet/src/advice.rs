@@ -9,6 +9,7 @@ pub(crate) fn on(error: &Error) -> String {
     let hint = match error {
         Error::Start(start) => of_start(start),
         Error::Listen(_) => "set BOUVET_HTTP_PORT to a free port, or BOUVET_TRANSPORT=stdio to serve no HTTP",
+        Error::Socket(_) => "set BOUVET_SOCKET to another path, or to off to serve no `bouvet` commands",
         Error::Http(_) | Error::Signal(_) => return chain(error),
     };
     format!("{}\n  try: {hint}", chain(error))

@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Config, VARIABLES};
-use crate::{advice, bench, demo, doctor, serve};
+use crate::{advice, bench, command, demo, doctor, serve};
 
 /// The exit code of a wrong command line or configuration, as clap has it.
 const USAGE: u8 = 2;
@@ -24,7 +24,12 @@ struct ServerLine {}
 
 /// Private, isolated Linux computers for AI agents.
 #[derive(Debug, Parser)]
-#[command(name = "bouvet", version)]
+#[command(
+    name = "bouvet",
+    version,
+    after_help = "Begin with `bouvet run -it base bash`. Commands speak to the server that `bouvet serve` runs, or do \
+                  without."
+)]
 struct BouvetLine {
     #[command(subcommand)]
     command: Command,
@@ -32,7 +37,9 @@ struct BouvetLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the MCP server
+    #[command(flatten)]
+    Client(command::Command),
+    /// Run the server: for these commands, and for MCP clients
     #[command(after_help = variables())]
     Serve,
     /// Check whether the server can work on this machine, and say what to do where it cannot
@@ -57,21 +64,58 @@ pub fn server(args: std::env::ArgsOs) -> ExitCode {
 
 /// `bouvet`.
 pub fn bouvet(args: std::env::ArgsOs) -> ExitCode {
-    match BouvetLine::try_parse_from(args) {
+    let args: Vec<_> = args.collect();
+    match BouvetLine::try_parse_from(&args) {
+        Ok(BouvetLine { command: Command::Client(command) }) => run_command(command),
         Ok(BouvetLine { command: Command::Serve }) => run_server(),
         Ok(BouvetLine { command: Command::Demo }) => run_client(demo::run()),
         Ok(BouvetLine { command: Command::Doctor }) => run_doctor(),
         Ok(BouvetLine { command: Command::Bench(line) }) => run_bench(line),
-        Err(error) => usage(&error),
+        Err(error) => {
+            let first = args.get(1).and_then(|arg| arg.to_str()).unwrap_or_default();
+            let passes_codes_through = !OWN_COMMANDS.contains(&first);
+            usage_with(&error, if passes_codes_through { command::OURS } else { USAGE })
+        }
     }
 }
 
+/// Commands whose exit codes are all their own.
+const OWN_COMMANDS: &[&str] = &["serve", "doctor", "demo", "bench"];
+
 fn usage(error: &clap::Error) -> ExitCode {
+    usage_with(error, USAGE)
+}
+
+fn usage_with(error: &clap::Error, code: u8) -> ExitCode {
     // Nobody reads a failed write of a usage text.
     error.print().ok();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-        _ => ExitCode::from(USAGE),
+        _ => ExitCode::from(code),
+    }
+}
+
+fn run_command(command: command::Command) -> ExitCode {
+    let ended = |done: Result<u8, command::Failed>| match done {
+        Ok(code) => ExitCode::from(code),
+        Err(failed) if failed.text.is_empty() => ExitCode::from(failed.code),
+        Err(failed) => fail(&failed.words(), failed.code),
+    };
+    let command = match command.at_once(&mut BouvetLine::command()) {
+        Ok(done) => return ended(done),
+        Err(command) => command,
+    };
+    if let Err(failed) = command.check() {
+        return ended(Err(failed));
+    }
+    // A host in this process says what goes wrong, and no more.
+    let filter = variable("RUST_LOG").filter(|filter| !filter.trim().is_empty());
+    if let Err(text) = start_log(Some(filter.unwrap_or_else(|| "warn".into()))) {
+        return fail(&text, command::OURS);
+    }
+    match Config::load(variable) {
+        Ok(config) => run_async(async { ended(command.run(config).await) }),
+        Err(error) => fail(&error.to_string(), command::OURS),
     }
 }
 

@@ -68,7 +68,7 @@ impl ServerProcess {
         #[expect(clippy::disallowed_methods, reason = "this is not a VM; it is our own server")]
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null());
-        command.envs(variables.iter().copied()).env("BOUVET_TRANSPORT", "http");
+        command.env("BOUVET_SOCKET", "off").envs(variables.iter().copied()).env("BOUVET_TRANSPORT", "http");
         command.env("BOUVET_HTTP_HOST", "127.0.0.1").env("BOUVET_HTTP_PORT", address.port().to_string());
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "warn");

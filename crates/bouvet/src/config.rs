@@ -133,6 +133,12 @@ pub const VARIABLES: &[Variable] = &[
         "origins like https://app.example.com, separated by commas",
         "web pages that may use the HTTP server, beside those of this machine",
     ),
+    variable(
+        "BOUVET_SOCKET",
+        "auto",
+        "auto, off or a path",
+        "Unix socket that the `bouvet` commands use: auto is /run/bouvet/bouvet.sock for root, else bouvet/bouvet.sock in XDG_RUNTIME_DIR",
+    ),
     variable("BOUVET_MAX_SANDBOXES", "100", "1 to 1000", "sandboxes that may exist at once"),
     variable(
         "BOUVET_SANDBOX_TIMEOUT_SECS",
@@ -165,6 +171,9 @@ pub const VARIABLES: &[Variable] = &[
         "what is logged, to standard error",
     ),
 ];
+
+/// The socket of a server that root runs.
+pub const ROOT_SOCKET: &str = "/run/bouvet/bouvet.sock";
 
 /// Limits that hold for every call, published with the defaults.
 pub const DEFAULT_MEMORY_MIB: u32 = 256;
@@ -217,6 +226,17 @@ pub struct HttpConfig {
     pub allowed_origins: Vec<String>,
 }
 
+/// Where the `bouvet` commands find the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SocketChoice {
+    /// At the usual place of whoever runs the server; `None` where there is no such place.
+    Auto(Option<PathBuf>),
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(PathBuf),
+}
+
 /// Everything that the server can be told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -226,6 +246,8 @@ pub struct Config {
     pub transport: Transport,
     /// The HTTP server.
     pub http: HttpConfig,
+    /// The socket of the `bouvet` commands.
+    pub socket: SocketChoice,
     /// A sandbox whose creator asked for nothing special.
     pub sandbox: BoxConfig,
 }
@@ -276,6 +298,7 @@ impl Config {
                 allowed_hosts: values.list("BOUVET_ALLOWED_HOSTS"),
                 allowed_origins: values.list("BOUVET_ALLOWED_ORIGINS"),
             },
+            socket: values.socket()?,
             // Its client is to be master of the VM, which is what isolates it.
             sandbox: BoxConfig { resources, privileged: true, ..BoxConfig::default() },
         })
@@ -322,6 +345,20 @@ impl Values<'_> {
             Some(own) if !rustix::process::geteuid().is_root() => own.join("bouvet"),
             _ => "/var/lib/bouvet".into(),
         })
+    }
+
+    fn socket(&self) -> Result<SocketChoice, ConfigError> {
+        match self.text("BOUVET_SOCKET").as_str() {
+            "off" => Ok(SocketChoice::Off),
+            "auto" if rustix::process::geteuid().is_root() => {
+                Ok(SocketChoice::Auto(Some(ROOT_SOCKET.into())))
+            }
+            "auto" => {
+                let runtime = (self.0)("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+                Ok(SocketChoice::Auto(runtime.map(|dir| dir.join("bouvet/bouvet.sock"))))
+            }
+            _ => self.path("BOUVET_SOCKET").map(SocketChoice::At),
+        }
     }
 
     /// With the credentials that Docker would use.

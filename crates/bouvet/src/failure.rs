@@ -1,24 +1,154 @@
 //! What clients read when something fails. This alone maps errors to their words, and to the status of HTTP.
 //!
 //! The reader is most often a model: each text says the fact, the limit where there is one, and what to call
-//! next.
+//! next. For people at a command line the same facts come with other advice: see [`Answer`].
 
 use std::fmt::Display;
 
 use axum::http::StatusCode as Status;
 use axum::response::{IntoResponse, Json, Response};
-use bouvet_host::{ContextError, CreateError, ExecError, FileError, InvalidConfig, Refusal, chain};
+use bouvet_host::{
+    CacheError, ContextError, ControlError, CreateError, ExecError, FileError, FindError, ImageError,
+    InvalidConfig, Refusal, chain,
+};
+
+use crate::api::shape::FailureView;
 
 /// Why a call failed, as its caller reads it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     status: Status,
     text: String,
+    /// The fact alone, in the words of the library.
+    fact: String,
+    kind: Kind,
+}
+
+/// What a program that calls the API may want to tell apart, and people get advice on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Invalid,
+    NotFound,
+    NoImage,
+    NoFile,
+    WrongKind,
+    Conflict,
+    Starting,
+    Running,
+    Paused,
+    Stopped,
+    NoMain,
+    Gone,
+    NameTaken,
+    Full,
+    NoProgram,
+    NotExecutable,
+    NotStarted,
+    Unavailable,
+    Failed,
+}
+
+impl Kind {
+    /// Its name in JSON.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::NoImage => "no_image",
+            Self::NoFile => "no_file",
+            Self::WrongKind => "wrong_kind",
+            Self::Conflict => "conflict",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::NoMain => "no_main",
+            Self::Gone => "gone",
+            Self::NameTaken => "name_taken",
+            Self::Full => "full",
+            Self::NoProgram => "no_program",
+            Self::NotExecutable => "not_executable",
+            Self::NotStarted => "not_started",
+            Self::Unavailable => "unavailable",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// What somebody at a command line may do; empty where the fact says all.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::NotFound => "`bouvet ps -a` lists the sandboxes that exist",
+            Self::NoImage => "`bouvet images` lists those that are here, `bouvet pull` gets others",
+            Self::Starting => "try again in a moment",
+            Self::Paused => "`bouvet resume` lets it go on",
+            Self::Stopped => "`bouvet start` starts it again",
+            Self::Running => "stop it first, or remove it with `bouvet rm --force`",
+            Self::NoMain => "`bouvet exec` runs a program in it",
+            Self::Gone => "`bouvet rm` removes what is known of it",
+            Self::NameTaken => "remove the other with `bouvet rm`, or choose another name",
+            Self::Full => "`bouvet rm` removes what is not needed",
+            Self::Unavailable => "try again; if that fails too, the server's log says more",
+            Self::Invalid
+            | Self::NoFile
+            | Self::WrongKind
+            | Self::Conflict
+            | Self::NoProgram
+            | Self::NotExecutable
+            | Self::NotStarted
+            | Self::Failed => "",
+        }
+    }
+
+    fn of(status: Status) -> Self {
+        match status {
+            Status::BAD_REQUEST => Self::Invalid,
+            Status::NOT_FOUND => Self::NotFound,
+            Status::CONFLICT => Self::Conflict,
+            Status::GONE => Self::Gone,
+            Status::TOO_MANY_REQUESTS | Status::INSUFFICIENT_STORAGE => Self::Full,
+            Status::SERVICE_UNAVAILABLE | Status::BAD_GATEWAY => Self::Unavailable,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// A failure as the API answers it: the fact, a word for programs, and advice for people.
+#[derive(Debug)]
+pub(crate) struct Answer(pub(crate) Failure);
+
+impl Answer {
+    /// What is said of it.
+    pub(crate) fn view(&self) -> FailureView {
+        let Failure { fact, kind, .. } = &self.0;
+        FailureView { error: fact.clone(), kind: kind.name().into(), hint: kind.advice().into() }
+    }
+}
+
+impl<E: Into<Failure>> From<E> for Answer {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        (self.0.status, Json(self.view())).into_response()
+    }
 }
 
 impl Failure {
     fn new(status: Status, fact: impl Display, hint: impl Display) -> Self {
-        Self { status, text: format!("{fact}. {hint}") }
+        let fact = fact.to_string();
+        Self { status, text: format!("{fact}. {hint}"), fact, kind: Kind::of(status) }
+    }
+
+    /// One that only the API knows.
+    pub(crate) fn api(status: Status, kind: Kind, fact: impl Display) -> Self {
+        Self { kind, ..Self::new(status, fact, "") }
+    }
+
+    fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 
     /// `id` names no sandbox.
@@ -80,24 +210,30 @@ impl IntoResponse for Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        let (status, hint) = match refusal {
-            Refusal::Starting | Refusal::Stopping => (Status::CONFLICT, "Call again in a moment."),
-            Refusal::Running => (Status::CONFLICT, "It need not be started or resumed."),
-            Refusal::Paused => (Status::CONFLICT, "Resume it first."),
-            Refusal::Stopped(_) => (Status::CONFLICT, "Start it again first, or create another."),
-            Refusal::NoMain => (Status::CONFLICT, "Run a program in it, and speak to that."),
+        let (status, kind, hint) = match refusal {
+            Refusal::Starting | Refusal::Stopping => {
+                (Status::CONFLICT, Kind::Starting, "Call again in a moment.")
+            }
+            Refusal::Running => (Status::CONFLICT, Kind::Running, "It need not be started or resumed."),
+            Refusal::Paused => (Status::CONFLICT, Kind::Paused, "Resume it first."),
+            Refusal::Stopped(_) => {
+                (Status::CONFLICT, Kind::Stopped, "Start it again first, or create another.")
+            }
+            Refusal::NoMain => (Status::CONFLICT, Kind::NoMain, "Run a program in it, and speak to that."),
             Refusal::Failed(_) => (
                 Status::GONE,
+                Kind::Gone,
                 "Its files are lost. Call create_sandbox for a new one, and destroy_sandbox to forget this one.",
             ),
-            Refusal::Destroyed => (Status::GONE, "Call create_sandbox for a new one."),
+            Refusal::Destroyed => (Status::GONE, Kind::NotFound, "Call create_sandbox for a new one."),
         };
-        Self::new(status, refusal, hint)
+        Self::new(status, refusal, hint).of_kind(kind)
     }
 }
 
 impl From<InvalidConfig> for Failure {
     fn from(mut error: InvalidConfig) -> Self {
+        let fact = error.to_string();
         // The core calls a few things by other names than the tools do.
         error.field = match error.field {
             "resources.memory_mb" => "memory_mib",
@@ -111,14 +247,72 @@ impl From<InvalidConfig> for Failure {
             }
             "content" => "Write it in parts: the first as usual, the rest with append.",
             "stdin" => "Write it to a file with write_file and redirect the program's input from that.",
-            _ => return Self::argument(error),
+            _ => return Self { fact, ..Self::argument(error) },
         };
-        Self::new(Status::BAD_REQUEST, error, hint)
+        Self { fact, ..Self::new(Status::BAD_REQUEST, error, hint) }
     }
+}
+
+impl From<FindError> for Failure {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::None(_) => {
+                Self::new(Status::NOT_FOUND, error, "Call list_sandboxes to see those that exist.")
+            }
+            FindError::Ambiguous(_) => Self::new(Status::BAD_REQUEST, error, "Use more of the id."),
+        }
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Refused(refusal) => refusal.into(),
+            ControlError::Failed(_) => Self::new(
+                Status::INTERNAL_SERVER_ERROR,
+                error,
+                "Retry once; if it fails again, the server's log tells its operator more.",
+            ),
+        }
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let (status, kind) = match &error {
+            ImageError::Reference(_) => (Status::BAD_REQUEST, Kind::Invalid),
+            ImageError::NoCache | ImageError::Gone { .. } => (Status::CONFLICT, Kind::Conflict),
+            ImageError::Cache(CacheError::Unknown(_)) => (Status::NOT_FOUND, Kind::NoImage),
+            ImageError::Cache(CacheError::InUse(_)) => (Status::CONFLICT, Kind::Conflict),
+            ImageError::Cache(CacheError::Ambiguous(_)) => (Status::BAD_REQUEST, Kind::Invalid),
+            ImageError::Cache(_) | ImageError::Open(_) => (Status::INTERNAL_SERVER_ERROR, Kind::Failed),
+            ImageError::Pull(_) => (Status::BAD_GATEWAY, Kind::Failed),
+        };
+        let hint = "Check its name, the network, and that whoever runs the server may read it.";
+        Self::new(status, chain(&error), hint).of_kind(kind)
+    }
+}
+
+/// The program that could not be started, if that is what `error` comes down to.
+fn program_error(error: &CreateError) -> Option<(&ExecError, Kind)> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        match error.downcast_ref::<ExecError>() {
+            Some(exec @ ExecError::NoProgram(_)) => return Some((exec, Kind::NoProgram)),
+            Some(exec @ ExecError::NotExecutable(_)) => return Some((exec, Kind::NotExecutable)),
+            Some(exec @ ExecError::NotStarted(_)) => return Some((exec, Kind::NotStarted)),
+            _ => cause = error.source(),
+        }
+    }
+    None
 }
 
 impl From<CreateError> for Failure {
     fn from(error: CreateError) -> Self {
+        if let Some((exec, kind)) = program_error(&error) {
+            let hint = "Check the program's name, and that it is in the image.";
+            return Self::new(Status::UNPROCESSABLE_ENTITY, exec, hint).of_kind(kind);
+        }
         match error {
             CreateError::Invalid(error) => error.into(),
             CreateError::AtCapacity(_) => Self::new(
@@ -142,12 +336,9 @@ impl From<CreateError> for Failure {
             CreateError::NoPool(_) => Self::new(Status::CONFLICT, error, "Create it without a pool."),
             CreateError::NameTaken(_) => {
                 Self::new(Status::CONFLICT, error, "Choose another name, or destroy that sandbox first.")
+                    .of_kind(Kind::NameTaken)
             }
-            CreateError::Image(_) => Self::new(
-                Status::BAD_GATEWAY,
-                chain(&error),
-                "Check its name, the network, and that whoever runs the server may read it.",
-            ),
+            CreateError::Image(error) => error.into(),
             CreateError::NoStore => Self::new(
                 Status::CONFLICT,
                 error,
@@ -170,11 +361,16 @@ impl From<ExecError> for Failure {
             ExecError::TooMany(_) => {
                 Self::new(Status::TOO_MANY_REQUESTS, error, "Wait until one of them has ended.")
             }
-            ExecError::NotStarted(_) | ExecError::NoProgram(_) | ExecError::NotExecutable(_) => Self::new(
-                Status::UNPROCESSABLE_ENTITY,
-                error,
-                "Check that the directory and the interpreter exist, with list_directory or run_command.",
-            ),
+            ExecError::NotStarted(_) | ExecError::NoProgram(_) | ExecError::NotExecutable(_) => {
+                let kind = match error {
+                    ExecError::NoProgram(_) => Kind::NoProgram,
+                    ExecError::NotExecutable(_) => Kind::NotExecutable,
+                    _ => Kind::NotStarted,
+                };
+                let hint =
+                    "Check that the directory and the interpreter exist, with list_directory or run_command.";
+                Self::new(Status::UNPROCESSABLE_ENTITY, error, hint).of_kind(kind)
+            }
             ExecError::Ended => Self::new(Status::GONE, error, "Run it again."),
             ExecError::NoContext(_) => Self::no_context(error),
             ExecError::OtherProgram(_) => Self::new(
@@ -232,10 +428,13 @@ impl From<FileError> for Failure {
             FileError::Refused(refusal) => refusal.into(),
             FileError::Invalid(error) => error.into(),
             FileError::NotFound(_) => {
+                // Sandboxes that are there are not what is missing.
                 Self::new(Status::NOT_FOUND, error, "Use list_directory to see what is there.")
+                    .of_kind(Kind::NoFile)
             }
             FileError::WrongKind(_) => {
                 Self::new(Status::BAD_REQUEST, error, "Use list_directory to see what is there.")
+                    .of_kind(Kind::WrongKind)
             }
             FileError::DiskFull(_) => Self::new(
                 Status::INSUFFICIENT_STORAGE,
@@ -265,6 +464,21 @@ mod tests {
     use std::io;
 
     use super::*;
+
+    #[test]
+    fn people_read_the_fact_in_the_librarys_words_and_advice_of_their_own() {
+        let error = InvalidConfig {
+            field: "resources.memory_mb",
+            value: "1 MiB".into(),
+            allowed: "128 to 1048576 MiB are allowed".into(),
+        };
+        assert!(Failure::from(error.clone()).text.starts_with("`memory_mib` is 1 MiB"));
+        assert!(Answer::from(error).view().error.starts_with("`resources.memory_mb` is 1 MiB"));
+        let paused = Answer::from(Refusal::Paused).view();
+        assert_eq!((paused.kind.as_str(), paused.hint.as_str()), ("paused", "`bouvet resume` lets it go on"));
+        let missing = Answer::from(ExecError::NoProgram("there is no `x`".into())).view();
+        assert_eq!((missing.kind.as_str(), missing.error.as_str()), ("no_program", "there is no `x`"));
+    }
 
     #[test]
     fn statuses_say_whose_fault_it_is() {

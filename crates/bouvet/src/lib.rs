@@ -1,13 +1,15 @@
 //! Every surface of Bouvet over the one core in `bouvet-host`.
 //!
 //! [`config`] is the only place that knows of variables; [`serve`] runs the server that they describe;
-//! [`mcp`] is the tools; [`http`] puts them and two pages behind one port. [`failure`] alone turns errors into
+//! [`mcp`] is the tools; [`http`] puts them and two pages behind one port. [`api`] and [`command`] are what people type; [`failure`] alone turns errors into
 //! what clients read, [`advice`] those that keep the server from starting into what operators read.
 
 mod advice;
+mod api;
 mod bench;
 pub mod cli;
 pub mod client;
+mod command;
 pub mod config;
 mod demo;
 mod doctor;

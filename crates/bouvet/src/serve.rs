@@ -6,11 +6,14 @@ use std::time::Duration;
 use bouvet_host::{Host, StartError};
 use rmcp::ServiceExt as _;
 use rmcp::transport::async_rw::AsyncRwTransport;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::api::socket::{Socket, SocketError};
+use crate::api::{self};
+use crate::config::{Config, SocketChoice};
 use crate::http::{self, ListenError, MAX_BODY_BYTES};
 use crate::mcp::Server;
 
@@ -26,6 +29,9 @@ pub enum Error {
     /// The port could not be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The socket could not be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The HTTP server failed.
     #[error("the HTTP server failed")]
     Http(#[source] std::io::Error),
@@ -44,6 +50,7 @@ pub async fn serve(config: Config) -> Result<(), Error> {
         true => Some(http::listen(&config.http).await?),
         false => None,
     };
+    let socket = bind(&config.socket).await?;
     let host = Host::start(config.host).await?;
     let server = Server::new(host.clone(), config.sandbox);
 
@@ -57,6 +64,14 @@ pub async fn serve(config: Config) -> Result<(), Error> {
             None => Ok(()),
         }
     };
+    let api = async {
+        // Its file stays until the server has ended.
+        let Some((_file, listener)) = socket else { return };
+        let serving = api::serve(listener, host.clone(), end.clone());
+        if let Some(Err(error)) = within_grace(&end, serving).await {
+            warn!(%error, "the socket is not served any more");
+        }
+    };
     let stdio = async {
         if config.transport.stdio() {
             serve_stdio(server.clone(), &end).await;
@@ -65,10 +80,32 @@ pub async fn serve(config: Config) -> Result<(), Error> {
             }
         }
     };
-    let (served, ()) = tokio::join!(http, stdio);
+    let (served, (), ()) = tokio::join!(http, stdio, api);
     info!("destroying all sandboxes");
     host.shut_down().await;
     served
+}
+
+/// The socket for the `bouvet` commands. Where nobody named one the server can do without: MCP clients start servers
+/// beside each other, and only one of them can have it.
+async fn bind(choice: &SocketChoice) -> Result<Option<(Socket, UnixListener)>, SocketError> {
+    let (path, is_named) = match choice {
+        SocketChoice::Off | SocketChoice::Auto(None) => return Ok(None),
+        SocketChoice::Auto(Some(path)) => (path, false),
+        SocketChoice::At(path) => (path, true),
+    };
+    match Socket::bind(path).await {
+        Ok(bound) => {
+            info!(socket = %path.display(), "serving the `bouvet` commands");
+            Ok(Some(bound))
+        }
+        Err(error) if is_named => Err(error),
+        Err(error) => {
+            let reason = bouvet_host::chain(&error);
+            warn!(%reason, "`bouvet` commands do not reach this server; BOUVET_SOCKET names another socket");
+            Ok(None)
+        }
+    }
 }
 
 async fn serve_stdio(server: Server, end: &CancellationToken) {

@@ -154,7 +154,7 @@ pub(crate) async fn write(
         return Err(InvalidConfig { field: "content", value, allowed }.into());
     }
     let content = futures_util::stream::iter([Ok(content)]);
-    within_deadline(transfer::write(client, path, append, content)).await
+    within_deadline(transfer::write(client, v1::WriteStart { path, mode: 0, append }, content)).await
 }
 
 /// Lists a directory.

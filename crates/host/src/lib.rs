@@ -30,7 +30,9 @@ mod template;
 mod undo;
 mod volume;
 
+pub use bouvet_image::cache::CacheError;
 pub use bouvet_image::{Image, ImageConfig, ImageInfo, ImagesOptions, PullEvent, Reference, RegistryOptions};
+pub use boxconfig::size::parse as parse_size;
 pub use boxconfig::{
     BoxConfig, CacheConfig, InvalidConfig, LogLevel, NetworkMode, PoolConfig, ResourceConfig, ResourceLimits,
     ScalingPolicy, SevSnpGeneration, SidecarConfig, TeeConfig,

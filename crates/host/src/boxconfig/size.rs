@@ -1,7 +1,7 @@
 //! Sizes as people write them: `512`, `64k`, `100m`, `1.5g`.
 
 /// The bytes that `text` stands for: a number and a unit of 1024, as Docker has them; without a unit, bytes.
-pub(crate) fn parse(text: &str) -> Option<u64> {
+pub fn parse(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

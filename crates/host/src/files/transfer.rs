@@ -3,7 +3,7 @@
 use std::io;
 
 use bouvet_wire::limits::CHUNK_BYTES;
-use bouvet_wire::v1::{self, WriteInput, write_input::Input};
+use bouvet_wire::v1::{self, WriteInput, WriteStart, write_input::Input};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -83,15 +83,14 @@ impl FileReader {
 /// comes. Nothing may take longer than a minute: neither the next bytes of `content` nor for the guest to take them.
 pub(crate) async fn write(
     mut client: Client,
-    path: String,
-    append: bool,
+    start: WriteStart,
     content: impl Stream<Item = io::Result<Bytes>> + Send,
 ) -> Result<u64, FileError> {
-    check_path(&path)?;
+    check_path(&start.path)?;
     let (sender, inputs) = mpsc::channel(WAITING_CHUNKS);
     let call = client.write(ReceiverStream::new(inputs));
     let open = sender.clone();
-    let feed = feed(sender, v1::WriteStart { path, mode: 0, append }, content);
+    let feed = feed(sender, start, content);
     tokio::pin!(call, feed);
     let fed = tokio::select! {
         biased;
@@ -123,7 +122,7 @@ enum Fed {
 
 async fn feed(
     sender: mpsc::Sender<WriteInput>,
-    start: v1::WriteStart,
+    start: WriteStart,
     content: impl Stream<Item = io::Result<Bytes>> + Send,
 ) -> Result<Fed, FileError> {
     let send =

@@ -273,8 +273,26 @@ impl Sandbox {
         content: impl Stream<Item = io::Result<Bytes>> + Send,
         append: bool,
     ) -> Result<u64, FileError> {
+        self.write_as(v1::WriteStart { path: path.to_owned(), mode: 0, append }, content).await
+    }
+
+    /// Like [`Sandbox::write_stream`], and gives the file these permission bits.
+    pub async fn write_file(
+        &self,
+        path: &str,
+        content: impl Stream<Item = io::Result<Bytes>> + Send,
+        mode: u32,
+    ) -> Result<u64, FileError> {
+        self.write_as(v1::WriteStart { path: path.to_owned(), mode, append: false }, content).await
+    }
+
+    async fn write_as(
+        &self,
+        start: v1::WriteStart,
+        content: impl Stream<Item = io::Result<Bytes>> + Send,
+    ) -> Result<u64, FileError> {
         let _permit = self.transfer()?;
-        let written = transfer::write(self.client()?, path.to_owned(), append, content).await;
+        let written = transfer::write(self.client()?, start, content).await;
         self.explained(written).await
     }
 

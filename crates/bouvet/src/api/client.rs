@@ -1,0 +1,319 @@
+//! The client of the API.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody};
+use hyper::body::{Frame as BodyFrame, Incoming};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
+
+use super::frame::{Decoder, Frame, FrameError};
+use super::shape::FailureView;
+use crate::config::{ROOT_SOCKET, SocketChoice};
+
+/// An answer that is one JSON value, at most: a list of everything.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// A line of a stream of JSON.
+const MAX_LINE_BYTES: usize = 1024 * 1024;
+/// What may be on its way to us in one stream.
+const WINDOW_BYTES: u32 = 1024 * 1024;
+
+type Content = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// The server says so.
+    #[error("{}", .0.error)]
+    Refused(FailureView),
+    /// There is no server at a place that was named, or it will not have us.
+    #[error("could not connect to the server at `{0}`")]
+    Connect(PathBuf, #[source] std::io::Error),
+    /// What was sent or came is not HTTP.
+    #[error("the connection to the server failed")]
+    Http(#[from] hyper::Error),
+    /// It cannot be asked.
+    #[error("the request could not be made")]
+    Request(#[from] hyper::http::Error),
+    /// What came is not what the API says.
+    #[error("the server's answer is not understood: {0}")]
+    Answer(String),
+}
+
+impl From<FrameError> for CallError {
+    fn from(error: FrameError) -> Self {
+        Self::Answer(error.to_string())
+    }
+}
+
+impl From<serde_json::Error> for CallError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Answer(error.to_string())
+    }
+}
+
+/// Speaks to a server. Cheap to clone; every clone uses the same connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Client(SendRequest<Content>);
+
+impl Client {
+    /// Connects to the server that is meant; `None` if there is none.
+    pub(crate) async fn connect(choice: &SocketChoice) -> Result<Option<Self>, CallError> {
+        let (paths, is_named) = match choice {
+            SocketChoice::Off => return Ok(None),
+            SocketChoice::At(path) => (vec![path.clone()], true),
+            SocketChoice::Auto(own) => {
+                let root = PathBuf::from(ROOT_SOCKET);
+                (own.clone().into_iter().chain([root]).collect(), false)
+            }
+        };
+        for path in paths {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => return Self::over(stream).await.map(Some),
+                Err(error) if is_named && !is_nobody(&error) => return Err(CallError::Connect(path, error)),
+                Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Speaks over `stream`.
+    pub(crate) async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Self, CallError> {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(4 * WINDOW_BYTES);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(async move {
+            // Calls under way say what went wrong.
+            connection.await.ok();
+        });
+        Ok(Self(sender))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Content,
+    ) -> Result<Response<Incoming>, CallError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://bouvet{path}"))
+            .header("content-type", kind)
+            .body(body)?;
+        let mut sender = self.0.clone();
+        sender.ready().await?;
+        let response = sender.send_request(request).await?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(refusal(response).await),
+        }
+    }
+
+    /// Calls with `told` as JSON, and reads the answer as JSON.
+    pub(crate) async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        told: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, CallError> {
+        let body = told.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        let response = self.send(method, path, "application/json", full(body.into())).await?;
+        Ok(serde_json::from_slice(&whole(response).await?)?)
+    }
+
+    /// `GET`s JSON.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        self.call(Method::GET, path, NOTHING).await
+    }
+
+    /// Has something done that has no answer.
+    pub(crate) async fn act(&self, method: Method, path: &str) -> Result<(), CallError> {
+        let response = self.send(method, path, "application/json", full(Bytes::new())).await?;
+        whole(response).await.map(drop)
+    }
+
+    /// `GET`s bytes of any length.
+    pub(crate) async fn download(
+        &self,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, CallError>> + Unpin + use<>, CallError> {
+        let response = self.send(Method::GET, path, "application/json", full(Bytes::new())).await?;
+        Ok(data(response))
+    }
+
+    /// `PUT`s bytes of any length.
+    pub(crate) async fn upload(
+        &self,
+        path: &str,
+        content: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(), CallError> {
+        let body = Content::new(StreamBody::new(content.map_ok(BodyFrame::data)));
+        let response = self.send(Method::PUT, path, "application/octet-stream", body).await?;
+        whole(response).await.map(drop)
+    }
+
+    /// Calls for JSON values, one in each line.
+    pub(crate) async fn lines<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        told: Option<&(impl Serialize + Sync)>,
+    ) -> Result<Lines<T>, CallError> {
+        let body = told.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        let response = self.send(method, path, "application/json", full(body.into())).await?;
+        Ok(Lines { data: Box::pin(data(response)), waiting: Vec::new(), of: std::marker::PhantomData })
+    }
+
+    /// Calls for frames, and sends `frames`.
+    pub(crate) async fn frames(
+        &self,
+        method: Method,
+        path: &str,
+        frames: impl Stream<Item = Frame> + Send + 'static,
+    ) -> Result<Frames, CallError> {
+        let body = frames.map(|frame| Ok(BodyFrame::data(frame.encode())));
+        let body = Content::new(StreamBody::new(body));
+        let response = self.send(method, path, "application/vnd.bouvet.frames", body).await?;
+        Ok(Frames { data: Box::pin(data(response)), decoder: Decoder::default() })
+    }
+}
+
+/// Calls that tell nothing.
+pub(crate) const NOTHING: Option<&()> = None;
+
+/// Whether nobody listens there.
+fn is_nobody(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+}
+
+fn full(bytes: Bytes) -> Content {
+    Content::new(Full::new(bytes).map_err(|never| match never {}))
+}
+
+fn data(response: Response<Incoming>) -> impl Stream<Item = Result<Bytes, CallError>> + Unpin {
+    BodyStream::new(response.into_body()).map(|frame| Ok(frame?.into_data().unwrap_or_default()))
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, CallError> {
+    let limited = http_body_util::Limited::new(response.into_body(), MAX_ANSWER_BYTES);
+    let collected = limited.collect().await.map_err(|error| CallError::Answer(error.to_string()))?;
+    Ok(collected.to_bytes())
+}
+
+async fn refusal(response: Response<Incoming>) -> CallError {
+    let status = response.status();
+    let body = match whole(response).await {
+        Ok(body) => body,
+        Err(error) => return error,
+    };
+    let unclear = || FailureView { error: words(status, &body), kind: String::new(), hint: String::new() };
+    CallError::Refused(serde_json::from_slice(&body).unwrap_or_else(|_| unclear()))
+}
+
+fn words(status: StatusCode, body: &[u8]) -> String {
+    format!(
+        "the server answered {status}: {}",
+        String::from_utf8_lossy(body).chars().take(200).collect::<String>()
+    )
+}
+
+type Data = std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, CallError>> + Send>>;
+
+/// JSON values that come line by line.
+pub(crate) struct Lines<T> {
+    data: Data,
+    waiting: Vec<u8>,
+    of: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Lines<T> {
+    /// The next; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<T>, CallError> {
+        loop {
+            if let Some(end) = self.waiting.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.waiting.drain(..=end).collect();
+                return Ok(Some(serde_json::from_slice(&line)?));
+            }
+            if self.waiting.len() > MAX_LINE_BYTES {
+                return Err(CallError::Answer(format!("a line has more than {MAX_LINE_BYTES} bytes")));
+            }
+            match self.data.next().await {
+                Some(bytes) => self.waiting.extend_from_slice(&bytes?),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Frames that come.
+pub(crate) struct Frames {
+    data: Data,
+    decoder: Decoder,
+}
+
+impl Frames {
+    /// The next; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Frame>, CallError> {
+        loop {
+            if let Some(frame) = self.decoder.next()? {
+                return Ok(Some(frame));
+            }
+            match self.data.next().await {
+                Some(bytes) => self.decoder.push(&bytes?),
+                None => return self.decoder.end().map(|()| None).map_err(CallError::from),
+            }
+        }
+    }
+}
+
+/// A path of the API with its arguments: `name` and values may have any characters.
+pub(crate) fn path(parts: &[&str], query: &[(&str, &str)]) -> String {
+    let mut text = String::from("/v1");
+    for part in parts {
+        text.push('/');
+        escape(part, &mut text);
+    }
+    for (index, (name, value)) in query.iter().enumerate() {
+        text.push(if index == 0 { '?' } else { '&' });
+        text.push_str(name);
+        text.push('=');
+        escape(value, &mut text);
+    }
+    text
+}
+
+fn escape(part: &str, text: &mut String) {
+    for byte in part.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                text.push(char::from(byte))
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_was_typed_is_one_part_of_the_path() {
+        assert_eq!(
+            path(&["sandboxes", "a/b ?ü"], &[("path", "/x&y=z")]),
+            "/v1/sandboxes/a%2Fb%20%3F%C3%BC?path=%2Fx%26y%3Dz"
+        );
+        assert_eq!(path(&["sandboxes"], &[]), "/v1/sandboxes");
+    }
+}

@@ -1,0 +1,116 @@
+//! The API that the `bouvet` commands speak, over a Unix socket or within their own process. `docs/API.md` has every
+//! endpoint; [`shape`] is what is said in JSON, [`frame`] what flows in the streams that go both ways.
+
+mod alone;
+pub(crate) mod client;
+mod end;
+mod files;
+pub(crate) mod frame;
+mod images;
+mod logs;
+mod sandboxes;
+mod session;
+pub(crate) mod shape;
+pub(crate) mod socket;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Json, Query};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::serve::Listener;
+use bouvet_host::Host;
+use serde::Serialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::alone::Alone;
+pub(crate) use self::sandboxes::STOP_GRACE_SECS;
+pub(crate) use self::session::{WINDOW_BYTES, cost_bytes};
+use crate::failure::{Answer, Failure};
+
+/// The body of a request that is one JSON value: a description with a megabyte of arguments, escaped.
+const MAX_JSON_BYTES: usize = 8 * 1024 * 1024;
+
+/// Answers of the API: a failure has the fact, a word for programs, and advice.
+type Answered<T = Response> = Result<T, Answer>;
+
+/// The API of `host`.
+pub(crate) fn router(host: Host) -> Router {
+    Router::new()
+        .route("/v1/version", get(version))
+        .route("/v1/health", get(health))
+        .route("/v1/events", get(logs::events))
+        .route("/v1/run", post(session::run))
+        .route("/v1/sandboxes", get(sandboxes::list).post(sandboxes::create))
+        .route("/v1/sandboxes/{sandbox}", get(sandboxes::inspect).delete(sandboxes::destroy))
+        .route("/v1/sandboxes/{sandbox}/start", post(sandboxes::start))
+        .route("/v1/sandboxes/{sandbox}/stop", post(sandboxes::stop))
+        .route("/v1/sandboxes/{sandbox}/pause", post(sandboxes::pause))
+        .route("/v1/sandboxes/{sandbox}/resume", post(sandboxes::resume))
+        .route("/v1/sandboxes/{sandbox}/kill", post(sandboxes::kill))
+        .route("/v1/sandboxes/{sandbox}/wait", post(sandboxes::wait))
+        .route("/v1/sandboxes/{sandbox}/stats", get(sandboxes::stats))
+        .route("/v1/sandboxes/{sandbox}/logs", get(logs::logs))
+        .route("/v1/sandboxes/{sandbox}/attach", post(session::attach))
+        .route("/v1/sandboxes/{sandbox}/exec", post(session::exec))
+        .route("/v1/sandboxes/{sandbox}/files", get(files::list).post(files::make_directory))
+        .route("/v1/sandboxes/{sandbox}/file", get(files::read).put(files::write))
+        .route("/v1/images", get(images::list))
+        .route("/v1/images/pull", post(images::pull))
+        .route("/v1/image", get(images::inspect))
+        .route("/v1/image", delete(images::remove))
+        // Files are streams of any length; their handlers take the body as such.
+        .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .fallback(unknown)
+        .with_state(host)
+}
+
+/// Serves the API until `end`.
+pub(crate) async fn serve<L>(listener: L, host: Host, end: CancellationToken) -> std::io::Result<()>
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
+    axum::serve(listener, router(host)).with_graceful_shutdown(end.cancelled_owned()).await
+}
+
+async fn version() -> Response {
+    said(&json!({ "version": env!("CARGO_PKG_VERSION"), "api": 1 }))
+}
+
+async fn health(axum::extract::State(host): axum::extract::State<Host>) -> Response {
+    let (ready, size) = host.pool();
+    said(&json!({
+        "status": "healthy",
+        "version": env!("CARGO_PKG_VERSION"),
+        "engine": host.engine(),
+        "acceleration": host.acceleration().name(),
+        "sandboxes": host.list().len(),
+        "pool": { "ready": ready, "size": size },
+    }))
+}
+
+async fn unknown() -> Answer {
+    Failure::api(
+        axum::http::StatusCode::NOT_FOUND,
+        crate::failure::Kind::Invalid,
+        "the API has no such endpoint",
+    )
+    .into()
+}
+
+fn said(value: &impl Serialize) -> Response {
+    axum::response::Json(value).into_response()
+}
+
+/// The query of a request.
+fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Answered<T> {
+    query.map(|Query(query)| query).map_err(|error| Failure::argument(error.body_text()).into())
+}
+
+/// The JSON of a request.
+fn told<T>(json: Result<Json<T>, JsonRejection>) -> Answered<T> {
+    json.map(|Json(value)| value).map_err(|error| Failure::argument(error.body_text()).into())
+}

@@ -1,0 +1,240 @@
+//! What is said over the API, as JSON: the same types on both sides.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use bouvet_host::{ImageInfo, PullEvent, SandboxInfo, State, Stop};
+use humantime::format_rfc3339_seconds;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A sandbox, in lists.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SandboxView {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// Empty for the base image.
+    pub(crate) image: String,
+    /// What was asked to run instead of the image's own program.
+    pub(crate) command: Vec<String>,
+    pub(crate) state: String,
+    /// Of one that is stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exit_code: Option<i32>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) out_of_memory: bool,
+    /// Of one that has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    pub(crate) created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_at: Option<String>,
+    pub(crate) persistent: bool,
+    pub(crate) tty: bool,
+    pub(crate) stdin_open: bool,
+    pub(crate) ports: Vec<String>,
+}
+
+impl From<&SandboxInfo> for SandboxView {
+    fn from(info: &SandboxInfo) -> Self {
+        let config = &info.config;
+        let (stop, reason) = match &info.state {
+            State::Stopped(stop) => (Some(*stop), None),
+            State::Failed(reason) => (None, Some(reason.clone())),
+            _ => (None, None),
+        };
+        let entrypoint = config.entrypoint_override.iter().flatten();
+        Self {
+            id: info.id.to_string(),
+            name: config.name.clone(),
+            image: config.image.clone(),
+            command: entrypoint.chain(&config.cmd).cloned().collect(),
+            state: info.state.name().to_owned(),
+            exit_code: stop.map(|stop| stop.exit_code),
+            out_of_memory: stop.is_some_and(|stop| stop.out_of_memory),
+            reason,
+            created_at: format_rfc3339_seconds(info.created_at).to_string(),
+            expires_at: info.expires_at.map(|time| format_rfc3339_seconds(time).to_string()),
+            persistent: config.persistent,
+            tty: config.tty,
+            stdin_open: config.stdin_open,
+            ports: config.port_map.clone(),
+        }
+    }
+}
+
+impl SandboxView {
+    /// Whether it holds a VM, or will at once.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.state.as_str(), "starting" | "running" | "paused" | "stopping")
+    }
+
+    /// What people see of its id.
+    pub(crate) fn short_id(&self) -> &str {
+        self.id.get(..8).unwrap_or(&self.id)
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ExitView {
+    pub(crate) exit_code: i32,
+    #[serde(default)]
+    pub(crate) out_of_memory: bool,
+    #[serde(default)]
+    pub(crate) timed_out: bool,
+}
+
+impl From<Stop> for ExitView {
+    fn from(stop: Stop) -> Self {
+        Self { exit_code: stop.exit_code, out_of_memory: stop.out_of_memory, timed_out: false }
+    }
+}
+
+/// A program to be run in a sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ExecView {
+    pub(crate) command: Vec<String>,
+    pub(crate) env: BTreeMap<String, String>,
+    /// Empty: the sandbox's.
+    pub(crate) user: String,
+    /// Empty: the sandbox's.
+    pub(crate) working_dir: String,
+    /// Gives it a terminal of so many rows and columns.
+    pub(crate) terminal: Option<(u16, u16)>,
+    /// When it is killed; 0 for never.
+    pub(crate) timeout_secs: u64,
+    /// Lets it run without its caller.
+    pub(crate) detach: bool,
+}
+
+/// A failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FailureView {
+    /// What could not be done, with the facts.
+    pub(crate) error: String,
+    /// A word for programs: `no_program`, `not_found`…
+    #[serde(default)]
+    pub(crate) kind: String,
+    /// What to do about it; empty where nobody knows.
+    #[serde(default)]
+    pub(crate) hint: String,
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EntryView {
+    pub(crate) name: String,
+    /// `file`, `directory`, `symlink` or `other`: of the entry itself.
+    pub(crate) kind: String,
+    /// Whether it is a directory, or a link to one.
+    pub(crate) is_dir: bool,
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) link_target: String,
+}
+
+/// A directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ListingView {
+    pub(crate) entries: Vec<EntryView>,
+    /// Whether there are more than fit.
+    pub(crate) truncated: bool,
+}
+
+/// An image in the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageView {
+    pub(crate) id: String,
+    pub(crate) references: Vec<String>,
+    pub(crate) size_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) created: Option<String>,
+    pub(crate) last_used: String,
+    pub(crate) in_use: bool,
+}
+
+impl From<ImageInfo> for ImageView {
+    fn from(info: ImageInfo) -> Self {
+        Self {
+            id: info.id.to_string(),
+            references: info.references,
+            size_bytes: info.size_bytes,
+            created: info.created,
+            last_used: format_rfc3339_seconds(info.last_used).to_string(),
+            in_use: info.in_use,
+        }
+    }
+}
+
+/// A line of a pull.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub(crate) enum PullLine {
+    /// Which image the reference means now.
+    Resolved { id: String, layers: Vec<LayerView> },
+    /// Somebody else pulls it already.
+    Waiting,
+    /// A layer comes.
+    Layer { digest: String, done_bytes: u64, total_bytes: u64 },
+    /// Its root file system is written.
+    Converting { done_bytes: u64, total_bytes: u64 },
+    /// It is there. Always the last.
+    Done { id: String, size_bytes: u64 },
+    /// It is not, and why. Always the last.
+    Failed(FailureView),
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerView {
+    pub(crate) digest: String,
+    pub(crate) size_bytes: u64,
+}
+
+impl From<PullEvent> for PullLine {
+    fn from(event: PullEvent) -> Self {
+        match event {
+            PullEvent::Resolved { id, layers } => Self::Resolved {
+                id: id.to_string(),
+                layers: layers
+                    .into_iter()
+                    .map(|(digest, size_bytes)| LayerView { digest: digest.to_string(), size_bytes })
+                    .collect(),
+            },
+            PullEvent::Waiting => Self::Waiting,
+            PullEvent::Layer { digest, done_bytes, total_bytes } => {
+                Self::Layer { digest: digest.to_string(), done_bytes, total_bytes }
+            }
+            PullEvent::Converting { done_bytes, total_bytes } => Self::Converting { done_bytes, total_bytes },
+        }
+    }
+}
+
+/// Something that happened to a sandbox, or how many such things nobody looked at in time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EventView {
+    pub(crate) time: String,
+    /// Empty where events were missed.
+    pub(crate) sandbox: String,
+    /// `event`, and what belongs to it.
+    #[serde(flatten)]
+    pub(crate) what: serde_json::Map<String, Value>,
+}
+
+/// What programs of a sandbox use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StatsView {
+    pub(crate) cpu_us: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) memory_limit_bytes: u64,
+    pub(crate) pids: u64,
+    pub(crate) pids_limit: u64,
+}
+
+/// A time as people and programs read it.
+pub(crate) fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}

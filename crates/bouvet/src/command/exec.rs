@@ -1,0 +1,75 @@
+//! `bouvet exec`.
+
+use clap::Args;
+use hyper::Method;
+
+use super::outcome::{Connection, Failed};
+use super::session::{self, Terms};
+use super::signals::Signals;
+use super::terminal;
+use crate::api::client::path;
+use crate::api::frame::Frame;
+use crate::api::shape::ExecView;
+
+/// What is typed after `bouvet exec`.
+#[derive(Debug, Args)]
+pub(crate) struct Line {
+    /// Hand on standard input
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the program a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Let it run on its own
+    #[arg(short, long)]
+    detach: bool,
+    /// Set a variable, or hand on this environment's
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Who it runs as
+    #[arg(short, long, default_value = "", value_name = "USER[:GROUP]")]
+    user: String,
+    /// Where it starts
+    #[arg(short, long, default_value = "", value_name = "DIR")]
+    workdir: String,
+    /// Kill it after so many seconds; 0 for never
+    #[arg(long, default_value_t = 0, value_name = "SECS")]
+    timeout: u64,
+    /// The sandbox: its name, its id, or the beginning of its id
+    sandbox: String,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
+    if line.detach {
+        connection.needs_server("`exec -d`")?;
+    }
+    let terms = Terms {
+        input: line.interactive && !line.detach,
+        terminal: line.tty && !line.detach,
+        detachable: false,
+    };
+    terms.check()?;
+    let environment = |name: &str| std::env::var_os(name)?.into_string().ok();
+    let variables = line.env.iter().filter_map(|text| super::run::variable(text, &environment));
+    let wanted = ExecView {
+        env: variables.collect(),
+        command: line.command,
+        user: line.user,
+        working_dir: line.workdir,
+        terminal: line.tty.then(|| terminal::size().unwrap_or((24, 80))),
+        timeout_secs: line.timeout,
+        detach: line.detach,
+    };
+    let start = serde_json::to_vec(&wanted).map_err(Failed::new)?;
+    let path = path(&["sandboxes", &line.sandbox, "exec"], &[]);
+    if line.detach {
+        let frame = Frame::Start(start.into());
+        connection.client.frames(Method::POST, &path, futures_util::stream::iter([frame])).await?;
+        return Ok(0);
+    }
+    let ended = session::run(&connection.client, &path, Some(start.into()), terms, signals).await?;
+    Ok(ended.code())
+}

@@ -1,0 +1,152 @@
+//! The commands that speak to a server, or to a host of their own where none answers: one file each.
+
+mod attach;
+mod completions;
+mod cp;
+mod events;
+mod exec;
+mod images;
+mod inspect;
+mod kill;
+mod logs;
+mod outcome;
+mod pause;
+mod ps;
+mod pull;
+mod restart;
+mod rm;
+mod rmi;
+mod run;
+mod session;
+mod signals;
+mod start;
+mod stats;
+mod stop;
+mod table;
+mod terminal;
+mod usage;
+mod wait;
+
+use clap::Subcommand;
+
+pub(crate) use self::outcome::{Connection, Failed, OURS};
+use self::signals::Signals;
+use crate::config::Config;
+
+/// What people do with sandboxes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a sandbox, and run a program in it
+    Run(Box<run::Line>),
+    /// Run a program in a sandbox that is there
+    Exec(exec::Line),
+    /// List sandboxes
+    Ps(ps::Line),
+    /// Show what a sandbox's program has printed
+    Logs(logs::Line),
+    /// Attach the terminal to a sandbox's program
+    Attach(attach::Line),
+    /// Copy files and directories to or from a sandbox
+    Cp(cp::Line),
+    /// Stop sandboxes: their programs are asked to end, then killed
+    Stop(stop::Line),
+    /// Start sandboxes that have stopped
+    Start(start::Line),
+    /// Stop sandboxes, and start them again
+    Restart(restart::Line),
+    /// Have sandboxes stand still
+    Pause(pause::PauseLine),
+    /// Let paused sandboxes go on
+    #[command(visible_alias = "unpause")]
+    Resume(pause::ResumeLine),
+    /// Send sandboxes' programs a signal
+    Kill(kill::Line),
+    /// Wait until sandboxes have stopped, and print their exit codes
+    Wait(wait::Line),
+    /// Remove sandboxes with all that they hold
+    Rm(rm::Line),
+    /// List images
+    Images(images::Line),
+    /// Pull images from their registries
+    Pull(pull::Line),
+    /// Remove images
+    Rmi(rmi::Line),
+    /// Show all that is known of sandboxes or images, as JSON
+    Inspect(inspect::Line),
+    /// Show what sandboxes use
+    Stats(stats::Line),
+    /// Show what happens to sandboxes, as it happens
+    Events(events::Line),
+    /// Print a shell's completions of these commands
+    Completions(completions::Line),
+}
+
+impl Command {
+    /// Runs it to its end, and returns its exit code.
+    pub(crate) async fn run(self, config: Config) -> Result<u8, Failed> {
+        let mut signals = Signals::listen()?;
+        let connection = tokio::select! {
+            connection = Connection::open(config) => connection?,
+            number = signals.next() => return Ok(signals::code(number)),
+        };
+        let done = self.on(&connection, &mut signals).await;
+        connection.close().await;
+        done
+    }
+
+    async fn on(self, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
+        match self {
+            Self::Run(line) => run::run(*line, connection, signals).await,
+            Self::Exec(line) => exec::run(line, connection, signals).await,
+            Self::Attach(line) => attach::run(line, connection, signals).await,
+            Self::Start(line) => start::run(line, connection, signals).await,
+            other => tokio::select! {
+                done = other.alone_with(connection) => done,
+                number = signals.next() => Ok(signals::code(number)),
+            },
+        }
+    }
+
+    /// Those that pass no signals on.
+    async fn alone_with(self, connection: &Connection) -> Result<u8, Failed> {
+        match self {
+            Self::Ps(line) => ps::run(&line, connection).await,
+            Self::Logs(line) => logs::run(&line, connection).await,
+            Self::Cp(line) => cp::run(&line, connection).await,
+            Self::Stop(line) => stop::run(&line, connection).await,
+            Self::Restart(line) => restart::run(&line, connection).await,
+            Self::Pause(line) => pause::pause(&line, connection).await,
+            Self::Resume(line) => pause::resume(&line, connection).await,
+            Self::Kill(line) => kill::run(&line, connection).await,
+            Self::Wait(line) => wait::run(&line, connection).await,
+            Self::Rm(line) => rm::run(&line, connection).await,
+            Self::Images(line) => images::run(&line, connection).await,
+            Self::Pull(line) => pull::run(&line, connection).await,
+            Self::Rmi(line) => rmi::run(&line, connection).await,
+            Self::Inspect(line) => inspect::run(&line, connection).await,
+            Self::Stats(line) => stats::run(&line, connection).await,
+            Self::Events(line) => events::run(&line, connection).await,
+            Self::Run(_) | Self::Exec(_) | Self::Attach(_) | Self::Start(_) | Self::Completions(_) => {
+                unreachable!("these were told apart before")
+            }
+        }
+    }
+
+    /// Whether what was typed makes sense, as far as that can be told without a server.
+    pub(crate) fn check(&self) -> Result<(), Failed> {
+        match self {
+            Self::Run(line) => line.check(),
+            Self::Cp(line) => line.route().map(drop),
+            Self::Logs(line) => line.since().map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what needs neither configuration nor server; otherwise gives itself back.
+    pub(crate) fn at_once(self, names: &mut clap::Command) -> Result<Result<u8, Failed>, Self> {
+        match self {
+            Self::Completions(line) => Ok(completions::run(&line, names)),
+            other => Err(other),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! How commands end, and what they speak to.
+
+use std::fmt::Display;
+use std::io;
+
+use bouvet_host::chain;
+
+use crate::advice;
+use crate::api::Alone;
+use crate::api::client::{CallError, Client};
+use crate::api::shape::FailureView;
+use crate::config::Config;
+
+/// The exit code of a failure of ours, as `docker` has it: programs' own codes pass through.
+pub(crate) const OURS: u8 = 125;
+/// The exit codes of a program that cannot be run, as shells have them.
+const NOT_EXECUTABLE: u8 = 126;
+const NO_PROGRAM: u8 = 127;
+/// What a shell says of a program that wrote where nobody reads.
+const BROKEN_PIPE: u8 = 128 + 13;
+
+/// Why a command failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failed {
+    /// The exit code.
+    pub(crate) code: u8,
+    /// What could not be done; empty where that is no news.
+    pub(crate) text: String,
+    /// What to do about it; may be empty.
+    pub(crate) hint: String,
+}
+
+impl Failed {
+    /// One that is known by its words.
+    pub(crate) fn new(text: impl Display) -> Self {
+        Self { code: OURS, text: text.to_string(), hint: String::new() }
+    }
+
+    /// The same with advice.
+    pub(crate) fn hint(self, hint: impl Display) -> Self {
+        Self { hint: hint.to_string(), ..self }
+    }
+
+    /// As it is shown.
+    pub(crate) fn words(&self) -> String {
+        match self.hint.as_str() {
+            "" => self.text.clone(),
+            hint => format!("{}\n  try: {hint}", self.text),
+        }
+    }
+}
+
+impl From<FailureView> for Failed {
+    fn from(failure: FailureView) -> Self {
+        let code = match failure.kind.as_str() {
+            "no_program" => NO_PROGRAM,
+            "not_executable" => NOT_EXECUTABLE,
+            _ => OURS,
+        };
+        Self { code, text: failure.error, hint: failure.hint }
+    }
+}
+
+impl From<CallError> for Failed {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused(failure) => failure.into(),
+            CallError::Connect(..) => Self::new(chain(&error))
+                .hint("run this as root or as a member of the group `bouvet`, or set BOUVET_SOCKET"),
+            error => Self::new(chain(&error)),
+        }
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self { code: BROKEN_PIPE, text: String::new(), hint: String::new() },
+            _ => Self::new(error),
+        }
+    }
+}
+
+/// What a command speaks to: a server, or a host in its own process.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) client: Client,
+    alone: Option<Alone>,
+}
+
+impl Connection {
+    /// Finds a server, or starts a host.
+    pub(super) async fn open(config: Config) -> Result<Self, Failed> {
+        if let Some(client) = Client::connect(&config.socket).await? {
+            return Ok(Self { client, alone: None });
+        }
+        let started = Alone::start(config.host).await;
+        let (alone, stream) =
+            started.map_err(|error| Failed::new(chain(&error)).hint(advice::of_start(&error)))?;
+        match Client::over(stream).await {
+            Ok(client) => Ok(Self { client, alone: Some(alone) }),
+            Err(error) => {
+                alone.end().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Whether everything ends with this command.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone.is_some()
+    }
+
+    /// Refuses what would be for nothing.
+    pub(super) fn needs_server(&self, what: &str) -> Result<(), Failed> {
+        match self.is_alone() {
+            true => Err(Failed::new(format!("no server is running, and {what} needs one"))
+                .hint("start one with `bouvet serve`")),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) async fn close(self) {
+        if let Some(alone) = self.alone {
+            alone.end().await;
+        }
+    }
+
+    /// Does the same to each of `names`, and prints those with which it was done. A failure of one keeps nobody from
+    /// the others.
+    pub(super) async fn each(
+        &self,
+        names: &[String],
+        act: impl AsyncFn(&Client, &str) -> Result<(), Failed>,
+    ) -> Result<u8, Failed> {
+        let mut failed: Option<Failed> = None;
+        for name in names {
+            match act(&self.client, name).await {
+                Ok(()) => super::table::line(name)?,
+                Err(error) => {
+                    if let Some(before) = failed.replace(error) {
+                        super::table::complain(&before);
+                    }
+                }
+            }
+        }
+        failed.map_or(Ok(0), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_cannot_run_have_the_codes_of_shells() {
+        let code = |kind: &str| {
+            let failure = FailureView { error: "e".into(), kind: kind.into(), hint: "h".into() };
+            Failed::from(failure).code
+        };
+        assert_eq!((code("no_program"), code("not_executable"), code("paused")), (127, 126, 125));
+        assert_eq!(Failed::new("e").hint("h").words(), "e\n  try: h");
+        let pipe = Failed::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!((pipe.code, pipe.text.as_str()), (141, ""));
+    }
+}

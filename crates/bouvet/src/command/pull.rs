@@ -1,0 +1,113 @@
+//! `bouvet pull`.
+
+use std::collections::HashMap;
+use std::io::IsTerminal as _;
+
+use clap::Args;
+use hyper::Method;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::outcome::{Connection, Failed};
+use super::run::image;
+use super::table;
+use crate::api::client::{Client, path};
+use crate::api::shape::PullLine;
+
+/// What is typed after `bouvet pull`.
+#[derive(Debug, Args)]
+pub(crate) struct Line {
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+    /// The images
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
+    for typed in &line.images {
+        let name = image(typed)?;
+        if name.is_empty() {
+            return Err(Failed::new("the base image is the server's own, and pulled from nowhere"));
+        }
+        let bars = if line.quiet { Bars::hidden() } else { Bars::new() };
+        let id = pull_with(&connection.client, &name, bars).await?;
+        table::line(&id)?;
+    }
+    Ok(0)
+}
+
+/// Pulls an image, and shows how that goes where somebody looks. Returns its id.
+pub(super) async fn pull(client: &Client, name: &str) -> Result<String, Failed> {
+    pull_with(client, name, Bars::new()).await
+}
+
+async fn pull_with(client: &Client, name: &str, mut bars: Bars) -> Result<String, Failed> {
+    let wanted = json!({ "reference": name });
+    let path = path(&["images", "pull"], &[]);
+    let mut lines = client.lines::<PullLine>(Method::POST, &path, Some(&wanted)).await?;
+    while let Some(line) = lines.next().await? {
+        match line {
+            PullLine::Done { id, .. } => return Ok(id),
+            PullLine::Failed(failure) => return Err(failure.into()),
+            step => bars.show(&step),
+        }
+    }
+    Err(Failed::new("the server went away before the image was there"))
+}
+
+/// A bar for each layer, on standard error. Gone when dropped.
+struct Bars {
+    /// `None` where nobody looks.
+    all: Option<MultiProgress>,
+    bars: HashMap<String, ProgressBar>,
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        if let Some(all) = &self.all {
+            // A terminal that has gone shows nothing any more.
+            all.clear().ok();
+        }
+    }
+}
+
+impl Bars {
+    fn new() -> Self {
+        let all = std::io::stderr().is_terminal().then(MultiProgress::new);
+        Self { all, bars: HashMap::new() }
+    }
+
+    fn hidden() -> Self {
+        Self { all: None, bars: HashMap::new() }
+    }
+
+    fn show(&mut self, step: &PullLine) {
+        match step {
+            PullLine::Resolved { layers, .. } => {
+                for layer in layers {
+                    self.at(&layer.digest, 0, layer.size_bytes);
+                }
+            }
+            PullLine::Waiting => self.at("waiting", 0, 0),
+            PullLine::Layer { digest, done_bytes, total_bytes } => self.at(digest, *done_bytes, *total_bytes),
+            PullLine::Converting { done_bytes, total_bytes } => {
+                self.at("converting", *done_bytes, *total_bytes);
+            }
+            PullLine::Done { .. } | PullLine::Failed(_) => {}
+        }
+    }
+
+    fn at(&mut self, name: &str, done: u64, total: u64) {
+        let Some(all) = &self.all else { return };
+        let bar = self.bars.entry(name.to_owned()).or_insert_with(|| {
+            let short: String = name.trim_start_matches("sha256:").chars().take(12).collect();
+            let style = ProgressStyle::with_template("{prefix:12} {bar:32} {bytes}/{total_bytes}");
+            let bar = ProgressBar::new(total).with_prefix(table::plain(&short));
+            all.add(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+        });
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+}

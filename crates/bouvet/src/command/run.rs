@@ -1,0 +1,253 @@
+//! `bouvet run`.
+
+mod describe;
+
+pub(super) use self::describe::{image, variable};
+
+use std::path::PathBuf;
+
+use bouvet_host::BoxConfig;
+use clap::{Args, ValueEnum};
+use hyper::Method;
+
+use super::outcome::{Connection, Failed};
+use super::session::{self, Terms};
+use super::signals::Signals;
+use super::{pull, table, usage};
+use crate::api::client::CallError;
+use crate::api::client::path;
+use crate::api::shape::SandboxView;
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum PullPolicy {
+    /// Each time.
+    Always,
+    /// When it is not there.
+    Missing,
+    /// Not at all.
+    Never,
+}
+
+/// What is typed after `bouvet run`.
+#[derive(Debug, Args)]
+#[command(after_help = "IMAGE is an OCI image (`alpine`, `ghcr.io/org/app:tag`, `oci:DIRECTORY`, \
+    `docker-archive:FILE`), or `base`: the server's own image with Python, Node.js, Bash and Rust.\n\nWithout a server \
+    (`bouvet serve`) the sandbox lives in this process, and is removed when its program ends, unless it is persistent.")]
+pub(crate) struct Line {
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    resources: Resources,
+    #[command(flatten)]
+    rights: Rights,
+    /// The image to run; `base` for the server's own
+    image: String,
+    /// The program and its arguments, instead of the image's own
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// How it is run, and what it sees.
+#[derive(Debug, Args)]
+struct How {
+    /// Hand on standard input
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the program a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Let it run on its own, and print its id
+    #[arg(short, long)]
+    detach: bool,
+    /// Remove the sandbox when its program has ended
+    #[arg(long)]
+    rm: bool,
+    /// A name by which it is known
+    #[arg(long, default_value = "")]
+    name: String,
+    /// Set a variable, or hand on this environment's
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Read variables from a file, one in each line
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Show a directory or file of this machine in the sandbox
+    #[arg(short, long, value_name = "HOST:GUEST[:ro]")]
+    volume: Vec<String>,
+    /// Show a directory of this machine as /workspace
+    #[arg(long, value_name = "DIR")]
+    workspace: Option<PathBuf>,
+    /// Where the program starts
+    #[arg(short, long, default_value = "", value_name = "DIR")]
+    workdir: String,
+    /// Who it runs as
+    #[arg(short, long, default_value = "", value_name = "USER[:GROUP]")]
+    user: String,
+    /// Replace the image's entry point
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+    /// Keep what was written when it stops
+    #[arg(long)]
+    persistent: bool,
+    /// Lead a port of this machine into it
+    #[arg(short, long, value_name = "[ADDRESS:]HOST:GUEST[/udp]")]
+    publish: Vec<String>,
+    /// What it can reach: none, tsi or the name of a network
+    #[arg(long, default_value = "none")]
+    network: String,
+    /// Address of a DNS server
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<String>,
+    /// When the image is pulled
+    #[arg(long, value_enum, default_value_t = PullPolicy::Missing)]
+    pull: PullPolicy,
+}
+
+/// What it may use.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Resources")]
+struct Resources {
+    /// Memory of its VM [default: 1024m]
+    #[arg(short, long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// CPUs of its VM; a fraction bounds their time [default: 2]
+    #[arg(long, value_name = "NUMBER")]
+    cpus: Option<String>,
+    /// Size of its disk, of which it takes what is written [default: 4096m]
+    #[arg(long, value_name = "SIZE")]
+    disk: Option<String>,
+    /// Destroy it after so many seconds; 0 for never
+    #[arg(long, default_value_t = 0, value_name = "SECS")]
+    timeout: u64,
+    /// Processes and threads that it may have
+    #[arg(long, value_name = "NUMBER")]
+    pids_limit: Option<i64>,
+    /// A limit by its name in ulimit(1)
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    ulimit: Vec<String>,
+    /// CPUs of this machine that it may run on
+    #[arg(long, value_name = "LIST")]
+    cpuset_cpus: Option<String>,
+    /// Its weight when CPUs are scarce
+    #[arg(short, long, value_name = "NUMBER")]
+    cpu_shares: Option<u64>,
+    /// Microseconds of CPU time in each period
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    cpu_quota: Option<i64>,
+    /// Length of that period
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_period: Option<u64>,
+    /// Memory that its VM keeps when this machine runs short
+    #[arg(long, value_name = "SIZE")]
+    memory_reservation: Option<String>,
+    /// Memory and swap that its VM may use together; -1 for no limit
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    memory_swap: Option<String>,
+}
+
+/// What its programs may do.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Rights")]
+struct Rights {
+    /// A file system in memory
+    #[arg(long, value_name = "PATH[:OPTIONS]")]
+    tmpfs: Vec<String>,
+    /// Let nobody write to its root file system
+    #[arg(long)]
+    read_only: bool,
+    /// A capability beside the usual ones
+    #[arg(long, value_name = "NAME")]
+    cap_add: Vec<String>,
+    /// A capability that it does not get
+    #[arg(long, value_name = "NAME")]
+    cap_drop: Vec<String>,
+    /// seccomp=unconfined, seccomp=PROFILE.json or no-new-privileges
+    #[arg(long, value_name = "OPTION")]
+    security_opt: Vec<String>,
+    /// Take nothing from its programs: root is root of the VM
+    #[arg(long)]
+    privileged: bool,
+    /// Refuse to run without hardware virtualization
+    #[arg(long)]
+    require_hardware: bool,
+}
+
+impl Line {
+    /// Whether it makes sense.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        self.config()?;
+        self.terms().check()
+    }
+
+    /// The sandbox that is wanted.
+    fn config(&self) -> Result<BoxConfig, Failed> {
+        let config = self.describe(&|name| std::env::var_os(name)?.into_string().ok())?;
+        config.validate().map_err(|error| usage::of(&error))?;
+        if self.how.detach && self.how.rm && self.how.persistent {
+            return Err(
+                Failed::new("`--rm` removes what `--persistent` keeps").hint("leave one of them away")
+            );
+        }
+        Ok(config)
+    }
+
+    fn terms(&self) -> Terms {
+        let input = self.how.interactive && !self.how.detach;
+        Terms { input, terminal: self.how.tty && !self.how.detach, detachable: true }
+    }
+}
+
+pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
+    if line.how.detach {
+        connection.needs_server("`run -d`")?;
+    }
+    let config = line.config()?;
+    let prepared = async {
+        have_image(&config.image, line.how.pull, connection).await?;
+        if !line.how.detach {
+            return Ok(None);
+        }
+        let made = connection.client.call(Method::POST, &path(&["sandboxes"], &[]), Some(&config)).await;
+        made.map(|view: SandboxView| Some(view.id)).map_err(Failed::from)
+    };
+    let detached = tokio::select! {
+        prepared = prepared => prepared?,
+        number = signals.next() => return Ok(super::signals::code(number)),
+    };
+    if let Some(id) = detached {
+        table::line(&id)?;
+        return Ok(0);
+    }
+    let start = serde_json::to_vec(&config).map_err(Failed::new)?;
+    // Alone, what is left is destroyed.
+    let terms = Terms { detachable: !connection.is_alone(), ..line.terms() };
+    let path = path(&["run"], &[]);
+    let ended = session::run(&connection.client, &path, Some(start.into()), terms, signals).await?;
+    Ok(ended.code())
+}
+
+/// Has the image in the cache, so that it is seen to come.
+async fn have_image(image: &str, policy: PullPolicy, connection: &Connection) -> Result<(), Failed> {
+    if image.is_empty() {
+        return Ok(());
+    }
+    let found = match policy {
+        PullPolicy::Always => false,
+        PullPolicy::Missing | PullPolicy::Never => {
+            let found =
+                connection.client.get::<serde_json::Value>(&path(&["image"], &[("name", image)])).await;
+            match found {
+                Ok(_) => true,
+                Err(CallError::Refused(failure)) if failure.kind == "no_image" => false,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    match policy {
+        _ if found => Ok(()),
+        PullPolicy::Never => Err(Failed::new(format!("there is no image `{}` here", image.escape_debug()))
+            .hint("`bouvet pull` gets it")),
+        PullPolicy::Always | PullPolicy::Missing => pull::pull(&connection.client, image).await.map(drop),
+    }
+}

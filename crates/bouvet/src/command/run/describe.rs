@@ -1,0 +1,354 @@
+//! From what was typed to a description of a sandbox.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bouvet_host::{BoxConfig, NetworkMode, ResourceConfig, ResourceLimits};
+
+use super::{Line, Resources};
+use crate::command::outcome::Failed;
+use crate::command::usage;
+
+/// The word for the host's own image, which the library calls by no name.
+const BASE: &str = "base";
+/// What a terminal of the base image runs.
+const SHELL: &str = "bash";
+/// The period in which a fraction of a CPU is counted.
+const PERIOD_US: f64 = 100_000.0;
+
+impl Line {
+    /// The sandbox that is described, with this process's `environment` for variables that are handed on.
+    pub(super) fn describe(&self, environment: &dyn Fn(&str) -> Option<String>) -> Result<BoxConfig, Failed> {
+        let Self { how, rights, .. } = self;
+        let image = image(&self.image)?;
+        Ok(BoxConfig {
+            cmd: self.program(&image)?,
+            image,
+            workspace: match &how.workspace {
+                Some(path) => absolute("--workspace", path)?.into(),
+                None => Default::default(),
+            },
+            resources: self.resources.vm()?,
+            resource_limits: self.resources.limits()?,
+            entrypoint_override: how.entrypoint.as_ref().map(|program| match program.as_str() {
+                "" => Vec::new(),
+                program => vec![program.to_owned()],
+            }),
+            volumes: how.volume.iter().map(|text| volume(text)).collect::<Result<_, _>>()?,
+            extra_env: self.variables(environment)?,
+            port_map: how.publish.clone(),
+            dns: how.dns.clone(),
+            network: network(&how.network),
+            tmpfs: rights.tmpfs.clone(),
+            cap_add: rights.cap_add.clone(),
+            cap_drop: rights.cap_drop.clone(),
+            security_opt: rights.security_opt.iter().map(|text| security(text)).collect::<Result<_, _>>()?,
+            privileged: rights.privileged,
+            read_only: rights.read_only,
+            require_hardware: rights.require_hardware,
+            persistent: how.persistent,
+            name: how.name.clone(),
+            user: how.user.clone(),
+            working_dir: how.workdir.clone(),
+            tty: how.tty,
+            stdin_open: how.interactive,
+            auto_remove: how.rm,
+            ..BoxConfig::default()
+        })
+    }
+
+    /// What runs in it. The base image has no program of its own.
+    fn program(&self, image: &str) -> Result<Vec<String>, Failed> {
+        let how = &self.how;
+        let is_open = how.tty && (how.interactive || !how.detach);
+        match image.is_empty() && self.command.is_empty() && how.entrypoint.is_none() {
+            false => Ok(self.command.clone()),
+            true if is_open => Ok(vec![SHELL.into()]),
+            // It stays until it is stopped, for `exec`.
+            true if how.detach => Ok(Vec::new()),
+            true => Err(Failed::new("the base image has no program of its own")
+                .hint("name one, as in `bouvet run -it base bash`")),
+        }
+    }
+
+    fn variables(
+        &self,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Vec<(String, String)>, Failed> {
+        let mut variables = Vec::new();
+        for file in &self.how.env_file {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| Failed::new(format!("could not read `{}`: {error}", file.display())))?;
+            let lines = text.lines().map(str::trim_start);
+            for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+                variables.extend(variable(line, environment));
+            }
+        }
+        variables.extend(self.how.env.iter().filter_map(|text| variable(text, environment)));
+        Ok(variables)
+    }
+}
+
+/// `NAME=VALUE`, or the value that `NAME` has here; `None` if it has none.
+pub(in crate::command) fn variable(
+    text: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<(String, String)> {
+    match text.split_once('=') {
+        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+        None => environment(text).map(|value| (text.to_owned(), value)),
+    }
+}
+
+/// The library's word for an image. The server is somewhere else, so that paths are made absolute.
+pub(in crate::command) fn image(typed: &str) -> Result<String, Failed> {
+    if typed == BASE {
+        return Ok(String::new());
+    }
+    for kind in ["oci:", "docker-archive:"] {
+        if let Some(rest) = typed.strip_prefix(kind) {
+            let (path, tag) = rest.split_once(':').map_or((rest, None), |(path, tag)| (path, Some(tag)));
+            let path = absolute("IMAGE", Path::new(path))?;
+            return Ok(format!("{kind}{path}{}", tag.map(|tag| format!(":{tag}")).unwrap_or_default()));
+        }
+    }
+    Ok(typed.to_owned())
+}
+
+fn absolute(flag: &str, path: &Path) -> Result<String, Failed> {
+    let shown = path.display().to_string();
+    let absolute = std::path::absolute(path).ok().and_then(|path| path.into_os_string().into_string().ok());
+    absolute.ok_or_else(|| usage::wrong(flag, &shown, "a path in UTF-8 is allowed"))
+}
+
+fn volume(text: &str) -> Result<String, Failed> {
+    let allowed = "`HOST:GUEST` and `HOST:GUEST:ro` are allowed, where HOST is a path: `./data:/data`";
+    let (host, guest) = text.split_once(':').ok_or_else(|| usage::wrong("--volume", text, allowed))?;
+    // To Docker it would be the name of a volume.
+    if !host.contains('/') && host != "." && host != ".." {
+        return Err(usage::wrong("--volume", text, allowed));
+    }
+    Ok(format!("{}:{guest}", absolute("--volume", Path::new(host))?))
+}
+
+fn security(text: &str) -> Result<String, Failed> {
+    match text.split_once('=') {
+        Some(("seccomp", profile)) if profile != "unconfined" => {
+            Ok(format!("seccomp={}", absolute("--security-opt", Path::new(profile))?))
+        }
+        _ => Ok(text.to_owned()),
+    }
+}
+
+fn network(name: &str) -> NetworkMode {
+    match name {
+        "none" => NetworkMode::None,
+        "tsi" => NetworkMode::Tsi,
+        name => NetworkMode::Bridge { network: name.to_owned() },
+    }
+}
+
+impl Resources {
+    fn vm(&self) -> Result<ResourceConfig, Failed> {
+        let mut vm =
+            ResourceConfig { timeout: Duration::from_secs(self.timeout), ..ResourceConfig::default() };
+        if let Some(text) = &self.memory {
+            vm.memory_mb = usage::mib("--memory", text)?;
+        }
+        if let Some(text) = &self.disk {
+            vm.disk_mb = usage::mib("--disk", text)?;
+        }
+        if let Some(cpus) = self.cpus()? {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is 0 to 1000")]
+            let whole = cpus.ceil() as u32;
+            vm.vcpus = whole;
+        }
+        Ok(vm)
+    }
+
+    fn cpus(&self) -> Result<Option<f64>, Failed> {
+        let Some(text) = &self.cpus else { return Ok(None) };
+        let wrong = || usage::wrong("--cpus", text, "a number like 2 or 0.5 is allowed");
+        let cpus: f64 = text.parse().map_err(|_| wrong())?;
+        if cpus > 0.0 && cpus <= 1000.0 { Ok(Some(cpus)) } else { Err(wrong()) }
+    }
+
+    fn limits(&self) -> Result<ResourceLimits, Failed> {
+        let mut cpu_quota = self.cpu_quota;
+        if let Some(cpus) = self.cpus()?.filter(|cpus| cpus.fract() > 0.0) {
+            if cpu_quota.is_some() || self.cpu_period.is_some() {
+                return Err(Failed::new(
+                    "`--cpus` with a fraction says what `--cpu-quota` and `--cpu-period` say",
+                ));
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "it is at most 1000 periods")]
+            let quota = (cpus * PERIOD_US).round() as i64;
+            cpu_quota = Some(quota);
+        }
+        let bytes =
+            |flag, text: &Option<String>| text.as_deref().map(|text| usage::bytes(flag, text)).transpose();
+        let memory_swap = match self.memory_swap.as_deref() {
+            None => None,
+            Some("-1") => Some(-1),
+            Some(text) => {
+                let bytes = usage::bytes("--memory-swap", text)?;
+                let wrong = |_| usage::wrong("--memory-swap", text, "a size like 2g, or -1, is allowed");
+                Some(i64::try_from(bytes).map_err(wrong)?)
+            }
+        };
+        Ok(ResourceLimits {
+            // As Docker has it, what is not positive is no limit.
+            pids_limit: self
+                .pids_limit
+                .and_then(|limit| u64::try_from(limit).ok())
+                .filter(|limit| *limit > 0),
+            cpuset_cpus: self.cpuset_cpus.clone(),
+            ulimits: self.ulimit.clone(),
+            cpu_shares: self.cpu_shares,
+            cpu_quota,
+            cpu_period: self.cpu_period,
+            memory_reservation: bytes("--memory-reservation", &self.memory_reservation)?,
+            memory_swap,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Test {
+        #[command(flatten)]
+        line: Line,
+    }
+
+    fn describe(words: &str) -> Result<BoxConfig, Failed> {
+        let words = std::iter::once("run").chain(words.split_whitespace());
+        let test = Test::try_parse_from(words).unwrap();
+        let config = test.line.describe(&|name| (name == "HOME").then(|| "/root".into()))?;
+        config.validate().map_err(|error| usage::of(&error))?;
+        Ok(config)
+    }
+
+    fn here(path: &str) -> String {
+        std::env::current_dir().unwrap().join(path).to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn without_flags_it_is_the_librarys_sandbox_that_never_ends() {
+        let config = describe("alpine").unwrap();
+        let resources = ResourceConfig { timeout: Duration::ZERO, ..ResourceConfig::default() };
+        assert_eq!(config, BoxConfig { image: "alpine".into(), resources, ..BoxConfig::default() });
+    }
+
+    #[test]
+    fn every_flag_says_its_field() {
+        let config = describe(
+            "-i -t --rm --name web -e A=1=2 -e HOME -e NOT_SET -v ./d:/d:ro -v /e:/e --workspace w -w /tmp -u 1:2 \
+             -m 512m --cpus 3 --disk 1g --timeout 60 --tmpfs /t:size=1m --read-only --cap-add NET_ADMIN \
+             --cap-drop ALL --security-opt no-new-privileges --entrypoint /bin/x --ulimit nofile=1:2 --pids-limit 7 \
+             --cpuset-cpus 0 -c 512 --cpu-quota 20000 --cpu-period 50000 --memory-reservation 64m --memory-swap -1 \
+             --persistent -p 8080:80 --dns 1.1.1.1 --require-hardware alpine:3 sh -c true --rm",
+        );
+        let expected = BoxConfig {
+            image: "alpine:3".into(),
+            cmd: ["sh", "-c", "true", "--rm"].map(Into::into).to_vec(),
+            entrypoint_override: Some(vec!["/bin/x".into()]),
+            tty: true,
+            stdin_open: true,
+            auto_remove: true,
+            name: "web".into(),
+            extra_env: vec![("A".into(), "1=2".into()), ("HOME".into(), "/root".into())],
+            volumes: vec![format!("{}:/d:ro", here("d")), "/e:/e".into()],
+            workspace: here("w").into(),
+            working_dir: "/tmp".into(),
+            user: "1:2".into(),
+            resources: ResourceConfig {
+                vcpus: 3,
+                memory_mb: 512,
+                disk_mb: 1024,
+                timeout: Duration::from_secs(60),
+            },
+            tmpfs: vec!["/t:size=1m".into()],
+            read_only: true,
+            cap_add: vec!["NET_ADMIN".into()],
+            cap_drop: vec!["ALL".into()],
+            security_opt: vec!["no-new-privileges".into()],
+            resource_limits: ResourceLimits {
+                pids_limit: Some(7),
+                cpuset_cpus: Some("0".into()),
+                ulimits: vec!["nofile=1:2".into()],
+                cpu_shares: Some(512),
+                cpu_quota: Some(20_000),
+                cpu_period: Some(50_000),
+                memory_reservation: Some(64 << 20),
+                memory_swap: Some(-1),
+            },
+            persistent: true,
+            port_map: vec!["8080:80".into()],
+            dns: vec!["1.1.1.1".into()],
+            require_hardware: true,
+            ..BoxConfig::default()
+        };
+        match config {
+            Ok(config) => assert_eq!(config, expected),
+            // What the library does not have yet it refuses by the flag's name.
+            Err(failed) => assert!(failed.text.contains("`--"), "{failed:?}"),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_the_flags_name() {
+        for (words, text) in [
+            ("-m 1m alpine", "`--memory` is 1 MiB; 128 to 1048576 MiB are allowed"),
+            ("-m much alpine", "`--memory` is `much`; a size like 512m or 2g is allowed"),
+            ("--cpus 0 alpine", "`--cpus` is `0`; a number like 2 or 0.5 is allowed"),
+            ("--cpus 33 alpine", "`--cpus` is 33; 1 to 32 are allowed"),
+            ("-e =x alpine", "`--env` is ``; "),
+            ("-v data:/data alpine", "`--volume` is `data:/data`; "),
+            ("--cap-add WHAT alpine", "`--cap-add` is `WHAT`; "),
+            ("--cpus 0.5 --cpu-quota 1000 alpine", "`--cpus` with a fraction"),
+        ] {
+            let failed = describe(words).unwrap_err();
+            assert!(failed.text.starts_with(text), "{words}: {failed:?}");
+            assert_eq!(failed.code, 125);
+        }
+    }
+
+    #[test]
+    fn a_fraction_of_a_cpu_is_time_of_whole_ones() {
+        let config = describe("--cpus 1.5 alpine").unwrap();
+        assert_eq!((config.resources.vcpus, config.resource_limits.cpu_quota), (2, Some(150_000)));
+    }
+
+    #[test]
+    fn the_base_image_needs_a_program_unless_somebody_types_or_nobody_waits() {
+        let program = |words: &str| describe(words).map(|config| (config.image, config.cmd));
+        assert_eq!(program("-it base"), Ok((String::new(), vec!["bash".into()])));
+        assert_eq!(program("-d base"), Ok((String::new(), Vec::new())));
+        assert_eq!(program("-dit base"), Ok((String::new(), vec!["bash".into()])));
+        assert_eq!(program("base true"), Ok((String::new(), vec!["true".into()])));
+        assert!(program("base").unwrap_err().hint.contains("bouvet run -it base bash"));
+    }
+
+    #[test]
+    fn images_on_this_machine_are_found_from_elsewhere() {
+        assert_eq!(image("oci:dir:tag"), Ok(format!("oci:{}:tag", here("dir"))));
+        assert_eq!(image("docker-archive:/a.tar"), Ok("docker-archive:/a.tar".into()));
+        assert_eq!(image("localhost:5000/a:b"), Ok("localhost:5000/a:b".into()));
+    }
+
+    #[test]
+    fn variables_are_read_from_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("env");
+        std::fs::write(&file, "# comment\n\nA=1\n HOME\nB=x y\n").unwrap();
+        let config = describe(&format!("--env-file {} -e A=2 alpine", file.display())).unwrap();
+        let expected = [("A", "1"), ("HOME", "/root"), ("B", "x y"), ("A", "2")];
+        assert_eq!(config.extra_env, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert!(describe("--env-file /nowhere/env alpine").is_err());
+    }
+}

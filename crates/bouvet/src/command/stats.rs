@@ -1,0 +1,134 @@
+//! `bouvet stats`.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::outcome::{Connection, Failed};
+use super::table;
+use crate::api::client::path;
+use crate::api::shape::{SandboxView, StatsView};
+
+/// Between two looks, from which the use of CPUs comes.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Clears a terminal (ECMA-48).
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+/// What is typed after `bouvet stats`.
+#[derive(Debug, Args)]
+pub(crate) struct Line {
+    /// Show it once
+    #[arg(long)]
+    no_stream: bool,
+    /// As a JSON array
+    #[arg(long)]
+    json: bool,
+    /// The sandboxes; all that run, if none is named
+    #[arg(value_name = "SANDBOX")]
+    sandboxes: Vec<String>,
+}
+
+/// What one sandbox uses.
+#[derive(Debug, Clone, Serialize)]
+struct Use {
+    id: String,
+    name: String,
+    /// Of one CPU.
+    cpu_percent: f64,
+    #[serde(flatten)]
+    stats: StatsView,
+}
+
+pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
+    let mut before = look(line, connection).await?;
+    loop {
+        let since = Instant::now();
+        tokio::time::sleep(INTERVAL).await;
+        let now = look(line, connection).await?;
+        let uses: Vec<_> =
+            now.iter().map(|(view, stats)| use_of(view, *stats, &before, since.elapsed())).collect();
+        show(line, &uses)?;
+        if line.no_stream {
+            return Ok(0);
+        }
+        before = now;
+    }
+}
+
+async fn look(line: &Line, connection: &Connection) -> Result<Vec<(SandboxView, StatsView)>, Failed> {
+    let client = &connection.client;
+    let mut views: Vec<SandboxView> = Vec::new();
+    for name in &line.sandboxes {
+        views.push(client.get(&path(&["sandboxes", name], &[])).await?);
+    }
+    if line.sandboxes.is_empty() {
+        views = client.get(&path(&["sandboxes"], &[])).await?;
+        views.retain(|view| view.state == "running");
+    }
+    let mut seen = Vec::new();
+    for view in views {
+        match client.get(&path(&["sandboxes", &view.id, "stats"], &[])).await {
+            Ok(stats) => seen.push((view, stats)),
+            // It may have ended meanwhile, unless it was asked for.
+            Err(error) if !line.sandboxes.is_empty() => return Err(error.into()),
+            Err(_) => {}
+        }
+    }
+    Ok(seen)
+}
+
+fn use_of(
+    view: &SandboxView,
+    stats: StatsView,
+    before: &[(SandboxView, StatsView)],
+    elapsed: Duration,
+) -> Use {
+    let earlier =
+        before.iter().find(|(other, _)| other.id == view.id).map_or(stats.cpu_us, |(_, stats)| stats.cpu_us);
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no more digits")]
+    let percent = stats.cpu_us.saturating_sub(earlier) as f64 / elapsed.as_micros().max(1) as f64 * 100.0;
+    let cpu_percent = (percent * 100.0).round() / 100.0;
+    Use { id: view.id.clone(), name: view.name.clone(), cpu_percent, stats }
+}
+
+fn show(line: &Line, uses: &[Use]) -> Result<(), Failed> {
+    if line.json {
+        return table::json(&uses);
+    }
+    let rows = uses.iter().map(|one| {
+        let stats = one.stats;
+        let memory =
+            format!("{} / {}", table::size(stats.memory_bytes), table::size(stats.memory_limit_bytes));
+        let share = stats.memory_bytes.saturating_mul(1000) / stats.memory_limit_bytes.max(1);
+        vec![
+            one.id.get(..8).unwrap_or(&one.id).to_owned(),
+            one.name.clone(),
+            format!("{:.2}%", one.cpu_percent),
+            memory,
+            format!("{}.{}%", share / 10, share % 10),
+            format!("{} / {}", stats.pids, stats.pids_limit),
+        ]
+    });
+    if !line.no_stream && io::stdout().is_terminal() {
+        write!(io::stdout(), "{CLEAR}")?;
+    }
+    table::print(&["ID", "NAME", "CPU", "MEMORY / LIMIT", "MEMORY", "PIDS / LIMIT"], rows.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_use_of_cpus_is_counted_between_two_looks() {
+        let stats =
+            |cpu_us| StatsView { cpu_us, memory_bytes: 1, memory_limit_bytes: 2, pids: 3, pids_limit: 4 };
+        let view = SandboxView { id: "a".into(), ..SandboxView::default() };
+        let before = [(view.clone(), stats(1_000_000))];
+        let percent = |now| use_of(&view, stats(now), &before, Duration::from_secs(2)).cpu_percent;
+        assert!((percent(2_000_000) - 50.0).abs() < 0.01);
+        assert!(percent(0).abs() < 0.01, "it was started anew");
+    }
+}

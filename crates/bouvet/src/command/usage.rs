@@ -1,0 +1,79 @@
+//! What was typed and cannot be: by the flags' names rather than the library's.
+
+use bouvet_host::{InvalidConfig, parse_size};
+
+use super::outcome::Failed;
+
+const MIB: u64 = 1024 * 1024;
+
+/// The flag that sets a field of a description.
+fn flag(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "image" => "IMAGE",
+        "workspace" => "--workspace",
+        "resources.vcpus" => "--cpus",
+        "resources.memory_mb" => "--memory",
+        "resources.disk_mb" => "--disk",
+        "cmd" | "command" => "CMD",
+        "entrypoint_override" => "--entrypoint",
+        "volumes" => "--volume",
+        "extra_env" | "env" => "--env",
+        "port_map" => "--publish",
+        "dns" => "--dns",
+        "network" => "--network",
+        "tmpfs" => "--tmpfs",
+        "cap_add" => "--cap-add",
+        "cap_drop" => "--cap-drop",
+        "security_opt" => "--security-opt",
+        "name" => "--name",
+        "user" => "--user",
+        "working_dir" => "--workdir",
+        "resource_limits.pids_limit" => "--pids-limit",
+        "resource_limits.cpuset_cpus" => "--cpuset-cpus",
+        "resource_limits.ulimits" => "--ulimit",
+        "resource_limits.cpu_shares" => "--cpu-shares",
+        "resource_limits.cpu_quota" => "--cpu-quota",
+        "resource_limits.cpu_period" => "--cpu-period",
+        "resource_limits.memory_reservation" => "--memory-reservation",
+        "resource_limits.memory_swap" => "--memory-swap",
+        _ => return None,
+    })
+}
+
+/// A description that cannot be had, in words of this command line.
+pub(super) fn of(error: &InvalidConfig) -> Failed {
+    let name = flag(error.field).unwrap_or(error.field);
+    Failed::new(format!("`{name}` is {}; {}", error.value, error.allowed))
+}
+
+/// A flag with a value that it cannot have.
+pub(super) fn wrong(flag: &str, value: &str, allowed: &str) -> Failed {
+    Failed::new(format!("`{flag}` is `{}`; {allowed}", value.escape_debug()))
+}
+
+/// A size in bytes.
+pub(super) fn bytes(flag: &str, text: &str) -> Result<u64, Failed> {
+    parse_size(text).ok_or_else(|| wrong(flag, text, "a size like 512m or 2g is allowed"))
+}
+
+/// A size in whole MiB; what is left over counts as one.
+pub(super) fn mib(flag: &str, text: &str) -> Result<u32, Failed> {
+    let mib = bytes(flag, text)?.div_ceil(MIB);
+    u32::try_from(mib).map_err(|_| wrong(flag, text, "a size like 512m or 2g is allowed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_mib() {
+        assert_eq!(mib("--memory", "512m"), Ok(512));
+        assert_eq!(mib("--memory", "2g"), Ok(2048));
+        assert_eq!(mib("--memory", "1"), Ok(1));
+        assert_eq!(
+            mib("--memory", "much").unwrap_err().text,
+            "`--memory` is `much`; a size like 512m or 2g is allowed"
+        );
+    }
+}

@@ -1,0 +1,29 @@
+//! `bouvet wait`.
+
+use clap::Args;
+use hyper::Method;
+
+use super::outcome::{Connection, Failed};
+use super::table;
+use crate::api::client::{NOTHING, path};
+use crate::api::shape::ExitView;
+
+/// What is typed after `bouvet wait`.
+#[derive(Debug, Args)]
+#[command(after_help = "The exit code is the last sandbox's.")]
+pub(crate) struct Line {
+    /// The sandboxes: their names, ids, or the beginnings of their ids
+    #[arg(required = true, value_name = "SANDBOX")]
+    sandboxes: Vec<String>,
+}
+
+pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
+    let mut last = 0;
+    for name in &line.sandboxes {
+        let path = path(&["sandboxes", name, "wait"], &[]);
+        let exit: ExitView = connection.client.call(Method::POST, &path, NOTHING).await?;
+        table::line(&exit.exit_code.to_string())?;
+        last = exit.exit_code;
+    }
+    Ok(u8::try_from(last & 0xff).unwrap_or(u8::MAX))
+}
