@@ -79,6 +79,8 @@ pub fn bouvet(args: std::env::ArgsOs) -> ExitCode {
     }
 }
 
+/// What a host in the process of a command says: what goes wrong, unless the command says so itself.
+const COMMAND_LOG: &str = "warn,bouvet_host::host=error";
 /// Commands whose exit codes are all their own.
 const OWN_COMMANDS: &[&str] = &["serve", "doctor", "demo", "bench"];
 
@@ -108,9 +110,8 @@ fn run_command(command: command::Command) -> ExitCode {
     if let Err(failed) = command.check() {
         return ended(Err(failed));
     }
-    // A host in this process says what goes wrong, and no more.
     let filter = variable("RUST_LOG").filter(|filter| !filter.trim().is_empty());
-    if let Err(text) = start_log(Some(filter.unwrap_or_else(|| "warn".into()))) {
+    if let Err(text) = start_log(Some(filter.unwrap_or_else(|| COMMAND_LOG.into()))) {
         return fail(&text, command::OURS);
     }
     match Config::load(variable) {
@@ -231,6 +232,19 @@ mod tests {
         assert_eq!(log_filter("bouvet_mcp=debug,info"), "bouvet=debug,info,rmcp=warn");
         assert_eq!(log_filter("trace"), "trace");
         assert_eq!(log_filter("info,rmcp=debug"), "info,rmcp=debug");
+    }
+
+    /// The reference in `docs/` is made of the definitions; BOUVET_RECORD_DOCS=1 writes it there.
+    #[test]
+    fn the_reference_lists_every_command_as_it_is() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CLI.md");
+        let expected = crate::reference::of(&mut BouvetLine::command());
+        if std::env::var_os("BOUVET_RECORD_DOCS").is_some() {
+            std::fs::write(path, expected).unwrap();
+            return;
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(written, expected, "docs/CLI.md differs from the definitions of the commands");
     }
 
     #[test]

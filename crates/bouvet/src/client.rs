@@ -21,6 +21,13 @@ const CLONE_DEADLINE: Duration = Duration::from_secs(20);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
+/// Chooses who encrypts for HTTP clients of this process, which refuse to be made before, even where nothing is to be
+/// encrypted.
+pub(crate) fn prepare_tls() {
+    // Somebody else in this process may have chosen already.
+    rustls::crypto::ring::default_provider().install_default().ok();
+}
+
 /// A connected MCP client.
 #[derive(Debug)]
 pub struct Client(RunningService<RoleClient, ()>);
@@ -28,6 +35,7 @@ pub struct Client(RunningService<RoleClient, ()>);
 impl Client {
     /// Connects to the MCP endpoint at `url`.
     pub async fn connect(url: &str) -> anyhow::Result<Self> {
+        prepare_tls();
         let transport = StreamableHttpClientTransport::from_uri(url);
         let running = ().serve(transport).await.with_context(|| format!("could not connect to {url}"))?;
         Ok(Self(running))

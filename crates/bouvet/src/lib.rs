@@ -16,4 +16,6 @@ mod doctor;
 mod failure;
 mod http;
 mod mcp;
+#[cfg(test)]
+mod reference;
 pub mod serve;

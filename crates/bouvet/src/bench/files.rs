@@ -111,6 +111,7 @@ async fn through_mcp(agent: &Agent, sandbox: &str, bytes: usize) -> anyhow::Resu
 
 /// Writes and reads a file as the body of one request.
 async fn through_http(url: &str, bytes: usize) -> anyhow::Result<(Duration, Duration)> {
+    crate::client::prepare_tls();
     let client = reqwest::Client::builder().timeout(CALL_DEADLINE).build()?;
     let part = Bytes::from(vec![b'x'; MB]);
     let parts = stream::iter(vec![part; bytes / MB]).map(Ok::<_, Infallible>);

@@ -176,6 +176,7 @@ async fn is_ours(address: SocketAddr) -> bool {
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => format!("[::1]:{}", v6.port()),
         other => other.to_string(),
     };
+    crate::client::prepare_tls();
     let Ok(client) = reqwest::Client::builder().no_proxy().timeout(HEALTH_DEADLINE).build() else {
         return false;
     };

@@ -1,0 +1,108 @@
+//! The reference of the command line, as Markdown, from its definitions.
+
+use std::fmt::Write as _;
+
+use clap::{Arg, Command};
+
+const HEAD: &str = "# Command line
+
+<!-- generated from the definitions of the commands, do not edit: BOUVET_RECORD_DOCS=1 cargo test -p bouvet cli -->
+
+`bouvet` is like `docker`: what you know from there works here. Each sandbox is a virtual machine of its own.
+
+```bash
+bouvet serve &                                # the server, for all that follows
+bouvet run -it base bash                      # a computer; `base` is the image of the server itself
+bouvet run -d --name web -v ./site:/srv alpine sh -c 'cd /srv && httpd -f'
+bouvet exec -it web sh
+bouvet logs -f web
+bouvet cp web:/etc/hostname .
+bouvet rm -f web
+```
+
+Commands speak to the server that answers on the socket (`BOUVET_SOCKET`). Where none answers, `run` makes a sandbox in
+its own process, which is gone when its program has ended, unless it is `--persistent`: then it is stopped, and
+`bouvet start -a` goes on with it. What needs somebody to stay (`run -d`, `start` without `-a`, `events`) says that it
+needs a server.
+
+- A sandbox is named by its name, its id, or the beginning of its id that no other has.
+- The exit code of `run`, `exec`, `wait`, `attach` and `start -a` is the program's; 128 and its number where a signal
+  ended it. 127: there is no such program. 126: it cannot be run. 125: Bouvet itself failed, or the command line is wrong.
+- SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the program that a command waits for. A third
+  SIGINT or SIGTERM ends the command itself.
+- With `-t` and `-i` every key goes to the program. Ctrl-P Ctrl-Q leaves it running, if there is a server.
+- A sandbox of `run` never ends by age unless `--timeout` says so; `BOUVET_SANDBOX_TIMEOUT_SECS` is for MCP clients.
+- `-d base` without a program is a sandbox that stays until it is stopped, for `exec`. `-it base` runs `bash`.
+";
+
+/// All commands of `line`, in their order.
+pub(crate) fn of(line: &mut Command) -> String {
+    line.build();
+    let mut text = String::from(HEAD);
+    for command in line.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+        describe(command, &mut text).ok();
+    }
+    text
+}
+
+fn describe(command: &mut Command, text: &mut String) -> std::fmt::Result {
+    writeln!(text, "\n## bouvet {}\n", command.get_name())?;
+    writeln!(text, "{}.\n", command.get_about().map(ToString::to_string).unwrap_or_default())?;
+    let usage = command.render_usage().to_string();
+    writeln!(text, "```text\n{}\n```", usage.trim_start_matches("Usage: "))?;
+    let aliases: Vec<_> = command.get_visible_aliases().map(|alias| format!("`{alias}`")).collect();
+    if !aliases.is_empty() {
+        writeln!(text, "\nAlso: {}.", aliases.join(", "))?;
+    }
+    let shown: Vec<_> =
+        command.get_arguments().filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version")).collect();
+    if !shown.is_empty() {
+        writeln!(text, "\n| | | Default |\n|---|---|---|")?;
+    }
+    for arg in shown {
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let (help, said) = match help.split_once(" [default: ") {
+            Some((help, default)) => (help.to_owned(), default.trim_end_matches(']').to_owned()),
+            None => (help, defaults(arg)),
+        };
+        let default = if said.is_empty() { String::new() } else { format!("`{said}`") };
+        writeln!(text, "| {} | {}{} | {default} |", names(arg), cell(&help), cell(&choices(arg)))?;
+    }
+    // The variables have a reference of their own.
+    let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    if !after.is_empty() && !after.starts_with("Environment variables") {
+        writeln!(text, "\n{after}")?;
+    }
+    Ok(())
+}
+
+fn names(arg: &Arg) -> String {
+    let value = match arg.get_action().takes_values() {
+        true => arg.get_value_names().map(|names| names.join(" ")).unwrap_or_default(),
+        false => String::new(),
+    };
+    if arg.is_positional() {
+        return format!("`{value}`");
+    }
+    let short = arg.get_short().map(|short| format!("-{short}"));
+    let long = arg.get_long().map(|long| format!("--{long}"));
+    let both: Vec<_> = short.into_iter().chain(long).collect();
+    let space = if value.is_empty() { "" } else { " " };
+    format!("`{}{space}{}`", both.join("`, `"), cell(&value))
+}
+
+fn choices(arg: &Arg) -> String {
+    let names: Vec<_> =
+        arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
+    let is_switch = !arg.get_action().takes_values();
+    if names.is_empty() || is_switch { String::new() } else { format!(": {}", names.join(", ")) }
+}
+
+fn defaults(arg: &Arg) -> String {
+    let values: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    if arg.get_action().takes_values() { values.join(" ") } else { String::new() }
+}
+
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
