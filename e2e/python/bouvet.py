@@ -66,6 +66,8 @@ def environment(directory: Path, **variables: str) -> dict[str, str]:
     ours |= {"BOUVET_CHROOT": str(directory), "BOUVET_HTTP_HOST": "127.0.0.1"}
     # One template for all tests; and no VM that no test asked for.
     ours |= {"BOUVET_TEMPLATES": str(ROOT / "target" / "templates"), "BOUVET_POOL_ENABLED": "false"}
+    # What people run at the same time must not meet the servers of tests.
+    ours |= {"BOUVET_SOCKET": "off", "BOUVET_DATA": str(directory.parent / "data")}
     if not HAS_CGROUPS:
         ours["BOUVET_CGROUP"] = "off"
     return inherited | ours | variables

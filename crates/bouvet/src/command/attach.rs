@@ -33,7 +33,7 @@ pub(super) async fn attach(
 ) -> Result<u8, Failed> {
     let view: SandboxView = connection.client.get(&path(&["sandboxes", sandbox], &[])).await?;
     let input = may_type && view.stdin_open;
-    let terms = Terms { input, terminal: view.tty, detachable: !connection.is_alone() };
+    let terms = Terms { input, closed: false, terminal: view.tty, detachable: !connection.is_alone() };
     terms.check()?;
     let path = path(&["sandboxes", &view.id, "attach"], query);
     let ended = session::run(&connection.client, &path, None, terms, signals).await?;

@@ -48,6 +48,7 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
     }
     let terms = Terms {
         input: line.interactive && !line.detach,
+        closed: !line.interactive,
         terminal: line.tty && !line.detach,
         detachable: false,
     };

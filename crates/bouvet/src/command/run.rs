@@ -194,7 +194,7 @@ impl Line {
 
     fn terms(&self) -> Terms {
         let input = self.how.interactive && !self.how.detach;
-        Terms { input, terminal: self.how.tty && !self.how.detach, detachable: true }
+        Terms { input, closed: false, terminal: self.how.tty && !self.how.detach, detachable: true }
     }
 }
 

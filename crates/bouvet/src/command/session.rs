@@ -27,6 +27,8 @@ const IMPATIENT: u32 = 3;
 pub(super) struct Terms {
     /// Whether it hands on its standard input.
     pub(super) input: bool,
+    /// Whether the program's input is at its end from the beginning.
+    pub(super) closed: bool,
     /// Whether the program has a terminal.
     pub(super) terminal: bool,
     /// Whether the program goes on when two keys were typed.
@@ -83,7 +85,12 @@ pub(super) async fn run(
     signals: &mut Signals,
 ) -> Result<Ended, Failed> {
     let (frames, sent) = mpsc::channel(WAITING);
-    for frame in start.map(Frame::Start).into_iter().chain(size(terms)) {
+    for frame in start
+        .map(Frame::Start)
+        .into_iter()
+        .chain(size(terms))
+        .chain(terms.closed.then_some(Frame::CloseStdin))
+    {
         // There is room.
         frames.try_send(frame).ok();
     }

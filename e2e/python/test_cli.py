@@ -1,0 +1,357 @@
+"""The command line: with a server, and alone."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bouvet
+from bouvet import Server, until
+
+DEADLINE_SECONDS = 90
+
+
+class Cli:
+    """The binary `bouvet` in an environment."""
+
+    def __init__(self, environment: dict[str, str], directory: Path) -> None:
+        self.environment = environment
+        self.directory = directory
+        self.binary = bouvet.binary().with_name("bouvet")
+        assert self.binary.exists(), "there is no bouvet beside bouvet-mcp: `cargo build -p bouvet` makes it"
+
+    def options(self) -> dict[str, Any]:
+        return {"env": self.environment, "cwd": self.directory}
+
+    def run(self, *words: str | Path, stdin: bytes | None = None) -> tuple[int, str, str]:
+        """Its exit code, what it printed, and its errors."""
+        given: dict[str, Any] = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        command = [self.binary, *words]
+        done = subprocess.run(command, capture_output=True, timeout=DEADLINE_SECONDS, **given, **self.options())
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    def ok(self, *words: str | Path, stdin: bytes | None = None) -> str:
+        """What it printed, without the last line's end, when all is well."""
+        code, out, err = self.run(*words, stdin=stdin)
+        assert code == 0, (words, code, out, err)
+        return out.rstrip("\n")
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([self.binary, *words], **pipes, **self.options())
+
+    def sandboxes(self) -> dict[str, dict[str, Any]]:
+        """All, by name."""
+        return {one["name"]: one for one in json.loads(self.ok("ps", "-a", "--json"))}
+
+
+class Terminal:
+    """A command with a terminal of its own, as a person has."""
+
+    def __init__(self, cli: Cli, *words: str, rows: int = 40, columns: int = 132) -> None:
+        self.ours, theirs = pty.openpty()
+        self.resize(rows, columns)
+        self.before = termios.tcgetattr(theirs)
+
+        def take() -> None:
+            os.setsid()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        pipes = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        self.process = subprocess.Popen([cli.binary, *words], preexec_fn=take, **pipes, **cli.options())
+        self.theirs = theirs
+        self.seen = ""
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.ours)
+        os.close(self.theirs)
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, text: str) -> None:
+        os.write(self.ours, text.encode())
+
+    def until(self, text: str) -> str:
+        """Reads until `text` has come, and returns what came."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while text not in self.seen:
+            left = deadline - time.monotonic()
+            assert left > 0, f"{text!r} never came, but {self.seen!r}"
+            if select.select([self.ours], [], [], min(left, 1))[0]:
+                self.seen += os.read(self.ours, 65536).decode(errors="replace")
+        came, self.seen = self.seen.split(text, 1)
+        return came
+
+    def end(self) -> int:
+        """Waits for its end, and returns its exit code. The terminal is as it was."""
+        code = self.process.wait(DEADLINE_SECONDS)
+        assert termios.tcgetattr(self.theirs) == self.before, "the terminal was left raw"
+        return code
+
+
+@pytest.fixture(scope="module")
+def served(vm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Cli]]:
+    """A server with a socket, and the command line that finds it."""
+    parent = tmp_path_factory.mktemp("cli")
+    with Server(parent, BOUVET_SOCKET=str(parent / "run" / "bouvet.sock")) as server:
+        server.start().healthy()
+        yield server, Cli(server.environment, parent)
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def cli(served: tuple[Server, Cli]) -> Cli:
+    return served[1]
+
+
+@pytest.fixture(scope="module")
+def box(cli: Cli) -> str:
+    """A sandbox that tests share and leave running."""
+    cli.ok("run", "-d", "--name", "box", "base")
+    return "box"
+
+
+@pytest.fixture
+def alone(vm: None, tmp_path: Path) -> Cli:
+    """The command line where there is no server."""
+    return Cli(bouvet.environment(tmp_path / "state"), tmp_path)
+
+
+def test_exit_codes_pass_through(cli: Cli, box: str) -> None:
+    assert cli.run("run", "--rm", "base", "sh", "-c", "echo out; echo err >&2; exit 7") == (7, "out\n", "err\n")
+    assert cli.run("run", "--rm", "base", "true")[0] == 0
+    assert cli.run("run", "--rm", "base", "no-such-program")[0] == 127
+    assert cli.run("run", "--rm", "base", "/etc/passwd")[0] == 126
+    assert cli.run("exec", box, "sh", "-c", "exit 7") == (7, "", "")
+    assert cli.run("exec", box, "no-such-program")[0] == 127
+    assert cli.run("exec", box, "/etc/passwd")[0] == 126
+    assert cli.run("exec", box, "sh", "-c", "kill -9 $$")[0] == 137
+    code, _, error = cli.run("run", "-m", "1m", "base", "true")
+    assert code == 125 and "`--memory` is 1 MiB" in error
+    assert cli.run("exec", "nobody", "true")[0] == 125
+    assert cli.run("no-such-command")[0] == 125
+    assert cli.run("serve", "--no-such-flag")[0] == 2
+    assert [one["name"] for one in cli.sandboxes().values()] == ["box"], "what had --rm is gone"
+
+
+def test_input_is_handed_on(cli: Cli, box: str) -> None:
+    content = bytes(range(256)) * 8192
+    done = subprocess.run(
+        [cli.binary, "exec", "-i", box, "cat"], input=content, capture_output=True, timeout=60, **cli.options()
+    )
+    assert done.returncode == 0 and done.stdout == content, (len(done.stdout), done.stderr)
+    assert cli.ok("run", "--rm", "-i", "base", "wc", "-c", stdin=content) == str(len(content))
+    assert cli.ok("exec", box, "cat", stdin=b"not handed on") == ""
+    words = ["-e", "A=1", "-e", "HOME_OF", "-w", "/tmp", "-u", "nobody", box, "sh", "-c", "echo $A; pwd; id -un"]
+    assert cli.ok("exec", *words) == "1\n/tmp\nnobody"
+
+
+def test_signals_reach_the_program(cli: Cli, box: str) -> None:
+    script = "trap 'echo got; exit 5' USR1; trap 'echo int; exit 6' INT; echo ready; while :; do sleep 0.1; done"
+    for words in (["run", "--rm", "base"], ["exec", box]):
+        for number, said, code in ((signal.SIGUSR1, b"got\n", 5), (signal.SIGINT, b"int\n", 6)):
+            process = cli.start(*words, "bash", "-c", script)
+            assert process.stdout and process.stdout.readline() == b"ready\n"
+            process.send_signal(number)
+            out, _ = process.communicate(timeout=30)
+            assert (out, process.returncode) == (said, code), words
+    # A signal does not wait behind input that nobody reads.
+    process = cli.start("exec", "-i", box, "sh", "-c", "echo ready; exec sleep 1000")
+    assert process.stdin and process.stdout and process.stdout.readline() == b"ready\n"
+    os.set_blocking(process.stdin.fileno(), False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(process.stdin.fileno(), b"x" * 65536):
+            time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    with contextlib.suppress(BrokenPipeError):
+        process.communicate()
+
+
+def test_a_terminal_is_one(cli: Cli, box: str) -> None:
+    for words in (["exec", "-it", box, "bash", "--norc"], ["run", "--rm", "-it", "base", "bash", "--norc"]):
+        with Terminal(cli, *words) as terminal:
+            terminal.type("tty; echo o''k\n")
+            assert "/dev/pts/" in terminal.until("ok\r\n")
+            terminal.type("until [ \"$(stty size)\" = '40 132' ]; do sleep 0.1; done; echo si''zed\n")
+            terminal.until("sized\r\n")
+            terminal.resize(50, 100)
+            terminal.process.send_signal(signal.SIGWINCH)
+            terminal.type("until [ \"$(stty size)\" = '50 100' ]; do sleep 0.1; done; echo re''sized\n")
+            terminal.until("resized\r\n")
+            terminal.type("echo be''gun; sleep 1000\n")
+            terminal.until("begun\r\n")
+            time.sleep(0.5)
+            terminal.type("\x03")
+            terminal.type("echo status $?; exit 3\n")
+            terminal.until("status 130")
+            assert terminal.end() == 3
+    code, _, error = cli.run("exec", "-it", box, "bash")
+    assert code == 125 and "no terminal" in error
+
+
+def test_a_terminal_is_left_and_found_again(cli: Cli) -> None:
+    with Terminal(cli, "run", "-it", "--name", "shell", "base", "bash", "--norc") as terminal:
+        terminal.type("X=kept; echo fi''rst\n")
+        terminal.until("first\r\n")
+        terminal.type("\x10\x11")
+        assert terminal.end() == 0
+    assert cli.sandboxes()["shell"]["state"] == "running"
+    with Terminal(cli, "attach", "shell") as terminal:
+        terminal.type("echo $X; exit 4\n")
+        terminal.until("kept\r\n")
+        assert terminal.end() == 4
+    assert cli.sandboxes()["shell"]["exit_code"] == 4
+    cli.ok("rm", "shell")
+
+
+def test_logs_are_kept_and_followed(cli: Cli) -> None:
+    cli.ok("run", "-d", "--name", "log", "base", "sh", "-c", "echo one; echo two; echo err >&2; sleep 3; echo three; exit 2")
+    process = cli.start("logs", "-f", "log")
+    out, err = process.communicate(timeout=30)
+    assert (out, err, process.returncode) == (b"one\ntwo\nthree\n", b"err\n", 0)
+    assert cli.run("wait", "log")[:2] == (2, "2\n")
+    assert cli.ok("logs", "-n", "1", "log") == "three"
+    time_of, text = cli.ok("logs", "-t", "-n", "1", "log").split(" ")
+    assert text == "three" and time_of.endswith("Z")
+    assert cli.ok("logs", "--since", "1h", "log").endswith("three")
+    assert cli.run("logs", "--since", "yesterday", "log")[0] == 125
+    table = cli.ok("ps", "-a", "--filter", "name=log").splitlines()
+    assert table[0].split()[:3] == ["ID", "NAME", "IMAGE"] and "stopped (2)" in table[1]
+    cli.ok("rm", "log")
+
+
+def test_a_life_of_stops_and_starts(cli: Cli) -> None:
+    events = cli.start("events", "--json")
+    until("events come", lambda: cli.run("ps")[0] == 0)
+    script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"
+    name = cli.ok("run", "-d", "--name", "life", "base", "bash", "-c", script)
+    state = lambda: cli.sandboxes()["life"]["state"]
+    assert cli.sandboxes()["life"]["id"] == name
+    cli.ok("pause", "life")
+    assert state() == "paused"
+    code, _, error = cli.run("exec", "life", "true")
+    assert code == 125 and "bouvet resume" in error
+    cli.ok("unpause", name[:8])
+    assert json.loads(cli.ok("stats", "--no-stream", "--json", "life"))[0]["memory_bytes"] > 0
+    assert cli.run("rm", "life")[0] == 125
+    until("it is up", lambda: "up" in cli.ok("logs", "life"))
+    cli.ok("stop", "life")
+    assert cli.sandboxes()["life"]["exit_code"] == 0
+    cli.ok("start", "life")
+    assert state() == "running"
+    until("it is up again", lambda: cli.ok("logs", "life").count("up") == 2)
+    cli.ok("restart", "-t", "1", "life")
+    cli.ok("kill", "-s", "KILL", "life")
+    assert cli.run("wait", "life")[0] == 137
+    assert json.loads(cli.ok("inspect", "life"))[0]["config"]["cmd"][0] == "bash"
+    cli.ok("rm", "-f", "life")
+    assert "life" not in cli.sandboxes()
+    events.send_signal(signal.SIGTERM)
+    out, _ = events.communicate(timeout=10)
+    happened = [one["event"] for one in map(json.loads, out.splitlines()) if one["sandbox"] == name]
+    assert happened[:4] == ["create", "start", "pause", "resume"] and happened[-1] == "destroy", happened
+
+
+def test_files_are_copied_both_ways(cli: Cli, box: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep" / "down").mkdir(parents=True)
+    (source / "empty").mkdir()
+    (source / "deep" / "down" / "file").write_bytes(bytes(range(256)) * 4096)
+    script = source / "script"
+    script.write_text("#!/bin/sh\necho ran\n")
+    script.chmod(0o755)
+    (source / "link").symlink_to("script")
+    cli.ok("cp", source, f"{box}:/srv/copy")
+    assert cli.ok("exec", box, "/srv/copy/script") == "ran"
+    assert cli.ok("exec", box, "sh", "-c", "test -d /srv/copy/empty && echo there") == "there"
+    cli.ok("cp", source, f"{box}:/srv/copy")
+    assert cli.ok("exec", box, "ls", "/srv/copy/source") == "deep\nempty\nlink\nscript"
+    cli.ok("exec", box, "sh", "-c", "rm -r /srv/copy/source; ln -s /etc/passwd /srv/copy/passwd")
+    target = tmp_path / "target"
+    cli.ok("cp", f"{box}:/srv/copy", target)
+    assert (target / "deep/down/file").read_bytes() == (source / "deep/down/file").read_bytes()
+    assert (target / "script").stat().st_mode & 0o777 == 0o755 and (target / "empty").is_dir()
+    assert os.readlink(target / "passwd") == "/etc/passwd", "a link is a link, and not what it points to"
+    cli.ok("cp", f"{box}:/srv/copy/script", tmp_path)
+    assert (tmp_path / "script").read_text() == script.read_text()
+    assert (tmp_path / "script").stat().st_mode & 0o777 == 0o755
+    cli.ok("cp", f"{box}:/srv/copy/.", target)
+    assert not (target / "copy").exists()
+    code, _, error = cli.run("cp", f"{box}:/nowhere", tmp_path)
+    assert code == 125 and "/nowhere" in error
+    assert cli.run("cp", "a", "b")[0] == 125
+
+
+def test_the_socket_is_its_owners(served: tuple[Server, Cli]) -> None:
+    server, cli = served
+    socket = Path(server.environment["BOUVET_SOCKET"])
+    assert socket.stat().st_mode & 0o777 in (0o600, 0o660)
+    assert socket.parent.stat().st_mode & 0o777 in (0o700, 0o755)
+    second = {"BOUVET_HTTP_PORT": str(bouvet.free_port())}
+    done = subprocess.run(
+        [cli.binary, "serve"], env=cli.environment | second, capture_output=True, timeout=30, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 1 and b"another server answers" in done.stderr
+    health = subprocess.run(
+        ["curl", "-sS", "--unix-socket", socket, "http://bouvet/v1/health"], capture_output=True, timeout=30
+    )
+    assert json.loads(health.stdout)["engine"] == "qemu", health.stderr
+
+
+def test_it_works_alone(alone: Cli) -> None:
+    assert alone.run("run", "base", "sh", "-c", "echo out; exit 7")[:2] == (7, "out\n")
+    assert alone.ok("run", "-i", "base", "cat", stdin=b"typed\n") == "typed"
+    code, _, error = alone.run("run", "-d", "base")
+    assert code == 125 and "bouvet serve" in error
+    process = alone.start("run", "base", "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done")
+    assert process.stdout and process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 5
+    process.communicate()
+    assert alone.sandboxes() == {}
+    state = Path(alone.environment["BOUVET_CHROOT"])
+    assert not state.exists() or not list(state.glob("host-*")), "files were left"
+
+
+def test_what_is_persistent_outlives_command_and_server(alone: Cli, tmp_path: Path) -> None:
+    alone.ok("run", "--persistent", "--name", "db", "base", "sh", "-c", "cat /srv/n 2>/dev/null; echo x >>/srv/n")
+    assert alone.sandboxes()["db"]["state"] == "stopped"
+    assert "db" in alone.ok("ps")
+    assert alone.ok("start", "-a", "db") == "x"
+    with Server(tmp_path, BOUVET_SOCKET=str(tmp_path / "run" / "bouvet.sock")) as server:
+        server.start().healthy()
+        cli = Cli(server.environment, tmp_path)
+        assert cli.ok("start", "-a", "db") == "x\nx"
+        assert cli.run("run", "--name", "db", "base", "true")[0] == 125
+        server.stop()
+    assert alone.sandboxes()["db"]["state"] == "stopped"
+    alone.ok("rm", "db")
+    assert alone.sandboxes() == {}
+
+
+def test_shells_complete_commands(tmp_path: Path) -> None:
+    cli = Cli(bouvet.environment(tmp_path / "state"), tmp_path)
+    for shell in ("bash", "zsh", "fish"):
+        script = cli.ok("completions", shell)
+        assert "unpause" in script and "--entrypoint" in script or shell == "fish", shell
+    done = subprocess.run(["bash", "-n"], input=cli.ok("completions", "bash").encode(), capture_output=True)
+    assert done.returncode == 0, done.stderr
