@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// Make a sandbox, and run a program in it
     Run(Box<run::Line>),
     /// Run a program in a sandbox that is there
-    Exec(exec::Line),
+    Exec(Box<exec::Line>),
     /// List sandboxes
     Ps(ps::Line),
     /// Show what a sandbox's program has printed
@@ -97,7 +97,7 @@ impl Command {
     async fn on(self, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
         match self {
             Self::Run(line) => run::run(*line, connection, signals).await,
-            Self::Exec(line) => exec::run(line, connection, signals).await,
+            Self::Exec(line) => exec::run(*line, connection, signals).await,
             Self::Attach(line) => attach::run(line, connection, signals).await,
             Self::Start(line) => start::run(line, connection, signals).await,
             other => tokio::select! {
