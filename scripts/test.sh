@@ -26,7 +26,7 @@ sum() {
 }
 
 part rust cargo test --workspace --features bouvet-host/fake --no-fail-fast
-part build cargo build -p bouvet-mcp
+part build cargo build -p bouvet-mcp -p bouvet
 export BOUVET_BIN=$PWD/target/debug/bouvet-mcp
 part python e2e/python/run.sh
 part conformance e2e/conformance/run.sh
