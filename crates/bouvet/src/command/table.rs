@@ -78,7 +78,7 @@ pub(super) fn size(bytes: u64) -> String {
     match index {
         0 => format!("{bytes} B"),
         _ => {
-            let tenths = u128::from(bytes) * 10 >> (10 * index);
+            let tenths = (u128::from(bytes) * 10) >> (10 * index);
             format!("{}.{} {}", tenths / 10, tenths % 10, units[index as usize])
         }
     }
