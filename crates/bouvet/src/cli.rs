@@ -103,10 +103,9 @@ fn run_command(command: command::Command) -> ExitCode {
         Err(failed) if failed.text.is_empty() => ExitCode::from(failed.code),
         Err(failed) => fail(&failed.words(), failed.code),
     };
-    let command = match command.at_once(&mut BouvetLine::command()) {
-        Ok(done) => return ended(done),
-        Err(command) => command,
-    };
+    if let Some(done) = command.at_once(&mut BouvetLine::command()) {
+        return ended(done);
+    }
     if let Err(failed) = command.check() {
         return ended(Err(failed));
     }

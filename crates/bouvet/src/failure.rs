@@ -31,7 +31,7 @@ pub(crate) enum Kind {
     NotFound,
     NoImage,
     NoFile,
-    Misfit,
+    NotThat,
     Conflict,
     Starting,
     Running,
@@ -56,7 +56,7 @@ impl Kind {
             Self::NotFound => "not_found",
             Self::NoImage => "no_image",
             Self::NoFile => "no_file",
-            Self::Misfit => "wrong_kind",
+            Self::NotThat => "wrong_kind",
             Self::Conflict => "conflict",
             Self::Starting => "starting",
             Self::Running => "running",
@@ -90,7 +90,7 @@ impl Kind {
             Self::Unavailable => "try again; if that fails too, the server's log says more",
             Self::Invalid
             | Self::NoFile
-            | Self::Misfit
+            | Self::NotThat
             | Self::Conflict
             | Self::NoProgram
             | Self::NotExecutable
@@ -434,7 +434,7 @@ impl From<FileError> for Failure {
             }
             FileError::WrongKind(_) => {
                 Self::new(Status::BAD_REQUEST, error, "Use list_directory to see what is there.")
-                    .of_kind(Kind::Misfit)
+                    .of_kind(Kind::NotThat)
             }
             FileError::DiskFull(_) => Self::new(
                 Status::INSUFFICIENT_STORAGE,

@@ -12,6 +12,8 @@ mod sandboxes;
 mod session;
 pub(crate) mod shape;
 pub(crate) mod socket;
+#[cfg(all(test, feature = "fake"))]
+mod tests;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

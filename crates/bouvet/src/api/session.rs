@@ -191,7 +191,12 @@ async fn listen(mut input: Input, control: ExecControl, output: &Output) {
             }
         }
     };
-    let (obeyed, ()) = tokio::join!(obey, write(writes, &control, &window, output));
+    let write = async {
+        write(writes, &control, &window, output).await;
+        Ok(())
+    };
+    // A client that breaks the rules learns it at once, whatever the program still takes.
+    let obeyed = tokio::try_join!(obey, write);
     if let Err(failure) = obeyed {
         // A client that has gone need not know.
         output.send(failed(failure)).await.ok();

@@ -142,11 +142,11 @@ impl Command {
         }
     }
 
-    /// Does what needs neither configuration nor server; otherwise gives itself back.
-    pub(crate) fn at_once(self, names: &mut clap::Command) -> Result<Result<u8, Failed>, Self> {
+    /// What needs neither configuration nor server.
+    pub(crate) fn at_once(&self, names: &mut clap::Command) -> Option<Result<u8, Failed>> {
         match self {
-            Self::Completions(line) => Ok(completions::run(&line, names)),
-            other => Err(other),
+            Self::Completions(line) => Some(completions::run(line, names)),
+            _ => None,
         }
     }
 }

@@ -1,0 +1,241 @@
+//! The API over the engine without VMs: the real client, router, host and guest.
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
+use std::collections::BTreeMap;
+
+use bouvet_host::BoxConfig;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use hyper::Method;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::client::{CallError, Client, NOTHING, path};
+use super::frame::Frame;
+use super::shape::{EventView, ExecView, ExitView, FailureView, ListingView, SandboxView};
+use super::{Alone, WINDOW_BYTES};
+use crate::config::Config;
+
+struct Site {
+    client: Client,
+    alone: Alone,
+    _dir: tempfile::TempDir,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().to_str().unwrap().to_owned();
+        let set = BTreeMap::from([
+            ("BOUVET_ENGINE", "fake".to_owned()),
+            ("BOUVET_CHROOT", format!("{at}/state")),
+            ("BOUVET_DATA", format!("{at}/data")),
+            ("BOUVET_TEMPLATES", "off".to_owned()),
+            ("BOUVET_CGROUP", "off".to_owned()),
+        ]);
+        let config = Config::load(|name| set.get(name).cloned()).unwrap();
+        let (alone, stream) = Alone::start(config.host).await.unwrap();
+        let client = Client::over(stream).await.unwrap();
+        Self { client, alone, _dir: dir }
+    }
+
+    async fn create(&self, name: &str) -> SandboxView {
+        let config = BoxConfig { name: name.into(), privileged: true, ..BoxConfig::default() };
+        self.client.call(Method::POST, &path(&["sandboxes"], &[]), Some(&config)).await.unwrap()
+    }
+
+    async fn refused(&self, method: Method, path: &str) -> FailureView {
+        match self.client.act(method, path).await {
+            Err(CallError::Refused(failure)) => failure,
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+}
+
+fn wanted(script: &str) -> Frame {
+    let command = ["sh", "-c", script].map(Into::into).to_vec();
+    Frame::Start(serde_json::to_vec(&ExecView { command, ..ExecView::default() }).unwrap().into())
+}
+
+fn exec_of(sandbox: &str) -> String {
+    path(&["sandboxes", sandbox, "exec"], &[])
+}
+
+#[tokio::test]
+async fn sandboxes_are_made_found_listed_and_removed() {
+    let site = Site::start().await;
+    let mut events = site.client.lines::<EventView>(Method::GET, "/v1/events", NOTHING).await.unwrap();
+    let made = site.create("one").await;
+    assert_eq!((made.name.as_str(), made.state.as_str()), ("one", "running"));
+    assert_eq!(events.next().await.unwrap().unwrap().what["event"], "create");
+    for name in ["one", made.id.as_str(), made.short_id()] {
+        let found: SandboxView = site.client.get(&path(&["sandboxes", name], &[])).await.unwrap();
+        assert_eq!(found, made);
+    }
+    let all: Vec<SandboxView> = site.client.get("/v1/sandboxes?all=true").await.unwrap();
+    assert_eq!(all, std::slice::from_ref(&made));
+    let inspected: serde_json::Value = site.client.get("/v1/sandboxes/one").await.unwrap();
+    assert_eq!(inspected["config"]["name"], "one");
+
+    let at = |verb: &str| path(&["sandboxes", "one", verb], &[]);
+    assert_eq!(site.refused(Method::DELETE, "/v1/sandboxes/one").await.kind, "running");
+    assert_eq!(site.refused(Method::POST, &at("start")).await.kind, "running");
+    assert_eq!(site.refused(Method::POST, &at("attach")).await.kind, "no_main");
+    assert_eq!(site.refused(Method::POST, "/v1/sandboxes/one/kill?signal=SIGNATURE").await.kind, "invalid");
+    assert_eq!(site.refused(Method::POST, "/v1/sandboxes/two/stop").await.kind, "not_found");
+    assert_eq!(site.refused(Method::GET, "/v1/nothing").await.kind, "invalid");
+    let waiting = {
+        let client = site.client.clone();
+        let at = at("wait");
+        tokio::spawn(async move { client.call::<ExitView>(Method::POST, &at, NOTHING).await })
+    };
+    site.client.act(Method::POST, "/v1/sandboxes/one/stop?grace_secs=0").await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), ExitView::default());
+    let live: Vec<SandboxView> = site.client.get("/v1/sandboxes").await.unwrap();
+    assert!(live.is_empty());
+    assert_eq!(site.refused(Method::POST, &exec_of("one")).await.kind, "invalid", "it says nothing");
+    site.client.act(Method::DELETE, "/v1/sandboxes/one").await.unwrap();
+    assert_eq!(site.refused(Method::GET, "/v1/sandboxes/one").await.kind, "not_found");
+    site.alone.end().await;
+}
+
+#[tokio::test]
+async fn a_description_is_refused_in_the_words_of_its_fields() {
+    let site = Site::start().await;
+    let error = async |body: serde_json::Value| {
+        let made = site.client.call::<SandboxView>(Method::POST, "/v1/sandboxes", Some(&body)).await;
+        match made {
+            Err(CallError::Refused(failure)) => (failure.kind, failure.error),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (kind, text) = error(serde_json::json!({ "resources": { "memory_mb": 1 } })).await;
+    assert!(kind == "invalid" && text.starts_with("`resources.memory_mb` is 1 MiB"), "{text}");
+    let (kind, text) = error(serde_json::json!({ "imgae": "" })).await;
+    assert!(kind == "invalid" && text.contains("imgae"), "{text}");
+    site.alone.end().await;
+}
+
+#[tokio::test]
+async fn programs_are_spoken_to_in_frames() {
+    let site = Site::start().await;
+    site.create("one").await;
+    let (frames, sent) = mpsc::channel(64);
+    frames.send(wanted("cat; echo err >&2; exit 7")).await.unwrap();
+    let mut received =
+        site.client.frames(Method::POST, &exec_of("one"), ReceiverStream::new(sent)).await.unwrap();
+    frames.send(Frame::Stdin(Bytes::from("typed"))).await.unwrap();
+    frames.send(Frame::CloseStdin).await.unwrap();
+    let (mut out, mut err, mut exit) = (Vec::new(), Vec::new(), None);
+    while let Some(frame) = received.next().await.unwrap() {
+        match frame {
+            Frame::Stdout(data) => out.extend(data),
+            Frame::Stderr(data) => err.extend(data),
+            Frame::Taken(cost) => assert_eq!(cost, 64),
+            Frame::Exit(json) => exit = Some(serde_json::from_slice::<ExitView>(&json).unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((out.as_slice(), err.as_slice()), (&b"typed"[..], &b"err\n"[..]));
+    assert_eq!(exit.map(|exit| exit.exit_code), Some(7));
+    site.alone.end().await;
+}
+
+#[tokio::test]
+async fn input_beyond_the_window_is_refused_and_signals_pass_what_waits() {
+    let site = Site::start().await;
+    site.create("one").await;
+    let full = vec![b'x'; 64 * 1024];
+    for past in [false, true] {
+        let count = 10 * WINDOW_BYTES / full.len();
+        let (frames, sent) = mpsc::channel(2 * count);
+        frames.send(wanted("trap '' PIPE; exec sleep 1000")).await.unwrap();
+        let mut received =
+            site.client.frames(Method::POST, &exec_of("one"), ReceiverStream::new(sent)).await.unwrap();
+        // What the pipe and the link hold is taken; then as much as the window holds may be sent.
+        let mut room = WINDOW_BYTES / full.len();
+        for _ in 0..count {
+            while let Ok(Ok(Some(Frame::Taken(_)))) =
+                tokio::time::timeout(std::time::Duration::from_millis(200), received.next()).await
+            {
+                room += 1;
+            }
+            if room == 0 {
+                break;
+            }
+            room -= 1;
+
+            frames.send(Frame::Stdin(full.clone().into())).await.unwrap();
+        }
+        if past {
+            frames.send(Frame::Stdin(full.clone().into())).await.unwrap();
+        } else {
+            frames.send(Frame::Signal("TERM".into())).await.unwrap();
+        }
+        let last = loop {
+            match received.next().await.unwrap().unwrap() {
+                Frame::Taken(_) => {}
+                last => break last,
+            }
+        };
+        match last {
+            Frame::Exit(json) if !past => {
+                assert_eq!(serde_json::from_slice::<ExitView>(&json).unwrap().exit_code, 143);
+            }
+            Frame::Error(json) if past => {
+                let failure: FailureView = serde_json::from_slice(&json).unwrap();
+                assert!(failure.error.contains("bytes of input wait"), "{failure:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    site.alone.end().await;
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_takes_the_program_along() {
+    let site = Site::start().await;
+    site.create("one").await;
+    let script = "echo $$; exec sleep 1000";
+    let (frames, sent) = mpsc::channel(1);
+    frames.send(wanted(script)).await.unwrap();
+    let mut received =
+        site.client.frames(Method::POST, &exec_of("one"), ReceiverStream::new(sent)).await.unwrap();
+    let Some(Frame::Stdout(pid)) = received.next().await.unwrap() else { panic!("it printed nothing") };
+    let pid = String::from_utf8(pid.to_vec()).unwrap();
+    drop(frames);
+    drop(received);
+    let check = format!("while kill -0 {} 2>/dev/null; do sleep 0.05; done", pid.trim());
+    let mut gone =
+        site.client.frames(Method::POST, &exec_of("one"), stream::iter([wanted(&check)])).await.unwrap();
+    assert!(matches!(gone.next().await.unwrap(), Some(Frame::Exit(_))));
+    site.alone.end().await;
+}
+
+#[tokio::test]
+async fn files_go_both_ways_with_their_permissions() {
+    let site = Site::start().await;
+    site.create("one").await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("deep/fi le");
+    let file = file.to_str().unwrap();
+    let at =
+        |verb: &str, of: &str, mode: &str| path(&["sandboxes", "one", verb], &[("path", of), ("mode", mode)]);
+    let of = |verb: &str, of: &str| path(&["sandboxes", "one", verb], &[("path", of)]);
+    let parts = ["abc", "def"].map(|part| Ok(Bytes::from(part)));
+    site.client.upload(&at("file", file, "493"), stream::iter(parts)).await.unwrap();
+    let parent = dir.path().join("deep");
+    let listing: ListingView = site.client.get(&of("files", parent.to_str().unwrap())).await.unwrap();
+    assert_eq!((listing.entries[0].name.as_str(), listing.entries[0].mode), ("fi le", 0o755));
+    let mut content = site.client.download(&of("file", file)).await.unwrap();
+    let mut read = Vec::new();
+    while let Some(bytes) = content.next().await {
+        read.extend(bytes.unwrap());
+    }
+    assert_eq!(read, b"abcdef");
+    assert_eq!(site.refused(Method::GET, &of("files", file)).await.kind, "wrong_kind");
+    assert_eq!(site.refused(Method::GET, &of("file", "/no/where")).await.kind, "no_file");
+    site.client.act(Method::POST, &of("files", parent.join("empty/er").to_str().unwrap())).await.unwrap();
+    assert!(parent.join("empty/er").is_dir());
+    site.alone.end().await;
+}

@@ -1,0 +1,135 @@
+use super::*;
+
+fn load(set: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::load(|name| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+}
+
+#[test]
+fn the_published_defaults_hold() {
+    let config = load(&[]).unwrap();
+    assert_eq!(config.host.kernel.to_str(), Some("/var/lib/bouvet/vmlinux"));
+    assert_eq!(config.host.rootfs.to_str(), Some("/var/lib/bouvet/debian-devbox.ext4"));
+    assert_eq!(config.host.dir.to_str(), Some("/tmp/bouvet"));
+    assert_eq!(config.host.engine, EngineChoice::Auto);
+    assert_eq!(config.transport, Transport::Both);
+    assert_eq!(config.http.address.to_string(), "0.0.0.0:8080");
+    assert_eq!((config.sandbox.resources.memory_mb, config.sandbox.resources.vcpus), (256, 1));
+    assert!(config.sandbox.validate().is_ok());
+}
+
+#[test]
+fn a_bad_value_names_the_variable_the_value_and_what_is_allowed() {
+    let message = |name, value| load(&[(name, value)]).unwrap_err().to_string();
+    assert_eq!(message("BOUVET_HTTP_PORT", "0"), "BOUVET_HTTP_PORT is `0`; it must be 1 to 65535");
+    assert_eq!(message("BOUVET_HTTP_PORT", "65536"), "BOUVET_HTTP_PORT is `65536`; it must be 1 to 65535");
+    assert_eq!(
+        message("BOUVET_HTTP_HOST", "example"),
+        "BOUVET_HTTP_HOST is `example`; it must be an IP address"
+    );
+    assert_eq!(
+        message("BOUVET_TRANSPORT", "tcp"),
+        "BOUVET_TRANSPORT is `tcp`; it must be stdio, http or both"
+    );
+    assert_eq!(
+        message("BOUVET_ENGINE", "xen"),
+        "BOUVET_ENGINE is `xen`; it must be auto, firecracker or qemu"
+    );
+    assert!(load(&[("BOUVET_CGROUP", "relative/path")]).is_err());
+}
+
+#[test]
+fn numbers_hold_at_their_limits_and_not_past_them() {
+    for (name, last, past) in [
+        ("BOUVET_MAX_SANDBOXES", "1000", "1001"),
+        ("BOUVET_DISK_MIB", "64", "63"),
+        ("BOUVET_SANDBOX_TIMEOUT_SECS", "0", "-1"),
+        ("BOUVET_FIRST_UID", "1", "0"),
+    ] {
+        assert!(load(&[(name, last)]).is_ok(), "{name}={last}");
+        assert!(load(&[(name, past)]).is_err(), "{name}={past}");
+    }
+}
+
+#[test]
+fn firecracker_has_its_options_and_none_by_default() {
+    let none = load(&[]).unwrap().host;
+    assert_eq!(none.firecracker, FirecrackerOptions::default());
+    assert_eq!(none.kernel_args, "");
+    let all = load(&[
+        ("BOUVET_ENGINE", "Firecracker"),
+        ("BOUVET_FIRECRACKER", "/opt/firecracker"),
+        ("BOUVET_FIRECRACKER_HUGE_PAGES", "true"),
+        ("BOUVET_TEMPLATES", "off"),
+        ("BOUVET_FIRECRACKER_CPU_TEMPLATE", "t2s"),
+        ("BOUVET_FIRECRACKER_DISK_MIB_PER_SEC", "1000000"),
+        ("BOUVET_FIRECRACKER_DISK_OPS_PER_SEC", "0"),
+        ("BOUVET_KERNEL_ARGS", "loglevel=7 nokaslr"),
+    ]);
+    let all = all.unwrap().host;
+    assert_eq!((all.engine, all.kernel_args.as_str()), (EngineChoice::Firecracker, "loglevel=7 nokaslr"));
+    let expected = FirecrackerOptions {
+        binary: "/opt/firecracker".into(),
+        huge_pages: true,
+        cpu_template: Some("T2S".into()),
+        disk_mb_per_second: Some(1_000_000),
+        disk_operations_per_second: None,
+    };
+    assert_eq!(all.firecracker, expected);
+}
+
+#[test]
+fn what_firecracker_cannot_be_told_is_refused() {
+    for (name, value) in [
+        // With templates, which are the default, there would be clones.
+        ("BOUVET_FIRECRACKER_HUGE_PAGES", "true"),
+        ("BOUVET_FIRECRACKER_HUGE_PAGES", "2M"),
+        ("BOUVET_FIRECRACKER_CPU_TEMPLATE", "T3"),
+        ("BOUVET_FIRECRACKER_DISK_MIB_PER_SEC", "1000001"),
+        ("BOUVET_FIRECRACKER_DISK_OPS_PER_SEC", "-1"),
+        ("BOUVET_KERNEL_ARGS", "two\nlines"),
+    ] {
+        assert_eq!(load(&[(name, value)]).unwrap_err().variable, name, "{value}");
+    }
+    let args = |length: usize| load(&[("BOUVET_KERNEL_ARGS", "x".repeat(length).as_str())]).is_ok();
+    assert!(args(1024) && !args(1025));
+}
+
+#[test]
+fn values_may_be_empty_spaced_and_of_any_case() {
+    let config = load(&[
+        ("BOUVET_TRANSPORT", " HTTP "),
+        ("BOUVET_HTTP_PORT", ""),
+        ("BOUVET_ALLOWED_HOSTS", "a.example, b.example,"),
+        ("BOUVET_HTTP_HOST", "::1"),
+    ])
+    .unwrap();
+    assert_eq!(config.transport, Transport::Http);
+    assert_eq!(config.http.address.to_string(), "[::1]:8080");
+    assert_eq!(config.http.allowed_hosts, ["a.example", "b.example"]);
+}
+
+#[test]
+fn misspelled_variables_are_found() {
+    let set = ["BOUVET_HTTP_PROT", "BOUVET_HTTP_PORT", "BOUVET_POOL_ENABLED", "HOME"];
+    assert_eq!(unknown_variables(set.map(str::to_owned).into_iter()), ["BOUVET_HTTP_PROT"]);
+}
+
+/// The reference in `docs/` is this table; BOUVET_RECORD_DOCS=1 writes it there.
+#[test]
+fn the_reference_lists_every_variable_as_it_is() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CONFIG.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (before, rest) = text.split_once("<!-- variables: generated, do not edit -->\n").unwrap();
+    let (table, after) = rest.split_once("<!-- end -->").unwrap();
+    let mut expected = String::from("| Variable | Default | Allowed | Description |\n|---|---|---|---|\n");
+    for Variable { name, default, allowed, about } in VARIABLES {
+        let default = if default.is_empty() { "none".to_owned() } else { format!("`{default}`") };
+        expected.push_str(&format!("| `{name}` | {default} | {allowed} | {about} |\n"));
+    }
+    if std::env::var_os("BOUVET_RECORD_DOCS").is_some() {
+        let marker = "<!-- variables: generated, do not edit -->\n";
+        std::fs::write(path, format!("{before}{marker}{expected}<!-- end -->{after}")).unwrap();
+        return;
+    }
+    assert_eq!(table, expected, "docs/CONFIG.md differs from the table of variables");
+}
