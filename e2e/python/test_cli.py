@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import hashlib
+import io
 import json
 import os
 import pty
@@ -9,6 +11,7 @@ import select
 import signal
 import struct
 import subprocess
+import tarfile
 import termios
 import time
 from collections.abc import Iterator
@@ -344,8 +347,76 @@ def test_what_is_persistent_outlives_command_and_server(alone: Cli, tmp_path: Pa
         assert cli.run("run", "--name", "db", "base", "true")[0] == 125
         server.stop()
     assert alone.sandboxes()["db"]["state"] == "stopped"
+    # Neither a server that no command reaches nor a command that needs nothing kept has it meanwhile.
+    with Server(tmp_path, BOUVET_SOCKET="off") as server:
+        server.start().healthy()
+        process = alone.start("run", "-i", "base", "sh", "-c", "echo up; read line")
+        assert process.stdout and process.stdout.readline() == b"up\n"
+        assert alone.ok("start", "-a", "db") == "x\nx\nx"
+        process.communicate(b"line\n", timeout=DEADLINE_SECONDS)
+        server.stop()
     alone.ok("rm", "db")
     assert alone.sandboxes() == {}
+
+
+def test_what_is_persistent_outlives_a_server_that_was_killed(alone: Cli, tmp_path: Path) -> None:
+    with Server(tmp_path, BOUVET_SOCKET=str(tmp_path / "run" / "bouvet.sock")) as server:
+        server.start().healthy()
+        cli = Cli(server.environment, tmp_path)
+        script = "cat /srv/n 2>/dev/null; echo x >>/srv/n; sync; echo up; sleep 1000"
+        cli.ok("run", "-d", "--persistent", "--name", "db", "base", "sh", "-c", script)
+        until("it has written", lambda: cli.ok("logs", "db") == "up", DEADLINE_SECONDS)
+        # The end of the block kills it.
+    left = alone.sandboxes()["db"]
+    assert left["state"] == "failed" and "its host ended" in json.dumps(left), left
+    process = alone.start("start", "-a", "db")
+    assert process.stdout and process.stdout.readline() == b"x\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=DEADLINE_SECONDS)
+    alone.ok("rm", "db")
+
+
+def archive(path: Path) -> None:
+    """Writes an image with the shell of this machine, as `docker save` does."""
+
+    def tar(files: dict[str, bytes]) -> bytes:
+        written = io.BytesIO()
+        with tarfile.open(fileobj=written, mode="w") as archive:
+            for name, data in files.items():
+                about = tarfile.TarInfo(name)
+                about.size, about.mode = len(data), 0o755
+                archive.addfile(about, io.BytesIO(data))
+        return written.getvalue()
+
+    needed = ["/bin/sh", "/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"]
+    layer = tar({name[1:]: Path(name).read_bytes() for name in needed})
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Cmd": ["/bin/sh", "-c", "echo from an image; exit 4"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": ["tiny:1"], "Layers": ["layer.tar"]}]
+    parts = {"config.json": json.dumps(config).encode(), "layer.tar": layer}
+    path.write_bytes(tar(parts | {"manifest.json": json.dumps(manifest).encode()}))
+
+
+def test_images_are_pulled_run_and_removed(cli: Cli) -> None:
+    archive(cli.directory / "tiny.tar")
+    name = "docker-archive:tiny.tar"
+    code, _, error = cli.run("run", "--pull", "never", name)
+    assert code == 125 and "bouvet pull" in error
+    identity = cli.ok("pull", name)
+    [image] = json.loads(cli.ok("images", "--json"))
+    assert image["id"] == identity and image["references"] == [f"docker-archive:{cli.directory}/tiny.tar"]
+    assert cli.run("run", "--rm", name)[:2] == (4, "from an image\n")
+    assert cli.run("run", "--rm", name, "nothing")[0] == 127
+    short = cli.ok("images", "-q")
+    assert cli.run("run", "--rm", short, "sh", "-c", "exit 6")[0] == 6
+    assert json.loads(cli.ok("inspect", short))[0]["config"]["env"] == [["PATH", "/bin"]]
+    cli.ok("rmi", name)
+    assert cli.ok("images", "-q") == ""
+    assert cli.run("rmi", "nothing")[0] == 125
 
 
 def test_shells_complete_commands(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ pub enum Error {
 
 /// Serves until a signal, or until standard input ends where that is the only way in. Then destroys all
 /// sandboxes.
-pub async fn serve(config: Config) -> Result<(), Error> {
+pub async fn serve(mut config: Config) -> Result<(), Error> {
     let end = CancellationToken::new();
     end_on_signal(&end).map_err(Error::Signal)?;
     // Taken first: it is what fails most often.
@@ -51,6 +51,10 @@ pub async fn serve(config: Config) -> Result<(), Error> {
         false => None,
     };
     let socket = bind(&config.socket).await?;
+    if socket.is_none() {
+        // Nobody could start persistent sandboxes here, and no other host could have them.
+        config.host.boxes = None;
+    }
     let host = Host::start(config.host).await?;
     let server = Server::new(host.clone(), config.sandbox);
 

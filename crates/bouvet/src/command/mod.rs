@@ -83,7 +83,11 @@ pub(crate) enum Command {
 
 impl Command {
     /// Runs it to its end, and returns its exit code.
-    pub(crate) async fn run(self, config: Config) -> Result<u8, Failed> {
+    pub(crate) async fn run(self, mut config: Config) -> Result<u8, Failed> {
+        if matches!(&self, Self::Run(line) if !line.is_persistent()) {
+            // Without a server this may run for long, and would keep others from the sandboxes that are kept.
+            config.host.boxes = None;
+        }
         let mut signals = Signals::listen()?;
         let connection = tokio::select! {
             connection = Connection::open(config) => connection?,

@@ -180,6 +180,11 @@ impl Line {
         self.terms().check()
     }
 
+    /// Whether what it writes is kept.
+    pub(super) fn is_persistent(&self) -> bool {
+        self.how.persistent
+    }
+
     /// The sandbox that is wanted.
     fn config(&self) -> Result<BoxConfig, Failed> {
         let config = self.describe(&|name| std::env::var_os(name)?.into_string().ok())?;
