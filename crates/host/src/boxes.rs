@@ -6,6 +6,9 @@
 //! DIR/ID/log.json       the end of what its main program printed
 //! DIR/ID/lock           held by the host that has it
 //! ```
+//!
+//! Hosts lock DIR itself while they add a sandbox or look through all: what has no record then is what a host that was
+//! killed had begun to add or to remove.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -21,7 +24,9 @@ use crate::host::ImageRecord;
 use crate::instance;
 use crate::journal::LogRecord;
 use crate::sandbox::SandboxId;
-use crate::sandbox::state::Stop;
+use crate::sandbox::state::{State, Stop};
+
+const RECORD: &str = "box.json";
 
 /// Why a sandbox could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +51,37 @@ pub(crate) struct Record {
     pub(crate) config: BoxConfig,
     /// What it was made from, below what it wrote. `None`: the base image.
     pub(crate) image: Option<ImageRecord>,
-    /// How it stopped last. `None`: it has not, or its host was killed.
-    pub(crate) stop: Option<Stop>,
+    /// How it came to rest last. `None`: it has not, or its host was killed.
+    pub(crate) end: Option<Ending>,
+}
+
+/// How a sandbox came to rest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ending {
+    Stopped(Stop),
+    Failed(String),
+}
+
+impl Ending {
+    fn of(state: State) -> Option<Self> {
+        match state {
+            State::Stopped(stop) => Some(Self::Stopped(stop)),
+            State::Failed(reason) => Some(Self::Failed(reason)),
+            _ => None,
+        }
+    }
+}
+
+impl Record {
+    /// What it is when a host takes it in.
+    pub(crate) fn state(&self) -> State {
+        match &self.end {
+            Some(Ending::Stopped(stop)) => State::Stopped(*stop),
+            Some(Ending::Failed(reason)) => State::Failed(reason.clone()),
+            None => State::Failed("its host ended without stopping it".into()),
+        }
+    }
 }
 
 /// The directory of all persistent sandboxes of one or more hosts.
@@ -73,12 +107,13 @@ impl Boxes {
         instance::prepare(&self.dir).map_err(|error| failed(&self.dir)(io::Error::other(error)))?;
         let dir = self.dir.join(id.to_string());
         let add = || {
+            let _all = self.lock_all()?;
             fs::create_dir(&dir)?;
             let lock = lock(&dir)?.ok_or(io::ErrorKind::ResourceBusy)?;
             let (created_at, config) = (SystemTime::now(), config.clone());
-            let record = Record { id, created_at, config, image, stop: None };
+            let record = Record { id, created_at, config, image, end: None };
             let kept = Kept { scratch: dir.join("scratch.ext4"), dir: dir.clone(), record, _lock: lock };
-            write(&dir, "box.json", &kept.record)?;
+            write(&dir, RECORD, &kept.record)?;
             Ok(kept)
         };
         add().map_err(failed(&self.dir))
@@ -91,6 +126,7 @@ impl Boxes {
             return Ok(kept);
         }
         instance::prepare(&self.dir).map_err(|error| failed(&self.dir)(io::Error::other(error)))?;
+        let _all = self.lock_all().map_err(failed(&self.dir))?;
         for entry in fs::read_dir(&self.dir).map_err(failed(&self.dir))? {
             let dir = entry.map_err(failed(&self.dir))?.path();
             match Kept::open(dir.clone()) {
@@ -100,6 +136,13 @@ impl Boxes {
             }
         }
         Ok(kept)
+    }
+
+    /// Waits for other hosts that add or look through.
+    fn lock_all(&self) -> io::Result<File> {
+        let dir = File::open(&self.dir)?;
+        rustix::fs::flock(&dir, FlockOperation::LockExclusive)?;
+        Ok(dir)
     }
 }
 
@@ -113,10 +156,31 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// `None` for one that another host has.
+    /// `None` for one that another host has, and for the rest of one, which is removed.
     fn open(dir: PathBuf) -> io::Result<Option<Self>> {
-        let record = serde_json::from_slice(&fs::read(dir.join("box.json"))?)?;
-        let Some(lock) = lock(&dir)? else { return Ok(None) };
+        let id = dir.file_name().and_then(|name| name.to_str()?.parse::<SandboxId>().ok());
+        let id = id.filter(|id| dir.ends_with(id.to_string()));
+        let id = id.ok_or_else(|| io::Error::other("it is not called as sandboxes are"))?;
+        let lock = match lock(&dir) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Ok(None),
+            // Another host has just removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // What it was before it was locked is no longer true.
+        let text = match fs::read(dir.join(RECORD)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                warn!(sandbox = %id, "removing what is left of a sandbox whose host was killed");
+                fs::remove_dir_all(&dir)?;
+                return Ok(None);
+            }
+            text => text?,
+        };
+        let record: Record = serde_json::from_slice(&text)?;
+        if record.id != id {
+            return Err(io::Error::other("its record is another sandbox's"));
+        }
         Ok(Some(Self { scratch: dir.join("scratch.ext4"), record, dir, _lock: lock }))
     }
 
@@ -135,16 +199,17 @@ impl Kept {
         read.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
-    /// Writes how it ended, and what its main program has printed.
-    pub(crate) fn save(&self, stop: Option<Stop>, log: &[LogRecord]) -> Result<(), KeepError> {
-        let record = Record { stop, ..self.record.clone() };
-        let saved = write(&self.dir, "log.json", &log).and_then(|()| write(&self.dir, "box.json", &record));
+    /// Writes whether and how it has ended, and what its main program has printed.
+    pub(crate) fn save(&self, state: State, log: &[LogRecord]) -> Result<(), KeepError> {
+        let record = Record { end: Ending::of(state), ..self.record.clone() };
+        let saved = write(&self.dir, "log.json", &log).and_then(|()| write(&self.dir, RECORD, &record));
         saved.map_err(failed(&self.dir))
     }
 
-    /// Removes all of it.
+    /// Removes all of it, the record first: without it nobody starts what is left.
     pub(crate) fn remove(&self) -> Result<(), KeepError> {
-        fs::remove_dir_all(&self.dir).map_err(failed(&self.dir))
+        let removed = fs::remove_file(self.dir.join(RECORD)).and_then(|()| fs::remove_dir_all(&self.dir));
+        removed.map_err(failed(&self.dir))
     }
 }
 
@@ -182,12 +247,12 @@ mod tests {
         let kept = boxes.add(id, &config, None).unwrap();
         fs::write(kept.scratch(), "disk").unwrap();
         let log = LogRecord { time: SystemTime::now(), stream: LogStream::Stdout, data: "up".into() };
-        let stop = Stop { exit_code: 3, out_of_memory: false };
-        kept.save(Some(stop), std::slice::from_ref(&log)).unwrap();
+        let state = State::Stopped(Stop { exit_code: 3, out_of_memory: false });
+        kept.save(state.clone(), std::slice::from_ref(&log)).unwrap();
         assert!(boxes.take_in().unwrap().is_empty(), "a living host has it");
         drop(kept);
         let kept = boxes.take_in().unwrap().pop().unwrap();
-        assert_eq!((kept.record().id, &kept.record().config, kept.record().stop), (id, &config, Some(stop)));
+        assert_eq!((kept.record().id, &kept.record().config, kept.record().state()), (id, &config, state));
         assert_eq!((kept.journal(), fs::read_to_string(kept.scratch()).unwrap()), (vec![log], "disk".into()));
         kept.remove().unwrap();
         drop(kept);
@@ -198,10 +263,45 @@ mod tests {
     fn what_cannot_be_read_is_left_alone() {
         let parent = tempfile::tempdir().unwrap();
         let boxes = Boxes::new(parent.path().join("boxes"));
-        let dir = boxes.dir.join("half");
+        for name in ["somebody's".to_owned(), SandboxId::random().to_string()] {
+            let dir = boxes.dir.join(name);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join(RECORD), "{").unwrap();
+            assert!(boxes.take_in().unwrap().is_empty());
+            assert!(dir.join(RECORD).exists());
+        }
+    }
+
+    #[test]
+    fn the_state_says_how_a_host_left_a_sandbox() {
+        let parent = tempfile::tempdir().unwrap();
+        let boxes = Boxes::new(parent.path().join("boxes"));
+        drop(boxes.add(SandboxId::random(), &BoxConfig::default(), None).unwrap());
+        let state = |state: Option<State>| {
+            let kept = boxes.take_in().unwrap().pop().unwrap();
+            if let Some(state) = state {
+                kept.save(state, &[]).unwrap();
+            }
+            kept.record().state()
+        };
+        let killed = State::Failed("its host ended without stopping it".into());
+        assert_eq!(state(Some(State::Failed("out of time".into()))), killed);
+        assert_eq!(state(Some(State::Running)), State::Failed("out of time".into()));
+        assert_eq!(state(None), killed);
+    }
+
+    #[test]
+    fn what_a_killed_host_had_begun_is_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let boxes = Boxes::new(parent.path().join("boxes"));
+        let dir = boxes.dir.join(SandboxId::random().to_string());
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("box.json"), "{").unwrap();
+        fs::write(dir.join("scratch.ext4"), "x").unwrap();
+        let busy = lock(&dir).unwrap();
         assert!(boxes.take_in().unwrap().is_empty());
-        assert!(dir.join("box.json").exists());
+        assert!(dir.exists(), "a living host removes it");
+        drop(busy);
+        assert!(boxes.take_in().unwrap().is_empty());
+        assert!(!dir.exists());
     }
 }

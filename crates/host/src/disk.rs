@@ -51,11 +51,24 @@ impl Blanks {
         Self { dir, making: tokio::sync::Mutex::default() }
     }
 
-    /// Makes an empty ext4 of `size_mb` MiB at `path`. Sparse: it takes space as it is written.
+    /// Makes an empty ext4 of `size_mb` MiB at `path`. Sparse: it takes space as it is written. A durable one is there
+    /// whole or not at all.
     pub(crate) async fn copy_to(&self, path: &Path, size_mb: u32, kind: Kind) -> Result<File, DiskError> {
         let blank = self.blank(size_mb, kind).await?;
         let failed = |source| DiskError::Write { path: path.to_owned(), source };
-        copy(File::open(blank).map_err(failed)?, path.to_owned()).await
+        let blank = File::open(blank).map_err(failed)?;
+        if kind == Kind::Fleeting {
+            return copy(blank, path.to_owned()).await;
+        }
+        let young = path.with_extension("new");
+        // From a host that was killed.
+        match fs::remove_file(&young) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let disk = copy(blank, young.clone()).await?;
+        disk.sync_all().and_then(|()| fs::rename(&young, path)).map_err(failed)?;
+        Ok(disk)
     }
 
     async fn blank(&self, size_mb: u32, kind: Kind) -> Result<PathBuf, DiskError> {
@@ -130,6 +143,18 @@ mod tests {
     use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_durable_disk_is_whole_or_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.ext4");
+        fs::write(path.with_extension("new"), "a half copy").unwrap();
+        // What `mke2fs` would have made.
+        fs::write(dir.path().join("durable-1.ext4"), vec![7; 1 << 20]).unwrap();
+        Blanks::new(dir.path().to_owned()).copy_to(&path, 1, Kind::Durable).await.unwrap();
+        assert_eq!(fs::read(&path).unwrap(), vec![7; 1 << 20]);
+        assert!(!path.with_extension("new").exists());
+    }
 
     #[test]
     fn a_copy_has_the_same_bytes_and_holes() {

@@ -148,6 +148,8 @@ impl Host {
             let started = match self.start_again(&mut home).await {
                 Ok(started) => {
                     up(&sandbox, &owner, &started);
+                    // Should this host be killed, the last end is no longer how it ended.
+                    home.save(&sandbox);
                     live = Some(started);
                     Ok(())
                 }
@@ -285,7 +287,7 @@ impl Host {
                 }
             };
             let journal = Arc::new(Journal::with(kept.journal()));
-            let (created_at, state) = (record.created_at, State::Stopped(record.stop.unwrap_or_default()));
+            let (created_at, state) = (record.created_at, record.state());
             let mut registry = self.registry();
             let slot = registry.take_slot();
             let home = Home { id, slot, ground: None, blueprint, journal, kept: Some(kept) };
@@ -315,12 +317,8 @@ fn up(sandbox: &Sandbox, owner: &Owner, live: &Live) {
 impl Home {
     fn save(&self, sandbox: &Sandbox) {
         let Some(kept) = &self.kept else { return };
-        let stop = match sandbox.state() {
-            State::Stopped(stop) => Some(stop),
-            _ => None,
-        };
-        if let Err(error) = kept.save(stop, &self.journal.records()) {
-            warn!(sandbox = %self.id, error = %crate::chain(&error), "could not write how a sandbox ended");
+        if let Err(error) = kept.save(sandbox.state(), &self.journal.records()) {
+            warn!(sandbox = %self.id, error = %crate::chain(&error), "could not write what became of a sandbox");
         }
     }
 
