@@ -43,16 +43,16 @@ struct Home {
 
 impl Host {
     pub(super) async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
-        // Before a clone is taken from the pool: refills would start at once.
-        let _refills_wait = self.0.pools.hold_back();
         let ground = self.ground(&config.image, config.cache.clone()).await?;
         let blueprint = Blueprint::new(config, ground.words())?;
         self.pool_for(&ground, &blueprint).await?;
+        // Before a clone is taken from the pool: refills would start at once.
+        let _refills_wait = self.0.pools.hold_back();
         let (sandbox, owner, mut home, pooled) = self.admit(blueprint, ground)?;
         let (id, slot, started, warm) = (home.id, home.slot, Instant::now(), pooled.is_some());
         self.0.events.happened(id, Happening::Create);
         let made = match self.keep(&mut home) {
-            Ok(()) => self.bring_up(pooled, &mut home).await,
+            Ok(()) => self.bring_up(pooled, &home).await,
             Err(error) => Err(error),
         };
         let live = match made {
@@ -180,6 +180,7 @@ impl Host {
     async fn start_again(&self, home: &mut Home) -> Result<Live, CreateError> {
         // It is among those already that live.
         self.registry().make_room(self.0.max_sandboxes.saturating_add(1))?;
+        self.settle(home).await?;
         let _refills_wait = self.0.pools.hold_back();
         self.bring_up(None, home).await
     }
@@ -190,8 +191,7 @@ impl Host {
     }
 
     /// Wakes the clone that was taken from the pool, or makes another.
-    async fn bring_up(&self, pooled: Option<Entry>, home: &mut Home) -> Result<Live, CreateError> {
-        self.settle(home).await?;
+    async fn bring_up(&self, pooled: Option<Entry>, home: &Home) -> Result<Live, CreateError> {
         let Home { id, slot, ground, blueprint, journal, kept } = home;
         let rootfs = ground.as_ref().map_or(&self.0.base, |ground| &ground.rootfs);
         if let Some(entry) = pooled {
