@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use bouvet_host::{ExecError, ExecRequest, Program, Refusal, Sandbox, State};
+use bouvet_host::{BoxConfig, ControlError, ExecError, ExecRequest, Program, Refusal, Sandbox, State};
 use bytes::Bytes;
 
 use crate::drive::{assert_usable, patient, printed, run, sh};
@@ -23,6 +23,8 @@ macro_rules! conform_isolation {
             a_vm_s_process_may_do_next_to_nothing
             nothing_of_a_destroyed_sandbox_is_left
             a_killed_vm_fails_its_sandbox_at_once_and_no_other
+            a_guest_that_does_not_wake_fails_its_sandbox
+            a_killed_vm_leaves_a_persistent_disk_as_it_was_synced
         }
     };
 }
@@ -146,7 +148,7 @@ pub async fn a_killed_vm_fails_its_sandbox_at_once_and_no_other(vmm: Vmm) {
     let (sandbox, other) = (sandbox.unwrap(), other.unwrap());
     let running = sandbox.exec(ExecRequest::new(Program::Command, "sleep 3228")).await.unwrap();
     let vm = VmProcess::of(&site, &sandbox);
-    kill(vm.pid);
+    signal("-KILL", vm.pid);
     let killed = Instant::now();
     let error = running.finish().await.unwrap_err();
     assert!(killed.elapsed() < patient(5), "it took {:?}", killed.elapsed());
@@ -157,6 +159,36 @@ pub async fn a_killed_vm_fails_its_sandbox_at_once_and_no_other(vmm: Vmm) {
     assert!(matches!(sandbox.state(), State::Failed(_)), "{:?}", sandbox.state());
     assert!(!vm.cgroup.exists() && !vm.sandbox_dir.exists(), "a failed sandbox holds nothing");
     assert_usable(&other).await;
+    site.end().await;
+}
+
+pub async fn a_guest_that_does_not_wake_fails_its_sandbox(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let sandbox = site.host.create(small()).await.unwrap();
+    let vm = VmProcess::of(&site, &sandbox);
+    // Without it a guest cannot make its random numbers its own again.
+    sh(&sandbox, "rm /dev/urandom").await;
+    sandbox.pause().await.unwrap();
+    let error = sandbox.resume().await.unwrap_err();
+    assert!(matches!(error, ControlError::Failed(_)), "{error:?}");
+    sandbox.wait().await.unwrap_err();
+    assert!(
+        matches!(sandbox.state(), State::Failed(why) if why.starts_with("it did not wake: ")),
+        "nobody may take it for one that stands still"
+    );
+    assert!(!vm.is_there() && !vm.sandbox_dir.exists(), "a failed sandbox holds nothing");
+    site.end().await;
+}
+
+pub async fn a_killed_vm_leaves_a_persistent_disk_as_it_was_synced(vmm: Vmm) {
+    let data = tempfile::tempdir().unwrap();
+    let Some(site) = Site::with_boxes(vmm, data.path()).await else { return };
+    let sandbox = site.host.create(BoxConfig { persistent: true, ..small() }).await.unwrap();
+    sh(&sandbox, "echo kept >/srv/file && sync && cat /bin/bash >/srv/on-its-way").await;
+    signal("-KILL", VmProcess::of(&site, &sandbox).pid);
+    sandbox.wait().await.unwrap_err();
+    sandbox.start().await.unwrap();
+    assert_eq!(sh(&sandbox, "cat /srv/file").await, "kept");
     site.end().await;
 }
 
@@ -248,7 +280,7 @@ fn as_root() -> Option<()> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "from the outside, as an administrator would")]
-fn kill(pid: u32) {
-    let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
-    assert!(killed.success());
+fn signal(signal: &str, pid: u32) {
+    let sent = std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    assert!(sent.success());
 }

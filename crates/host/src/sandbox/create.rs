@@ -154,9 +154,9 @@ impl Live {
     /// Lets a paused VM go on, by a clock that is right.
     pub(crate) async fn resume(&mut self, id: SandboxId) -> Result<(), String> {
         let owned = make_own(self.link.client(), id, &self.person);
-        let (resumed, owned) = tokio::join!(self.vm.resume(), owned);
-        resumed.map_err(|error| crate::chain(&error))?;
-        owned.map_err(|error| crate::chain(&error))
+        let resumed = async { self.vm.resume().await.map_err(|error| crate::chain(&error)) };
+        let owned = async { owned.await.map_err(|error| crate::chain(&error)) };
+        tokio::try_join!(resumed, owned).map(drop)
     }
 
     /// Makes it what `blueprint` says, and starts its main program.

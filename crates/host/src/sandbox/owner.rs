@@ -152,7 +152,6 @@ impl Owner {
 
     /// Holds `live` until it has come to its end, and releases it.
     pub(crate) async fn own(&mut self, mut live: Live, expires: Option<Instant>, lifetime: Duration) -> End {
-        self.happen(Event::Ready);
         let cause = loop {
             tokio::select! {
                 order = self.orders.recv() => match order {
@@ -192,11 +191,19 @@ impl Owner {
             Order::Resume => (live.resume(self.id).await, Event::Resumed),
             Order::Start => return None,
         };
-        if done.is_ok() {
-            self.happen(event);
-        }
+        // Half woken it may run with a clock that is wrong, and there is no telling whether it stands still.
+        let cause = match &done {
+            Err(reason) if order == Order::Resume => {
+                Some(Cause::Failed(format!("it did not wake: {reason}")))
+            }
+            Err(_) => None,
+            Ok(()) => {
+                self.happen(event);
+                None
+            }
+        };
         answer.send(done.map_err(ControlError::Failed)).ok();
-        None
+        cause
     }
 
     async fn end(&mut self, mut live: Live, cause: Cause) -> End {
