@@ -18,8 +18,9 @@ const MAX_BYTES: usize = 1024 * 1024;
 const MAX_RECORDS: usize = 16 * 1024;
 /// The longest piece that is kept as one.
 const MAX_PIECE_BYTES: usize = 64 * 1024;
-/// How far an attached reader may be behind before the program waits for it.
+/// How far an attached reader may be behind, in bytes and in pieces, before the program waits for it.
 const MAX_BEHIND_BYTES: u64 = (MAX_BYTES / 2) as u64;
+const MAX_BEHIND_RECORDS: usize = MAX_RECORDS / 2;
 /// How long the program waits for one that does not read. Then it misses what it misses.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -88,11 +89,18 @@ impl Inner {
         }
     }
 
-    /// The position of the attached reader that is furthest behind.
-    fn slowest(&mut self) -> Option<u64> {
+    /// Whether an attached reader is so far behind that the program is to wait for it.
+    fn is_too_far_ahead(&mut self) -> bool {
         self.attached.retain(|place| place.strong_count() > 0);
         let places = self.attached.iter().filter_map(Weak::upgrade);
-        places.map(|place| place.load(Ordering::Relaxed)).min()
+        let Some(slowest) = places.map(|place| place.load(Ordering::Relaxed)).min() else { return false };
+        self.end.saturating_sub(slowest) > MAX_BEHIND_BYTES
+            || self.records.len() - self.first_after(slowest) > MAX_BEHIND_RECORDS
+    }
+
+    /// The record with what was printed after the first `at` bytes.
+    fn first_after(&self, at: u64) -> usize {
+        self.records.partition_point(|(start, record)| start + record.data.len() as u64 <= at)
     }
 
     fn begin(&self, options: LogOptions) -> u64 {
@@ -153,12 +161,8 @@ impl Journal {
             tokio::pin!(changed);
             // Before looking, so that no change goes unnoticed.
             changed.as_mut().enable();
-            {
-                let mut inner = self.lock();
-                let end = inner.end;
-                if inner.slowest().is_none_or(|slowest| end.saturating_sub(slowest) <= MAX_BEHIND_BYTES) {
-                    return;
-                }
+            if !self.lock().is_too_far_ahead() {
+                return;
             }
             changed.await;
         }
@@ -222,9 +226,7 @@ impl LogReader {
     fn look(&mut self) -> Option<LogRecord> {
         let (end, record) = {
             let inner = self.journal.lock();
-            let index =
-                inner.records.partition_point(|(at, record)| at + record.data.len() as u64 <= self.at);
-            let (at, record) = inner.records.get(index)?;
+            let (at, record) = inner.records.get(inner.first_after(self.at))?;
             let skip = usize::try_from(self.at.saturating_sub(*at)).unwrap_or(0);
             (at + record.data.len() as u64, LogRecord { data: record.data.slice(skip..), ..record.clone() })
         };
@@ -321,6 +323,23 @@ mod tests {
         assert_eq!(all(attached).await.len(), printed, "it misses nothing");
         writing.await.unwrap();
         assert!(all(other).await.len() <= MAX_BYTES);
+    }
+
+    #[tokio::test]
+    async fn who_is_attached_misses_nothing_of_what_is_printed_byte_by_byte() {
+        let journal = journal();
+        let (attached, writer) = (journal.attach(), journal.clone());
+        let printed = MAX_RECORDS * 2;
+        let mut writing = tokio::spawn(async move {
+            for _ in 0..printed {
+                writer.add(LogStream::Stdout, "x".into()).await;
+            }
+            writer.close();
+        });
+        let waits = tokio::time::timeout(Duration::from_millis(50), &mut writing).await;
+        assert!(waits.is_err(), "nothing would be left of what it has not read");
+        assert_eq!(all(attached).await.len(), printed);
+        writing.await.unwrap();
     }
 
     #[tokio::test]
