@@ -160,8 +160,10 @@ pub async fn programs_are_confined_as_docker_s_are(vmm: Vmm) {
         let result = run(&sandbox, Program::Command, forbidden).await;
         assert_ne!(result.exit.exit_code, 0, "`{forbidden}` worked: {}", result.stdout.text());
     }
-    // Its own processes alone, the first of which only reaps.
+    // Its own processes alone, the first of which only reaps, and may do nothing else.
     assert_eq!(sh(&sandbox, "ls -d /proc/[0-9]* | wc -l").await.parse::<u32>().unwrap(), 4);
+    let first = sh(&sandbox, "grep -E '^Cap(Eff|Prm|Bnd):' /proc/1/status | cut -f 2 | sort -u").await;
+    assert_eq!(first, "0000000000000000");
     assert_eq!(
         sh(&sandbox, "(sleep 0.1 &) ; sleep 0.5; grep -l '^State:.Z' /proc/[0-9]*/status | wc -l").await,
         "0"

@@ -109,7 +109,7 @@ fn prepare(entry: &Entry, namespaces: Vec<OwnedFd>) -> Result<(), Error> {
         view::make(confinement.is_some_and(|confinement| confinement.masked))?;
     }
     if entry.argv.is_empty() {
-        return Ok(());
+        return strip::hold();
     }
     if entry.terminal {
         rustix::process::setsid().map_err(step("begin a session"))?;

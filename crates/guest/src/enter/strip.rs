@@ -59,6 +59,14 @@ pub(super) fn take(confinement: Option<&v1::Confinement>, identity: &Identity) -
     Ok(())
 }
 
+/// Gives up all capabilities: for the process that only holds namespaces, which programs see and may trace.
+pub(super) fn hold() -> Result<(), Error> {
+    drop_from_bounding_set(CapabilitySet::empty())?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    rustix::thread::set_capabilities(None, sets).map_err(step("give up capabilities"))
+}
+
 fn set_limit(limit: &v1::Ulimit) -> Result<(), Error> {
     let failed = step("set a resource limit");
     let resource = RESOURCES.get(limit.resource as usize).ok_or(rustix::io::Errno::INVAL).map_err(&failed)?;
