@@ -1,6 +1,7 @@
 //! What a sandbox's root is made of: the host's base image, or an OCI image from a cache or a registry.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use bouvet_image::cache::CacheError;
 use bouvet_image::images::OpenError;
@@ -17,6 +18,9 @@ use crate::blueprint::ImageWords;
 use crate::boxconfig::{CacheConfig, InvalidConfig};
 use crate::engine::Rootfs;
 
+/// Configurations of caches that are kept open: there is mostly one.
+const MAX_OPENED: usize = 16;
+
 /// Where a host's images are kept, and how they are pulled.
 #[derive(Debug, Clone)]
 pub struct ImageOptions {
@@ -24,6 +28,29 @@ pub struct ImageOptions {
     pub dir: PathBuf,
     /// Which registries are spoken with, and what an image may cost.
     pub pull: ImagesOptions,
+}
+
+/// Caches that were opened: each has looked for what killed processes left, and has its connections to registries.
+#[derive(Debug, Default)]
+pub(super) struct Opened(Mutex<Vec<(CacheConfig, Images)>>);
+
+impl Opened {
+    fn get(
+        &self,
+        config: &CacheConfig,
+        open: impl FnOnce() -> Result<Images, ImageError>,
+    ) -> Result<Images, ImageError> {
+        let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, images)) = opened.iter().find(|(known, _)| known == config) {
+            return Ok(images.clone());
+        }
+        let images = open()?;
+        if opened.len() == MAX_OPENED {
+            opened.remove(0);
+        }
+        opened.push((config.clone(), images.clone()));
+        Ok(images)
+    }
 }
 
 /// Why an image could not be had.
@@ -130,13 +157,15 @@ impl Host {
     /// The images as `config` has them kept.
     fn images(&self, config: &CacheConfig) -> Result<Images, ImageError> {
         let options = self.0.images.as_ref().ok_or(ImageError::NoCache)?;
-        let pull = options.pull.clone();
-        if !config.enabled {
-            return Ok(Images::uncached(self.0.dir.with_file_name("images"), pull)?);
-        }
-        let CacheConfig { max_rootfs_entries, max_cache_bytes, .. } = *config;
-        let dir = config.cache_dir.clone().unwrap_or_else(|| options.dir.clone());
-        Ok(Images::open(CacheOptions { dir, max_rootfs_entries, max_cache_bytes }, pull)?)
+        self.0.opened.get(config, || {
+            let pull = options.pull.clone();
+            if !config.enabled {
+                return Ok(Images::uncached(self.0.dir.with_file_name("images"), pull)?);
+            }
+            let CacheConfig { max_rootfs_entries, max_cache_bytes, .. } = *config;
+            let dir = config.cache_dir.clone().unwrap_or_else(|| options.dir.clone());
+            Ok(Images::open(CacheOptions { dir, max_rootfs_entries, max_cache_bytes }, pull)?)
+        })
     }
 
     /// What the root of a sandbox is made of that asks for `image`: what is in the cache, or else what a registry has.
