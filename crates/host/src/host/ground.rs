@@ -13,7 +13,7 @@ use crate::instance::Instance;
 /// Distance between the first user ids of two hosts: more than one can use.
 const UIDS_PER_HOST: u32 = 10_000;
 /// Where the hosts of a machine tell their ranges of user ids apart.
-const UID_CLAIMS: &str = "/run/bouvet";
+const UID_CLAIMS: &str = "/run/bouvet/uids";
 
 /// What a host stands on, and gives back at its end.
 #[derive(Debug)]
