@@ -80,7 +80,7 @@ pub fn bouvet(args: std::env::ArgsOs) -> ExitCode {
 }
 
 /// What a host in the process of a command says: what goes wrong, unless the command says so itself.
-const COMMAND_LOG: &str = "warn,bouvet_host::host=error";
+const COMMAND_LOG: &str = "warn,bouvet_host::host::life=error";
 /// Commands whose exit codes are all their own.
 const OWN_COMMANDS: &[&str] = &["serve", "doctor", "demo", "bench"];
 
