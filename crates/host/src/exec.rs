@@ -130,8 +130,7 @@ pub struct Exec {
     context: Option<ContextId>,
     started: bool,
     ended: bool,
-    /// The state of its sandbox, and its place among the programs that run there.
-    sandbox: Option<(watch::Receiver<State>, OwnedSemaphorePermit)>,
+    place: Option<Place>,
 }
 
 impl Exec {
@@ -154,26 +153,18 @@ impl Exec {
             context,
             started: false,
             ended: false,
-            sandbox: None,
+            place: None,
         })
     }
 
-    pub(crate) fn belongs_to(
-        mut self,
-        sandbox: watch::Receiver<State>,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
-        self.sandbox = Some((sandbox, permit));
-        self
+    pub(crate) fn at(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
     }
 
     /// What the program does next; `None` after its exit.
     pub async fn next(&mut self) -> Result<Option<ExecEvent>, ExecError> {
-        match (self.receive().await, &self.sandbox) {
-            // Why the VM died says more than that its link broke.
-            (Err(ExecError::Link(fact)), Some((sandbox, _))) => Err(explained(sandbox.clone(), fact).await),
-            (event, _) => event,
-        }
+        let received = self.receive().await;
+        Place::explained(self.place.as_ref(), received).await
     }
 
     async fn receive(&mut self) -> Result<Option<ExecEvent>, ExecError> {
@@ -242,9 +233,31 @@ fn captured(head: &mut Vec<u8>, tail: Option<v1::OutputTail>) -> Result<Captured
     Ok(Captured { head: std::mem::take(head), dropped_bytes, tail })
 }
 
-/// The error of a call whose link broke.
-pub(crate) async fn explained(sandbox: watch::Receiver<State>, fact: String) -> ExecError {
-    post_mortem::reason(sandbox).await.map_or(ExecError::Link(fact), ExecError::Refused)
+/// A program's place among those that run in its sandbox.
+#[derive(Debug)]
+pub(crate) struct Place {
+    sandbox: watch::Receiver<State>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    pub(crate) fn new(sandbox: watch::Receiver<State>, permit: OwnedSemaphorePermit) -> Self {
+        Self { sandbox, _permit: permit }
+    }
+
+    /// What a call came to. Why the VM died says more than that its link broke.
+    pub(crate) async fn explained<T>(
+        place: Option<&Self>,
+        result: Result<T, ExecError>,
+    ) -> Result<T, ExecError> {
+        match (result, place) {
+            (Err(ExecError::Link(fact)), Some(place)) => {
+                let reason = post_mortem::reason(place.sandbox.clone()).await;
+                Err(reason.map_or(ExecError::Link(fact), ExecError::Refused))
+            }
+            (result, _) => result,
+        }
+    }
 }
 
 /// Keeps `data`, as long as the guest keeps to the limit that it was given.

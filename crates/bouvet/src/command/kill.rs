@@ -3,6 +3,7 @@
 use clap::Args;
 use hyper::Method;
 
+use super::names::Names;
 use super::outcome::{Connection, Failed};
 use crate::api::client::{Client, path};
 
@@ -12,9 +13,8 @@ pub(crate) struct Line {
     /// The signal, by name or number
     #[arg(short, long, default_value = "KILL")]
     signal: String,
-    /// The sandboxes: their names, ids, or the beginnings of their ids
-    #[arg(required = true, value_name = "SANDBOX")]
-    sandboxes: Vec<String>,
+    #[command(flatten)]
+    names: Names,
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
@@ -22,5 +22,5 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
         let path = path(&["sandboxes", name, "kill"], &[("signal", &line.signal)]);
         Ok(client.act(Method::POST, &path).await?)
     };
-    connection.each(&line.sandboxes, kill).await
+    connection.each(&line.names.sandboxes, kill).await
 }

@@ -9,6 +9,7 @@ mod images;
 mod inspect;
 mod kill;
 mod logs;
+mod names;
 mod outcome;
 mod pause;
 mod ps;
@@ -29,6 +30,7 @@ mod wait;
 
 use clap::Subcommand;
 
+use self::names::Names;
 pub(crate) use self::outcome::{Connection, Failed, OURS};
 use self::signals::Signals;
 use crate::config::Config;
@@ -55,10 +57,10 @@ pub(crate) enum Command {
     /// Stop sandboxes, and start them again
     Restart(restart::Line),
     /// Have sandboxes stand still
-    Pause(pause::PauseLine),
+    Pause(Names),
     /// Let paused sandboxes go on
     #[command(visible_alias = "unpause")]
-    Resume(pause::ResumeLine),
+    Resume(Names),
     /// Send sandboxes' programs a signal
     Kill(kill::Line),
     /// Wait until sandboxes have stopped, and print their exit codes
@@ -119,8 +121,8 @@ impl Command {
             Self::Cp(line) => cp::run(&line, connection).await,
             Self::Stop(line) => stop::run(&line, connection).await,
             Self::Restart(line) => restart::run(&line, connection).await,
-            Self::Pause(line) => pause::pause(&line, connection).await,
-            Self::Resume(line) => pause::resume(&line, connection).await,
+            Self::Pause(names) => pause::pause(&names, connection).await,
+            Self::Resume(names) => pause::resume(&names, connection).await,
             Self::Kill(line) => kill::run(&line, connection).await,
             Self::Wait(line) => wait::run(&line, connection).await,
             Self::Rm(line) => rm::run(&line, connection).await,

@@ -3,6 +3,7 @@
 use clap::Args;
 use hyper::Method;
 
+use super::names::Names;
 use super::outcome::{Connection, Failed};
 use crate::api::client::{Client, path};
 
@@ -12,9 +13,8 @@ pub(crate) struct Line {
     /// Remove those too that run
     #[arg(short, long)]
     force: bool,
-    /// The sandboxes: their names, ids, or the beginnings of their ids
-    #[arg(required = true, value_name = "SANDBOX")]
-    sandboxes: Vec<String>,
+    #[command(flatten)]
+    names: Names,
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
@@ -22,5 +22,5 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
     let remove = async |client: &Client, name: &str| {
         Ok(client.act(Method::DELETE, &path(&["sandboxes", name], &[("force", &force)])).await?)
     };
-    connection.each(&line.sandboxes, remove).await
+    connection.each(&line.names.sandboxes, remove).await
 }

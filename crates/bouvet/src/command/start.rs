@@ -3,6 +3,7 @@
 use clap::Args;
 use hyper::Method;
 
+use super::names::Names;
 use super::outcome::{Connection, Failed};
 use super::signals::{self, Signals};
 use crate::api::client::path;
@@ -16,21 +17,20 @@ pub(crate) struct Line {
     /// Hand on standard input too
     #[arg(short, long, requires = "attach")]
     interactive: bool,
-    /// The sandboxes: their names, ids, or the beginnings of their ids
-    #[arg(required = true, value_name = "SANDBOX")]
-    sandboxes: Vec<String>,
+    #[command(flatten)]
+    names: Names,
 }
 
 pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
     if line.attach {
-        let [sandbox] = &line.sandboxes[..] else {
+        let [sandbox] = &line.names.sandboxes[..] else {
             return Err(Failed::new("one sandbox is attached to at a time").hint("leave `-a` away"));
         };
         let query = [("start", "true")];
         return super::attach::attach(sandbox, line.interactive, &query, connection, signals).await;
     }
     connection.needs_server("`start` without `-a`")?;
-    let started = connection.each(&line.sandboxes, async |client, name| {
+    let started = connection.each(&line.names.sandboxes, async |client, name| {
         Ok(client.act(Method::POST, &path(&["sandboxes", name, "start"], &[])).await?)
     });
     tokio::select! {

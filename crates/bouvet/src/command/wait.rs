@@ -3,6 +3,7 @@
 use clap::Args;
 use hyper::Method;
 
+use super::names::Names;
 use super::outcome::{Connection, Failed};
 use super::table;
 use crate::api::client::{NOTHING, path};
@@ -12,14 +13,13 @@ use crate::api::shape::ExitView;
 #[derive(Debug, Args)]
 #[command(after_help = "The exit code is the last sandbox's.")]
 pub(crate) struct Line {
-    /// The sandboxes: their names, ids, or the beginnings of their ids
-    #[arg(required = true, value_name = "SANDBOX")]
-    sandboxes: Vec<String>,
+    #[command(flatten)]
+    names: Names,
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let mut last = 0;
-    for name in &line.sandboxes {
+    for name in &line.names.sandboxes {
         let path = path(&["sandboxes", name, "wait"], &[]);
         let exit: ExitView = connection.client.call(Method::POST, &path, NOTHING).await?;
         table::line(&exit.exit_code.to_string())?;

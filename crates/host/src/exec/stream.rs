@@ -5,15 +5,14 @@ use std::time::Duration;
 use bouvet_wire::v1::{self, exec_input::Input, exec_output::Output};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::request::{chunks, message};
-use super::{ExecError, ExecExit, ExecRequest, GRACE, Signal, WindowSize, explained};
+use super::{ExecError, ExecExit, ExecRequest, GRACE, Place, Signal, WindowSize};
 use crate::boxconfig::InvalidConfig;
 use crate::link::Client;
-use crate::sandbox::state::State;
 
 /// Messages of input that wait for the link.
 const INPUT_MESSAGES: usize = 8;
@@ -49,7 +48,7 @@ pub struct ExecStream {
     outputs: Streaming<v1::ExecOutput>,
     control: ExecControl,
     ended: bool,
-    sandbox: Option<(watch::Receiver<State>, OwnedSemaphorePermit)>,
+    place: Option<Place>,
 }
 
 impl ExecStream {
@@ -76,16 +75,11 @@ impl ExecStream {
             return Err(ExecError::Link("it did not say that the program has started".into()));
         };
         let control = ExecControl { client, pid, input };
-        Ok(Self { outputs, control, ended: false, sandbox: None })
+        Ok(Self { outputs, control, ended: false, place: None })
     }
 
-    pub(crate) fn belongs_to(
-        mut self,
-        sandbox: watch::Receiver<State>,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
-        self.sandbox = Some((sandbox, permit));
-        self
+    pub(crate) fn at(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
     }
 
     /// What speaks to the program, also while this is listened to.
@@ -95,11 +89,8 @@ impl ExecStream {
 
     /// What the program does next; `None` after its exit.
     pub async fn next(&mut self) -> Result<Option<StreamEvent>, ExecError> {
-        match (self.receive().await, &self.sandbox) {
-            // Why the VM died says more than that its link broke.
-            (Err(ExecError::Link(fact)), Some((sandbox, _))) => Err(explained(sandbox.clone(), fact).await),
-            (event, _) => event,
-        }
+        let received = self.receive().await;
+        Place::explained(self.place.as_ref(), received).await
     }
 
     async fn receive(&mut self) -> Result<Option<StreamEvent>, ExecError> {

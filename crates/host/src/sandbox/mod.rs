@@ -24,7 +24,7 @@ use self::owner::{Answer, ControlError, Order};
 use self::state::{Refusal, Request, State, Stop};
 use crate::boxconfig::BoxConfig;
 use crate::context::{self, Context, ContextError, ContextId, ContextRequest};
-use crate::exec::{self, Exec, ExecControl, ExecError, ExecRequest, ExecStream, Role};
+use crate::exec::{self, Exec, ExecControl, ExecError, ExecRequest, ExecStream, Place, Role};
 use crate::files::transfer::{self, FileReader};
 use crate::files::{self, FileContent, FileError, Listing};
 use crate::journal::{Journal, LogOptions, LogReader};
@@ -207,25 +207,22 @@ impl Sandbox {
 
     /// Starts a program.
     pub async fn exec(&self, request: ExecRequest) -> Result<Exec, ExecError> {
-        let permit = self.0.open_execs.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| ExecError::TooMany(MAX_OPEN_EXECS))?;
-        let client = self.client()?;
-        match Exec::start(client, request).await {
-            Ok(exec) => Ok(exec.belongs_to(self.watch(), permit)),
-            Err(ExecError::Link(fact)) => Err(exec::explained(self.watch(), fact).await),
-            Err(error) => Err(error),
-        }
+        let place = self.place()?;
+        let started = Exec::start(self.client()?, request).await;
+        Ok(Place::explained(Some(&place), started).await?.at(place))
     }
 
     /// Starts a program to which the caller is attached: its input may go on, and all its output comes.
     pub async fn exec_stream(&self, request: ExecRequest) -> Result<ExecStream, ExecError> {
+        let place = self.place()?;
+        let started = ExecStream::start(self.client()?, request, Role::Other).await;
+        Ok(Place::explained(Some(&place), started).await?.at(place))
+    }
+
+    fn place(&self) -> Result<Place, ExecError> {
         let permit = self.0.open_execs.clone().try_acquire_owned();
         let permit = permit.map_err(|_| ExecError::TooMany(MAX_OPEN_EXECS))?;
-        match ExecStream::start(self.client()?, request, Role::Other).await {
-            Ok(stream) => Ok(stream.belongs_to(self.watch(), permit)),
-            Err(ExecError::Link(fact)) => Err(exec::explained(self.watch(), fact).await),
-            Err(error) => Err(error),
-        }
+        Ok(Place::new(self.watch(), permit))
     }
 
     /// Starts a context: an interpreter that keeps its variables from one program to the next.
