@@ -12,7 +12,7 @@ set -euo pipefail
 # Either loaded by the guest's init or of use to programs in it; what a kernel has built in is skipped.
 modules=(
     virtio_mmio virtio_pci virtio_blk virtio_net virtio_console virtio_rng virtio_balloon
-    vmw_vsock_virtio_transport virtiofs fuse
+    vmw_vsock_virtio_transport vsock_loopback virtiofs fuse
     overlay erofs squashfs ext4
     tun
 )

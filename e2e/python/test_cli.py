@@ -377,7 +377,7 @@ def test_what_is_persistent_outlives_a_server_that_was_killed(alone: Cli, tmp_pa
     alone.ok("rm", "db")
 
 
-def archive(path: Path) -> None:
+def archive(path: Path, script: str = "echo from an image; exit 4") -> None:
     """Writes an image with the shell of this machine, as `docker save` does."""
 
     def tar(files: dict[str, bytes]) -> bytes:
@@ -394,7 +394,7 @@ def archive(path: Path) -> None:
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Cmd": ["/bin/sh", "-c", "echo from an image; exit 4"], "Env": ["PATH=/bin"]},
+        "config": {"Cmd": ["/bin/sh", "-c", script], "Env": ["PATH=/bin"]},
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
     }
     manifest = [{"Config": "config.json", "RepoTags": ["tiny:1"], "Layers": ["layer.tar"]}]
@@ -418,6 +418,23 @@ def test_images_are_pulled_run_and_removed(cli: Cli) -> None:
     cli.ok("rmi", name)
     assert cli.ok("images", "-q") == ""
     assert cli.run("rmi", "nothing")[0] == 125
+
+
+def test_a_sidecar_runs_beside_the_program(cli: Cli) -> None:
+    archive(cli.directory / "beside.tar", "echo beside with $A")
+    beside = ("--sidecar", "docker-archive:beside.tar", "--sidecar-env", "A=1")
+    cli.ok("run", "-d", "--name", "watched", *beside, "base", "sleep", "1000")
+    until("it has spoken", lambda: cli.ok("logs", "--sidecar", "watched") == "beside with 1", DEADLINE_SECONDS)
+    assert cli.ok("logs", "watched") == "" and cli.sandboxes()["watched"]["state"] == "running"
+    # It has ended well, and listens no more.
+    code, _, error = cli.run("sidecar", "watched")
+    assert code == 125 and "nobody listens on port 4092" in error, error
+    cli.ok("rm", "-f", "watched")
+    archive(cli.directory / "ends.tar", "exit 7")
+    code, _, error = cli.run("run", "--rm", "--sidecar", "docker-archive:ends.tar", "base", "sleep", "1000")
+    assert code == 125 and "its sidecar ended with the exit code 7" in error, error
+    code, _, error = cli.run("run", "--sidecar-env", "A=1", "base", "true")
+    assert code == 125 and "--sidecar" in error, error
 
 
 def test_shells_complete_commands(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ use bouvet_e2e::registry::{Access, Layout, Registry};
 use bouvet_e2e::site::{Site, Vmm, small};
 use bouvet_e2e::system;
 use bouvet_host::{
-    BoxConfig, CacheConfig, CreateError, ExecRequest, Host, LogOptions, PoolConfig, Program, Sandbox, State,
-    Stop,
+    BoxConfig, CacheConfig, ConnectError, CreateError, ExecRequest, Host, LogOptions, PoolConfig, Program,
+    Sandbox, SidecarConfig, State, Stop,
 };
 use tar::{Builder, EntryType, Header};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A layer of text files.
 fn layer(files: &[(&str, &str)]) -> Vec<u8> {
@@ -151,6 +152,111 @@ async fn a_python_service_runs_as_its_image_and_its_caller_say() {
     assert_eq!(result.stdout.text(), "1000 image\n", "{}", result.stderr.text());
     let error = sandbox.exec(ExecRequest::arguments(["node"]).unwrap()).await.unwrap_err();
     assert!(error.to_string().contains("there is no program `node`"), "{error}");
+    site.end().await;
+}
+
+/// Listens on vsock, or on the loopback interface where it is told so, and answers each connection once.
+const SIDECAR: &str = "import os, signal, socket, sys
+def end(*_):
+    print('asked to end', flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+port = int(os.environ['PORT'])
+if os.environ['KIND'] == 'vsock':
+    server = socket.socket(socket.AF_VSOCK)
+    server.bind((socket.VMADDR_CID_ANY, port))
+else:
+    server = socket.socket()
+    server.bind(('127.0.0.1', port))
+server.listen()
+open('/dev/shm/mine', 'w').write('x')
+print('first', os.getpid(), os.getuid(), os.getcwd(), os.environ.get('WHO'), os.path.exists('/main'), flush=True)
+while True:
+    connection = server.accept()[0]
+    asked = b''
+    while part := connection.recv(65536):
+        asked += part
+    if asked == b'die':
+        sys.exit(3)
+    connection.sendall(asked.upper() + open('/etc/own').read().encode())
+    connection.close()
+";
+
+/// What the sidecar answers to `order`.
+async fn told(sandbox: &Sandbox, order: &[u8]) -> Vec<u8> {
+    let deadline = std::time::Instant::now() + patient(30);
+    let mut tunnel = loop {
+        match sandbox.connect_sidecar().await {
+            Ok(tunnel) => break tunnel,
+            // It was started; that it listens comes later.
+            Err(ConnectError::NotListening(_)) if std::time::Instant::now() < deadline => {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    tunnel.write_all(order).await.unwrap();
+    tunnel.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    tunnel.read_to_end(&mut answer).await.unwrap();
+    answer
+}
+
+async fn sidecar_log(sandbox: &Sandbox) -> String {
+    let (mut log, mut text) = (sandbox.sidecar_logs(LogOptions::default()), Vec::new());
+    while let Some(record) = log.next().await {
+        text.extend_from_slice(&record.data);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_is_there_first_and_takes_orders() {
+    let Some(layout) = system::layout() else { return };
+    let Some(site) = Site::pooled(Vmm::Qemu, None).await else { return };
+    let files = [("srv/sidecar.py", SIDECAR), ("etc/own", " of the sidecar")];
+    let run = ["--config.entrypoint=python3", "--config.cmd=/srv/sidecar.py", "--config.workingdir=/made/up"];
+    derived(&layout, "sidecar", &files, &run);
+    let with = |kind: &str, port: u32| SidecarConfig {
+        image: format!("oci:{}:sidecar", layout.path().display()),
+        vsock_port: port,
+        env: [("KIND", kind.to_owned()), ("PORT", port.to_string())]
+            .map(|(name, value)| (name.to_owned(), value))
+            .to_vec(),
+    };
+    let main = "touch /main; for file in /run/bouvet/sidecar/*; do test -e $file && echo seen; done; \
+                ls /proc/*/cmdline /dev/shm; echo up; trap exit TERM; sleep 1000 & wait";
+    let config = BoxConfig {
+        cmd: words(&["sh", "-c", main]),
+        extra_env: vec![("WHO".into(), "main".into())],
+        sidecar: Some(with("vsock", SidecarConfig::default().vsock_port)),
+        ..of("")
+    };
+    let sandbox = site.host.create(config.clone()).await.unwrap();
+    assert_eq!(told(&sandbox, b"hello").await, b"HELLO of the sidecar");
+    assert_eq!(sidecar_log(&sandbox).await, "first 1 0 /made/up None False\n");
+    eventually(&sandbox, "test -e /main").await;
+    let seen = log(&sandbox).await;
+    assert!(!seen.contains("seen") && !seen.contains("mine"), "its files and memory are its own: {seen}");
+    let large = vec![b'a'; 3 << 20];
+    let answer = told(&sandbox, &large).await;
+    assert_eq!(answer.len(), large.len() + " of the sidecar".len());
+    sandbox.pause().await.unwrap();
+    sandbox.resume().await.unwrap();
+    assert_eq!(told(&sandbox, b"again").await, b"AGAIN of the sidecar");
+    sandbox.stop(patient(30)).await.unwrap();
+    assert_eq!(sidecar_log(&sandbox).await, "first 1 0 /made/up None False\nasked to end\n");
+
+    // Where there is no vsock, it is a port of the loopback interface. Its end is the sandbox's failure.
+    let config = BoxConfig { sidecar: Some(with("tcp", 99)), ..config };
+    let sandbox = site.host.create(config).await.unwrap();
+    assert_eq!(told(&sandbox, b"x").await, b"X of the sidecar");
+    assert_eq!(told(&sandbox, b"die").await, b"");
+    let error = sandbox.wait().await.unwrap_err();
+    assert!(error.to_string().contains("its sidecar ended with the exit code 3"), "{error}");
+
+    let alone = site.host.create(of("")).await.unwrap();
+    assert!(matches!(alone.connect_sidecar().await, Err(ConnectError::NoSidecar)));
     site.end().await;
 }
 

@@ -8,8 +8,8 @@ use std::fmt::Display;
 use axum::http::StatusCode as Status;
 use axum::response::{IntoResponse, Json, Response};
 use bouvet_host::{
-    CacheError, ContextError, ControlError, CreateError, ExecError, FileError, FindError, ImageError,
-    InvalidConfig, Refusal, chain,
+    CacheError, ConnectError, ContextError, ControlError, CreateError, ExecError, FileError, FindError,
+    ImageError, InvalidConfig, Refusal, chain,
 };
 
 use crate::api::shape::FailureView;
@@ -38,6 +38,8 @@ pub(crate) enum Kind {
     Paused,
     Stopped,
     NoMain,
+    NoSidecar,
+    NotListening,
     Gone,
     NameTaken,
     Full,
@@ -63,6 +65,8 @@ impl Kind {
             Self::Paused => "paused",
             Self::Stopped => "stopped",
             Self::NoMain => "no_main",
+            Self::NoSidecar => "no_sidecar",
+            Self::NotListening => "not_listening",
             Self::Gone => "gone",
             Self::NameTaken => "name_taken",
             Self::Full => "full",
@@ -84,6 +88,8 @@ impl Kind {
             Self::Stopped => "`bouvet start` starts it again",
             Self::Running => "stop it first, or remove it with `bouvet rm --force`",
             Self::NoMain => "`bouvet exec` runs a program in it",
+            Self::NoSidecar => "`bouvet run --sidecar` makes a sandbox with one",
+            Self::NotListening => "it may not be ready yet; `bouvet logs --sidecar` shows what it says",
             Self::Gone => "`bouvet rm` removes what is known of it",
             Self::NameTaken => "remove the other with `bouvet rm`, or choose another name",
             Self::Full => "`bouvet rm` removes what is not needed",
@@ -389,6 +395,32 @@ impl From<ExecError> for Failure {
                 "Call again when the other call has ended, or with a longer timeout_ms.",
             ),
             ExecError::Deadline(_) | ExecError::Link(_) => Self::new(
+                Status::BAD_GATEWAY,
+                error,
+                "If the next call fails too, destroy the sandbox and create another.",
+            ),
+        }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Refused(refusal) => refusal.into(),
+            ConnectError::NoSidecar => {
+                Self::new(Status::CONFLICT, error, "Make the sandbox with one: `sidecar` in its description.")
+                    .of_kind(Kind::NoSidecar)
+            }
+            ConnectError::TooMany(_) => {
+                Self::new(Status::TOO_MANY_REQUESTS, error, "Close one of them first.")
+            }
+            ConnectError::NotListening(_) => Self::new(
+                Status::BAD_GATEWAY,
+                error,
+                "The sidecar may not be ready yet, or listens on another port.",
+            )
+            .of_kind(Kind::NotListening),
+            ConnectError::Deadline(_) | ConnectError::Link(_) => Self::new(
                 Status::BAD_GATEWAY,
                 error,
                 "If the next call fails too, destroy the sandbox and create another.",

@@ -5,6 +5,7 @@
 //! The two are separate processes, so that nothing that a host call does can take PID 1 down.
 
 mod answers;
+mod connect;
 pub mod enter;
 mod exec;
 mod files;
@@ -15,6 +16,9 @@ mod personalise;
 pub mod serve;
 mod service;
 mod volume;
+
+/// Where the root of the sandbox's sidecar is mounted, if it has one.
+const SIDECAR_ROOT: &str = "/run/bouvet/sidecar";
 
 /// An error and its causes in one line: `could not do this: because of that`.
 pub fn chain(error: &dyn std::error::Error) -> String {

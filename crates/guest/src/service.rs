@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bouvet_wire::v1;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use bouvet_wire::v1::guest_server::GuestServer;
 
 use crate::answers::Answers;
+use crate::connect;
 use crate::exec::{self, Executor};
 use crate::files;
 use crate::furnish;
@@ -23,11 +25,13 @@ pub(crate) struct Service {
     owns_kernel: bool,
     personal: Arc<AtomicBool>,
     names: Arc<Mutex<Names>>,
+    connections: Arc<Semaphore>,
 }
 
 impl Service {
     pub(crate) fn new(executor: Arc<Executor>, home: PathBuf, owns_kernel: bool) -> Self {
-        Self { executor, home, owns_kernel, personal: Arc::default(), names: Arc::default() }
+        let connections = Arc::new(Semaphore::new(connect::MAX_CONNECTIONS));
+        Self { executor, home, owns_kernel, personal: Arc::default(), names: Arc::default(), connections }
     }
 
     /// A VM that is nobody's yet may have a twin with the same entropy and names: it must not work.
@@ -166,5 +170,15 @@ impl v1::guest_server::Guest for Service {
             return Err(Status::failed_precondition("volumes need a VM, and this guest runs without one"));
         }
         self.executor.mounts().mount(request.into_inner()).await.map(Response::new)
+    }
+
+    type ConnectStream = Answers<v1::ConnectOutput>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::ConnectInput>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        self.require_personal()?;
+        connect::connect(&self.connections, request.into_inner()).await.map(Response::new)
     }
 }

@@ -1,6 +1,8 @@
 //! What a sandbox is to be, once its description and its image are known: see [`Blueprint`]. Pure, but for a seccomp
 //! profile that is read.
 
+use std::collections::BTreeMap;
+
 use bouvet_wire::v1;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::boxconfig::plan::Plan;
 use crate::boxconfig::{BoxConfig, InvalidConfig};
 use crate::exec::Signal;
-use crate::seccomp;
+use crate::seccomp::{self, Vsock};
 
 /// What an image says of the programs in it, as far as a sandbox goes by it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +21,12 @@ pub(crate) struct ImageWords {
     pub(crate) working_dir: String,
     pub(crate) user: String,
     pub(crate) stop_signal: Option<String>,
+}
+
+impl ImageWords {
+    fn stop_signal(&self) -> Signal {
+        self.stop_signal.as_deref().and_then(|name| name.parse().ok()).unwrap_or(Signal::TERM)
+    }
 }
 
 /// A sandbox to be.
@@ -32,8 +40,21 @@ pub(crate) struct Blueprint {
     pub(crate) env: Vec<(String, String)>,
     /// Where its programs start. Empty: the guest's home directory.
     pub(crate) working_dir: String,
+    /// The program beside it.
+    pub(crate) sidecar: Option<Sidecar>,
     user: String,
     filters: Vec<Bytes>,
+}
+
+/// The program of a second image, beside the main one.
+#[derive(Debug, Clone)]
+pub(crate) struct Sidecar {
+    pub(crate) argv: Vec<String>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) working_dir: String,
+    pub(crate) user: String,
+    pub(crate) stop_signal: Signal,
+    pub(crate) confinement: v1::Confinement,
 }
 
 /// A sandbox's main program.
@@ -53,8 +74,7 @@ impl Blueprint {
             let allowed = "the image names no program: one must be given".into();
             return Err(InvalidConfig { field: "cmd", value: "empty".into(), allowed });
         }
-        let stop_signal = of_image.stop_signal.as_deref().and_then(|name| name.parse().ok());
-        let stop_signal = stop_signal.unwrap_or(Signal::TERM);
+        let stop_signal = of_image.stop_signal();
         let main = (!argv.is_empty()).then_some(Main { argv, stop_signal });
         let said = |of_config: &str, of_image: String| match of_config {
             "" => of_image,
@@ -66,14 +86,41 @@ impl Blueprint {
             _ => working_dir,
         };
         Ok(Self {
-            filters: seccomp::filters(&plan.security)?,
+            filters: seccomp::filters(&plan.security, Vsock::Closed)?,
             user: said(&config.user, of_image.user),
             env: of_image.env.into_iter().chain(config.extra_env.iter().cloned()).collect(),
             main,
+            sidecar: None,
             working_dir,
             plan,
             config,
         })
+    }
+
+    /// With the sidecar that it asks for, whose image says `words`.
+    pub(crate) fn beside(mut self, words: Option<&ImageWords>) -> Result<Self, InvalidConfig> {
+        let (Some(config), Some(words)) = (&self.config.sidecar, words) else { return Ok(self) };
+        let argv: Vec<_> = words.entrypoint.iter().chain(&words.cmd).cloned().collect();
+        if argv.is_empty() {
+            return Err(InvalidConfig::text("sidecar.image", &config.image, "the image names no program"));
+        }
+        let or = |said: &str, otherwise: &str| if said.is_empty() { otherwise } else { said }.to_owned();
+        let confinement = v1::Confinement {
+            awaits_main: true,
+            // It may listen on vsock, by which its orders come.
+            seccomp: seccomp::filters(&self.plan.security, Vsock::Open)?,
+            ..self.taken()
+        };
+        self.sidecar = Some(Sidecar {
+            argv,
+            env: words.env.iter().chain(&config.env).cloned().collect(),
+            working_dir: or(&words.working_dir, "/"),
+            // Not the main program's.
+            user: or(&words.user, "0"),
+            stop_signal: words.stop_signal(),
+            confinement,
+        });
+        Ok(self)
     }
 
     /// What the guest is told to make of itself before volumes are mounted, and what after; `None`: nothing.
@@ -99,20 +146,28 @@ impl Blueprint {
     /// `None` where nothing is taken from programs, and none of them is the first: there they are the VM's own.
     fn confinement(&self) -> Option<v1::Confinement> {
         let security = &self.plan.security;
-        let ulimits: Vec<_> = self.plan.limits.ulimits.iter().map(ulimit).collect();
-        let free = security.privileged && !security.no_new_privileges && ulimits.is_empty();
+        let free = security.privileged && !security.no_new_privileges && self.plan.limits.ulimits.is_empty();
         if free && self.main.is_none() && self.user.is_empty() {
             return None;
         }
         Some(v1::Confinement {
-            capabilities: security.capabilities.bits(),
             seccomp: self.filters.clone(),
-            no_new_privileges: security.no_new_privileges,
-            ulimits,
-            masked: !security.privileged,
             awaits_main: self.main.is_some(),
             user: self.user.clone(),
+            ..self.taken()
         })
+    }
+
+    /// What is taken from every program.
+    fn taken(&self) -> v1::Confinement {
+        let security = &self.plan.security;
+        v1::Confinement {
+            capabilities: security.capabilities.bits(),
+            no_new_privileges: security.no_new_privileges,
+            ulimits: self.plan.limits.ulimits.iter().map(ulimit).collect(),
+            masked: !security.privileged,
+            ..v1::Confinement::default()
+        }
     }
 }
 
@@ -145,6 +200,7 @@ fn ulimit(limit: &crate::boxconfig::limits::Ulimit) -> v1::Ulimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boxconfig::SidecarConfig;
 
     fn words(list: &[&str]) -> Vec<String> {
         list.iter().map(|word| (*word).to_owned()).collect()
@@ -203,6 +259,35 @@ mod tests {
         let config = BoxConfig { cmd: words(&["true"]), ..BoxConfig::default() };
         let blueprint = Blueprint::new(config, Some(&empty)).unwrap();
         assert_eq!((blueprint.main.unwrap().argv, &blueprint.working_dir[..]), (words(&["true"]), "/"));
+    }
+
+    #[test]
+    fn a_sidecar_is_its_own_images_and_confined_as_the_others() {
+        let sidecar = SidecarConfig {
+            image: "proxy".into(),
+            env: vec![("A".into(), "sidecar".into())],
+            ..SidecarConfig::default()
+        };
+        let config = BoxConfig {
+            sidecar: Some(sidecar),
+            extra_env: vec![("B".into(), "main".into())],
+            user: "nobody".into(),
+            ..BoxConfig::default()
+        };
+        let alone = Blueprint::new(config.clone(), None).unwrap();
+        assert!(alone.sidecar.is_none(), "its image is not known");
+        let sidecar =
+            Blueprint::new(config.clone(), None).unwrap().beside(Some(&image())).unwrap().sidecar.unwrap();
+        assert_eq!((sidecar.argv, sidecar.stop_signal.number()), (words(&["/entry", "serve", "-v"]), 3));
+        assert_eq!((&sidecar.user[..], &sidecar.working_dir[..]), ("web", "/srv"));
+        let env: Vec<_> = sidecar.env.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        assert_eq!(env, [("A", "sidecar"), ("PATH", "/bin")], "nothing of the main program's");
+        let confined = alone.furnishing()[1].clone().unwrap().confinement.unwrap();
+        assert_eq!(sidecar.confinement.capabilities, confined.capabilities);
+        assert!(sidecar.confinement.masked && sidecar.confinement.user.is_empty());
+        assert_ne!(sidecar.confinement.seccomp, confined.seccomp, "it may listen on vsock");
+        let idle = Blueprint::new(config, None).unwrap().beside(Some(&ImageWords::default())).unwrap_err();
+        assert_eq!(idle.field, "sidecar.image");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::boxconfig::BoxConfig;
-use crate::host::ImageRecord;
+use crate::host::GroundRecord;
 use crate::instance;
 use crate::journal::LogRecord;
 use crate::sandbox::SandboxId;
@@ -49,8 +49,9 @@ pub(crate) struct Record {
     pub(crate) id: SandboxId,
     pub(crate) created_at: SystemTime,
     pub(crate) config: BoxConfig,
-    /// What it was made from, below what it wrote. `None`: the base image.
-    pub(crate) image: Option<ImageRecord>,
+    /// What it was made from, below what it wrote.
+    #[serde(flatten)]
+    pub(crate) ground: GroundRecord,
     /// How it came to rest last. `None`: it has not, or its host was killed.
     pub(crate) end: Option<Ending>,
 }
@@ -101,7 +102,7 @@ impl Boxes {
         &self,
         id: SandboxId,
         config: &BoxConfig,
-        image: Option<ImageRecord>,
+        ground: GroundRecord,
     ) -> Result<Kept, KeepError> {
         // Disks hold what their sandboxes wrote: only we may read them, and only we may put one there.
         instance::prepare(&self.dir).map_err(|error| failed(&self.dir)(io::Error::other(error)))?;
@@ -111,7 +112,7 @@ impl Boxes {
             fs::create_dir(&dir)?;
             let lock = lock(&dir)?.ok_or(io::ErrorKind::ResourceBusy)?;
             let (created_at, config) = (SystemTime::now(), config.clone());
-            let record = Record { id, created_at, config, image, end: None };
+            let record = Record { id, created_at, config, ground, end: None };
             let kept = Kept { scratch: dir.join("scratch.ext4"), dir: dir.clone(), record, _lock: lock };
             write(&dir, RECORD, &kept.record)?;
             Ok(kept)
@@ -244,7 +245,7 @@ mod tests {
         let boxes = Boxes::new(parent.path().join("boxes"));
         let config = BoxConfig { persistent: true, name: "db".into(), ..BoxConfig::default() };
         let id = SandboxId::random();
-        let kept = boxes.add(id, &config, None).unwrap();
+        let kept = boxes.add(id, &config, GroundRecord::default()).unwrap();
         fs::write(kept.scratch(), "disk").unwrap();
         let log = LogRecord { time: SystemTime::now(), stream: LogStream::Stdout, data: "up".into() };
         let state = State::Stopped(Stop { exit_code: 3, out_of_memory: false });
@@ -276,7 +277,7 @@ mod tests {
     fn the_state_says_how_a_host_left_a_sandbox() {
         let parent = tempfile::tempdir().unwrap();
         let boxes = Boxes::new(parent.path().join("boxes"));
-        drop(boxes.add(SandboxId::random(), &BoxConfig::default(), None).unwrap());
+        drop(boxes.add(SandboxId::random(), &BoxConfig::default(), GroundRecord::default()).unwrap());
         let state = |state: Option<State>| {
             let kept = boxes.take_in().unwrap().pop().unwrap();
             if let Some(state) = state {

@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use crate::cgroup::Cgroup;
 
 /// Descriptors that one child may inherit.
-pub(crate) const MAX_FDS: usize = 8;
+pub(crate) const MAX_FDS: usize = 9;
 /// How long a helper program may take.
 const TOOL_DEADLINE: Duration = Duration::from_secs(60);
 /// How much of a program's error output is kept.

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::ground::Ground;
-pub(crate) use self::image::ImageRecord;
+pub(crate) use self::image::GroundRecord;
 pub use self::image::{ImageError, ImageOptions};
 use self::pools::Pools;
 use self::registry::Registry;
@@ -134,9 +134,9 @@ pub enum CreateError {
     /// It is to be kept, and this host keeps none.
     #[error("this host has no directory for sandboxes that are persistent")]
     NoStore,
-    /// Its image could not be had.
+    /// An image of it could not be had.
     #[error(transparent)]
-    Image(ImageError),
+    Image(#[from] ImageError),
     /// What is kept of it could not be written.
     #[error(transparent)]
     Store(#[from] KeepError),
@@ -352,7 +352,9 @@ impl Inner {
             true => {
                 Rootfs::base(&options.rootfs).map_err(|error| EngineError::Prepare("the rootfs", error))?
             }
-            false => Rootfs { path: options.rootfs.clone(), identity: String::new(), is_base: true },
+            false => {
+                Rootfs { path: options.rootfs.clone(), identity: String::new(), is_base: true, sidecar: None }
+            }
         };
         let (boxes, images) = (options.boxes.clone().map(Boxes::new), options.images.clone());
         let templates = match (&options.templates, engine.freezes()) {

@@ -196,6 +196,22 @@ impl Journal {
     }
 }
 
+/// Those of a sandbox.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Journals {
+    /// Of its main program.
+    pub(crate) main: Arc<Journal>,
+    pub(crate) sidecar: Arc<Journal>,
+}
+
+impl Journals {
+    /// Says that its programs have ended.
+    pub(crate) fn close(&self) {
+        self.main.close();
+        self.sidecar.close();
+    }
+}
+
 /// Reads a log.
 #[derive(Debug)]
 pub struct LogReader {

@@ -27,6 +27,7 @@ mod sandbox;
 mod seccomp;
 mod sparse;
 mod template;
+mod tunnel;
 mod undo;
 mod volume;
 
@@ -61,6 +62,7 @@ pub use sandbox::owner::ControlError;
 pub use sandbox::state::{Refusal, State, Stop};
 pub use sandbox::{Attachment, Sandbox, SandboxId, SandboxInfo, Stats};
 pub use template::StoreError;
+pub use tunnel::{ConnectError, Tunnel};
 pub use volume::{ConfineError, VolumeError, VolumeSpec, Volumes};
 
 /// An error and its causes in one line: `could not do this: because of that`.

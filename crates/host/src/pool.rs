@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     fn pool(size: u32) -> Pool {
-        let rootfs = Rootfs { path: "/".into(), identity: String::new(), is_base: true };
+        let rootfs = Rootfs { path: "/".into(), identity: String::new(), is_base: true, sidecar: None };
         Pool::new(rootfs, &PoolOptions { size, boots: 1, resources: ResourceConfig::default() })
     }
 

@@ -5,6 +5,9 @@ pub const BASE: &str = "base";
 /// Serial number of a sandbox's own, writable disk: an ext4.
 pub const SCRATCH: &str = "scratch";
 
+/// Serial number of the read-only disk with the root of a sandbox's sidecar, where it has one.
+pub const SIDECAR: &str = "sidecar";
+
 /// The word on the kernel's command line that says that the scratch disk outlives the VM.
 pub const DURABLE_WORD: &str = "bouvet.durable";
 

@@ -163,6 +163,16 @@ impl Client {
         whole(response).await.map(drop)
     }
 
+    /// Calls for bytes of any length, and sends others meanwhile.
+    pub(crate) async fn exchange(
+        &self,
+        path: &str,
+        content: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<impl Stream<Item = Result<Bytes, CallError>> + Unpin, CallError> {
+        let body = Content::new(StreamBody::new(content.map_ok(BodyFrame::data)));
+        Ok(data(self.send(Method::POST, path, "application/octet-stream", body).await?))
+    }
+
     /// Calls for JSON values, one in each line.
     pub(crate) async fn lines<T: DeserializeOwned>(
         &self,

@@ -30,6 +30,9 @@ pub(super) struct LogQuery {
     /// Writes the time before each line.
     #[serde(default)]
     timestamps: bool,
+    /// What the sidecar has printed.
+    #[serde(default)]
+    sidecar: bool,
 }
 
 /// `GET /v1/sandboxes/{sandbox}/logs`: frames of output.
@@ -38,7 +41,7 @@ pub(super) async fn logs(
     Path(name): Path<String>,
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Answered {
-    let LogQuery { follow, tail, since, timestamps } = asked(query)?;
+    let LogQuery { follow, tail, since, timestamps, sidecar } = asked(query)?;
     let since = since.map(|text| {
         humantime::parse_rfc3339_weak(&text).map_err(|_| {
             Failure::argument(format!(
@@ -47,7 +50,9 @@ pub(super) async fn logs(
             ))
         })
     });
-    let reader = host.find(&name)?.logs(LogOptions { follow, tail_lines: tail, since: since.transpose()? });
+    let options = LogOptions { follow, tail_lines: tail, since: since.transpose()? };
+    let sandbox = host.find(&name)?;
+    let reader = if sidecar { sandbox.sidecar_logs(options) } else { sandbox.logs(options) };
     let stamps = timestamps.then(Stamps::default);
     let frames =
         stream::unfold((reader, stamps, Vec::new()), async |(mut reader, mut stamps, mut waiting)| {

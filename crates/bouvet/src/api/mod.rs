@@ -11,6 +11,7 @@ mod logs;
 mod sandboxes;
 mod session;
 pub(crate) mod shape;
+mod sidecar;
 pub(crate) mod socket;
 #[cfg(all(test, feature = "fake"))]
 mod tests;
@@ -57,6 +58,7 @@ pub(crate) fn router(host: Host) -> Router {
         .route("/v1/sandboxes/{sandbox}/logs", get(logs::logs))
         .route("/v1/sandboxes/{sandbox}/attach", post(session::attach))
         .route("/v1/sandboxes/{sandbox}/exec", post(session::exec))
+        .route("/v1/sandboxes/{sandbox}/sidecar", post(sidecar::connect))
         .route("/v1/sandboxes/{sandbox}/files", get(files::list).post(files::make_directory))
         .route("/v1/sandboxes/{sandbox}/file", get(files::read).put(files::write))
         .route("/v1/images", get(images::list))

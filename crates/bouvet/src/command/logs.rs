@@ -27,6 +27,9 @@ pub(crate) struct Line {
     /// Only what was printed since then: 10m, or 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
+    /// What its sidecar has printed
+    #[arg(long)]
+    sidecar: bool,
     /// The sandbox: its name, its id, or the beginning of its id
     sandbox: String,
 }
@@ -48,7 +51,8 @@ impl Line {
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let (follow, timestamps) = (line.follow.to_string(), line.timestamps.to_string());
     let (tail, since) = (line.tail.map(|lines| lines.to_string()), line.since()?);
-    let mut query = vec![("follow", follow.as_str()), ("timestamps", &timestamps)];
+    let sidecar = line.sidecar.to_string();
+    let mut query = vec![("follow", follow.as_str()), ("timestamps", &timestamps), ("sidecar", &sidecar)];
     query.extend(tail.as_deref().map(|tail| ("tail", tail)));
     query.extend(since.as_deref().map(|since| ("since", since)));
     let path = path(&["sandboxes", &line.sandbox, "logs"], &query);

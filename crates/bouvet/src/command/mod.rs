@@ -19,6 +19,7 @@ mod rm;
 mod rmi;
 mod run;
 mod session;
+mod sidecar;
 mod signals;
 mod start;
 mod stats;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Logs(logs::Line),
     /// Attach the terminal to a sandbox's program
     Attach(attach::Line),
+    /// Speak to the control port of a sandbox's sidecar
+    Sidecar(sidecar::Line),
     /// Copy files and directories to or from a sandbox
     Cp(cp::Line),
     /// Stop sandboxes: their programs are asked to end, then killed
@@ -118,6 +121,7 @@ impl Command {
         match self {
             Self::Ps(line) => ps::run(&line, connection).await,
             Self::Logs(line) => logs::run(&line, connection).await,
+            Self::Sidecar(line) => sidecar::run(&line, connection).await,
             Self::Cp(line) => cp::run(&line, connection).await,
             Self::Stop(line) => stop::run(&line, connection).await,
             Self::Restart(line) => restart::run(&line, connection).await,

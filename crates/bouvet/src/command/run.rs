@@ -6,7 +6,7 @@ pub(super) use self::describe::{image, variable};
 
 use std::path::PathBuf;
 
-use bouvet_host::BoxConfig;
+use bouvet_host::{BoxConfig, SidecarConfig};
 use clap::{Args, ValueEnum};
 use hyper::Method;
 
@@ -99,6 +99,15 @@ struct How {
     /// Address of a DNS server
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<String>,
+    /// An image whose program runs beside the main one, in the same VM
+    #[arg(long, value_name = "IMAGE")]
+    sidecar: Option<String>,
+    /// The port on which it takes orders: of vsock, or of its loopback
+    #[arg(long, value_name = "PORT", default_value_t = SidecarConfig::default().vsock_port, requires = "sidecar")]
+    sidecar_port: u32,
+    /// Set a variable of it, or hand on this environment's
+    #[arg(long, value_name = "NAME[=VALUE]", requires = "sidecar")]
+    sidecar_env: Vec<String>,
     /// When the image is pulled
     #[arg(long, value_enum, default_value_t = PullPolicy::Missing)]
     pull: PullPolicy,
@@ -210,6 +219,9 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
     let config = line.config()?;
     let prepared = async {
         have_image(&config.image, line.how.pull, connection).await?;
+        if let Some(sidecar) = &config.sidecar {
+            have_image(&sidecar.image, line.how.pull, connection).await?;
+        }
         if !line.how.detach {
             return Ok(None);
         }

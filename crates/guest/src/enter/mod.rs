@@ -8,12 +8,13 @@ mod identity;
 mod strip;
 mod view;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::io::FdFlags;
@@ -106,7 +107,11 @@ fn prepare(entry: &Entry, namespaces: Vec<OwnedFd>) -> Result<(), Error> {
     }
     let confinement = entry.confinement.as_ref();
     if entry.first {
-        view::make(confinement.is_some_and(|confinement| confinement.masked))?;
+        let root = (!entry.root.is_empty()).then(|| Path::new(OsStr::from_bytes(&entry.root)));
+        view::make(confinement.is_some_and(|confinement| confinement.masked), root)?;
+        if root.is_some() {
+            std::fs::create_dir_all(entry.cwd()).map_err(|error| Error::Directory(entry.cwd(), error))?;
+        }
     }
     if entry.argv.is_empty() {
         return strip::hold();

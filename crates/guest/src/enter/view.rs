@@ -7,7 +7,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, StatVfsMountFlags};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_move, mount_remount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+    mount_move, mount_remount, unmount,
 };
 use rustix::thread::UnshareFlags;
 
@@ -15,6 +16,9 @@ use super::{Error, step};
 
 /// Where the directory of devices is put together.
 const STAGING: &str = "/run/bouvet/dev";
+
+/// What the sidecar's image is told of the VM's names, in `/etc`.
+const NAMES: [&str; 3] = ["hostname", "hosts", "machine-id"];
 
 /// Devices that are the same whatever they are of.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -36,8 +40,8 @@ const UNWRITABLE: [&str; 7] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys", "/sys/fs/cgroup"];
 
 /// Makes the namespaces, in which `/proc` shows the sandbox's processes alone; with `masked`, also without the VM's
-/// devices and settings.
-pub(super) fn make(masked: bool) -> Result<(), Error> {
+/// devices and settings. With `root`, a mount, that is all that is seen of the VM's files.
+pub(super) fn make(masked: bool, root: Option<&Path>) -> Result<(), Error> {
     #[expect(unsafe_code, reason = "some of the flags that we do not pass would be unsafe")]
     // SAFETY: no flag that is passed touches descriptors or memory.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWIPC) }
@@ -45,6 +49,10 @@ pub(super) fn make(masked: bool) -> Result<(), Error> {
     // What the VM mounts later, it sees; what it mounts, the VM does not.
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", slave).map_err(step("make the sandbox's mounts its own"))?;
+    match root {
+        Some(root) => change_root(root)?,
+        None => hide_sidecar()?,
+    }
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount_at("proc", "/proc", "proc", flags, c"")?;
     if !masked {
@@ -59,6 +67,43 @@ pub(super) fn make(masked: bool) -> Result<(), Error> {
     let mut flags = MountFlags::BIND | MountFlags::NODEV | MountFlags::NOATIME;
     flags.set(MountFlags::RDONLY, read_only);
     mount_remount("/", flags, c"").map_err(|error| Error::Mount("/".into(), error.into()))
+}
+
+/// The sidecar may watch over the programs of the sandbox: they see nothing of its files.
+fn hide_sidecar() -> Result<(), Error> {
+    match unmount(crate::SIDECAR_ROOT, UnmountFlags::DETACH) {
+        // There is none.
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(Error::Mount(crate::SIDECAR_ROOT.into(), error.into())),
+    }
+}
+
+/// Makes `root` the root directory, with the VM's devices and settings and none of its files.
+fn change_root(root: &Path) -> Result<(), Error> {
+    let failed = |target: &Path| {
+        let target = target.to_owned();
+        move |error: io::Error| Error::Mount(target, error)
+    };
+    for dir in ["dev", "sys"] {
+        let target = root.join(dir);
+        fs::create_dir_all(&target).map_err(failed(&target))?;
+        mount_bind_recursive(Path::new("/").join(dir), &target)
+            .map_err(|error| failed(&target)(error.into()))?;
+    }
+    // Copies: nobody else writes what it goes by.
+    for name in NAMES.iter().filter(|_| root.join("etc").is_dir()) {
+        if let Ok(text) = fs::read(Path::new("/etc").join(name)) {
+            let target = root.join("etc").join(name);
+            fs::write(&target, text).map_err(failed(&target))?;
+        }
+    }
+    rustix::process::chdir(root).map_err(step("enter the sidecar's root"))?;
+    // The old root lies over the new one then, and is taken away (pivot_root(2), NOTES).
+    rustix::process::pivot_root(".", ".").map_err(step("change the root directory"))?;
+    unmount(".", UnmountFlags::DETACH).map_err(step("leave the VM's root directory"))?;
+    rustix::process::chdir("/").map_err(step("enter the sidecar's root"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount_at("tmpfs", "/dev/shm", "tmpfs", flags, c"mode=1777,size=25%")
 }
 
 fn mount_at(source: &str, target: &str, kind: &str, flags: MountFlags, data: &CStr) -> Result<(), Error> {

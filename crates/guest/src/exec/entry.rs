@@ -47,6 +47,9 @@ pub(crate) struct Entry {
     /// any are.
     #[prost(bool, tag = "7")]
     pub(crate) first: bool,
+    /// The mount that is to be its root. Empty: the VM's.
+    #[prost(bytes = "vec", tag = "8")]
+    pub(crate) root: Vec<u8>,
 }
 
 impl Entry {
@@ -63,7 +66,8 @@ impl Entry {
             user: start.user.clone(),
             terminal: start.terminal.is_some(),
             confinement: None,
-            first: start.main,
+            first: start.main || start.sidecar.is_some(),
+            root: if start.sidecar.is_some() { crate::SIDECAR_ROOT.into() } else { Vec::new() },
         }
     }
 

@@ -73,6 +73,8 @@ pub(crate) struct Executor {
     contexts: Contexts,
     /// Where all programs live, in a sandbox that takes something from them.
     jail: OnceLock<Jail>,
+    /// Where the sidecar lives, once it was started.
+    sidecar: OnceLock<Jail>,
     running: Arc<Running>,
     mounts: Mounts,
 }
@@ -94,7 +96,8 @@ impl Executor {
         let (env, serial, python) = (Mutex::default(), AtomicU64::new(0), tokio::sync::Mutex::default());
         let groups = Arc::new(Groups::new(cgroup));
         let (python_starts, contexts) = (AtomicBool::new(false), Contexts::default());
-        let (jail, running, mounts) = (OnceLock::new(), Arc::default(), Mounts::default());
+        let (jail, sidecar) = (OnceLock::new(), OnceLock::new());
+        let (running, mounts) = (Arc::default(), Mounts::default());
         Ok(Self {
             home,
             run_dir,
@@ -105,6 +108,7 @@ impl Executor {
             python_starts,
             contexts,
             jail,
+            sidecar,
             running,
             mounts,
         })
@@ -151,12 +155,9 @@ impl Executor {
 
     /// What a program that is not of any language finds: as Docker has it.
     fn bare_environment(&self, of_call: HashMap<String, String>) -> HashMap<String, String> {
-        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let mut env: HashMap<_, _> =
-            [("PATH".to_owned(), PATH.to_owned()), ("HOSTNAME".to_owned(), hostname)].into();
-        env.extend(self.env.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let mut env = self.env.lock().unwrap_or_else(PoisonError::into_inner).clone();
         env.extend(of_call);
-        env
+        foreign_environment(env)
     }
 
     /// The environment of a program that runs as `user`. Whose home is whose, its stage finds out.
@@ -225,6 +226,10 @@ impl Executor {
         group: &mut Group,
     ) -> Result<Process, Status> {
         let Launch { argv, cwd, env, start } = launch;
+        if let Some(confinement) = &start.sidecar {
+            let jail = self.sidecar(confinement)?;
+            return jail.spawn(Entry::new(argv, env, cwd, start), ends, group).await.map(Process::Child);
+        }
         let staged = start.terminal.is_some() || start.main || !start.user.is_empty();
         if let Some(jail) = self.jail.get() {
             let entry = Entry::new(argv, env, cwd, start);
@@ -251,6 +256,18 @@ impl Executor {
         let child = spawned.map_err(failed)?;
         group.led_by(child.id().unwrap_or_default());
         Ok(Process::Child(child))
+    }
+
+    /// Where the sidecar lives.
+    fn sidecar(&self, confinement: &v1::Confinement) -> Result<&Jail, Status> {
+        if !Path::new(crate::SIDECAR_ROOT).exists() {
+            return Err(Status::failed_precondition("this sandbox has no second image"));
+        }
+        let failed = |error| Status::failed_precondition(format!("could not confine the sidecar: {error}"));
+        let jail = Jail::new(confinement.clone()).map_err(failed)?;
+        let is_first = self.sidecar.set(jail).is_ok();
+        let jail = self.sidecar.get().filter(|_| is_first);
+        jail.ok_or_else(|| Status::failed_precondition("the sidecar was started before"))
     }
 
     /// A fork that runs `file`; `None` if there is no interpreter to fork, or it does not answer.
@@ -282,6 +299,15 @@ impl Executor {
         *python = Some(server);
         Ok(Some(process))
     }
+}
+
+/// What every program finds, Docker's too, beside `env`.
+fn foreign_environment(env: HashMap<String, String>) -> HashMap<String, String> {
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut all: HashMap<_, _> =
+        [("PATH".to_owned(), PATH.to_owned()), ("HOSTNAME".to_owned(), hostname)].into();
+    all.extend(env);
+    all
 }
 
 /// Starts the program that `input` describes. The answers end with its exit; dropping them kills it.
@@ -394,13 +420,22 @@ impl Run {
         let files = program::Files::new(executor.run_dir.join(format!("exec-{id}")));
         let argv = program::argv(start.program(), source, &files, &executor.run_dir)
             .map_err(|error| failed("store the program", &error))?;
-        let cwd = if start.cwd.is_empty() { executor.home.clone() } else { executor.home.join(&start.cwd) };
-        executor.check_directory(&cwd).await?;
+        let cwd = match (&start.sidecar, start.cwd.as_str()) {
+            // Whether it is there, its own stage finds out.
+            (Some(_), dir) => Path::new("/").join(dir),
+            (None, "") => executor.home.clone(),
+            (None, dir) => executor.home.join(dir),
+        };
+        if start.sidecar.is_none() {
+            executor.check_directory(&cwd).await?;
+        }
         let groups = &executor.groups;
         let group = if start.main { groups.take_for_main() } else { groups.take() };
         let mut group = group.map_err(|error| failed("make a cgroup", &error))?;
         let of_call = std::mem::take(&mut start.env);
         let env = match start.program() {
+            // Nothing of what the sandbox's own programs are told.
+            _ if start.sidecar.is_some() => foreign_environment(of_call),
             v1::Program::Arguments => executor.bare_environment(of_call),
             _ => executor.environment_of(&start.user, of_call).await,
         };

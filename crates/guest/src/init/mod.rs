@@ -4,6 +4,7 @@
 //! initramfs      /init (this binary), /modules
 //! base disk      read-only, shared by all sandboxes        ┐
 //! scratch disk   the sandbox's own, ext4: upper and work   ┴─ overlay = the sandbox's root
+//! sidecar disk   where there is one: the same, with directories of its own on the scratch disk
 //! cgroups        /user/program-N                           what clients run; the service is outside
 //! ```
 
@@ -14,16 +15,18 @@ mod modules;
 use std::ffi::CStr;
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::fs::CWD;
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_move, move_mount, open_tree};
 use rustix::process::{Pid, WaitOptions};
 use rustix::system::RebootCommand;
 
 const VIRTIO_ID_VSOCK: u32 = 19;
 const NEW_ROOT: &str = "/newroot";
+const SIDECAR: &str = "/newsidecar";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const USER_CGROUP: &str = "/sys/fs/cgroup/user";
 
@@ -106,8 +109,12 @@ fn bring_up() -> Result<Link, Error> {
     // For volumes, which come when the modules can no longer be reached.
     modules::load("fuse")?;
     disks::mount_root(Path::new(NEW_ROOT))?;
+    let sidecar = prepare_sidecar()?;
     switch_root()?;
     mount_rest()?;
+    if let Some(sidecar) = sidecar {
+        show_sidecar(&sidecar)?;
+    }
     loopback::bring_up().map_err(|error| Error::Prepare("the loopback interface", error))?;
     let settings = |error| Error::Prepare("the kernel's settings", error);
     if !disks::is_durable().map_err(settings)? {
@@ -115,6 +122,26 @@ fn bring_up() -> Result<Link, Error> {
     }
     limit_programs().map_err(|error| Error::Prepare("cgroups", error))?;
     Ok(link)
+}
+
+/// Mounts the sidecar's root, if the VM has one, and takes hold of it before it is out of reach.
+fn prepare_sidecar() -> Result<Option<OwnedFd>, Error> {
+    if !disks::mount_sidecar(Path::new(SIDECAR))? {
+        return Ok(None);
+    }
+    // By which the host speaks to a sidecar that listens on vsock, in VMs that have no such device too.
+    modules::load("vsock_loopback")?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, SIDECAR, flags).map_err(|error| Error::Mount(SIDECAR.into(), error.into()))?;
+    Ok(Some(tree))
+}
+
+/// Mounts the sidecar's root where the service finds it.
+fn show_sidecar(tree: &OwnedFd) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::Mount(crate::SIDECAR_ROOT.into(), error);
+    fs::create_dir_all(crate::SIDECAR_ROOT).map_err(failed)?;
+    move_mount(tree, "", CWD, crate::SIDECAR_ROOT, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|error| failed(error.into()))
 }
 
 /// Mounts `fs_type` at `target`, which is made if it is missing.

@@ -195,9 +195,11 @@ fn check_parts(config: &BoxConfig) -> Result<(), InvalidConfig> {
         if sidecar.image.is_empty() {
             return Err(InvalidConfig::text("sidecar.image", "", "an OCI image reference is needed"));
         }
-        if sidecar.vsock_port == 0 || sidecar.vsock_port > u32::from(u16::MAX) {
-            let (field, value) = ("sidecar.vsock_port", sidecar.vsock_port.to_string());
-            return Err(InvalidConfig { field, value, allowed: "1 to 65535 are allowed".into() });
+        let port = sidecar.vsock_port;
+        if port == 0 || port > u32::from(u16::MAX) || port == bouvet_wire::LINK_VSOCK_PORT {
+            let allowed =
+                format!("1 to 65535 are allowed, but for {} of the link", bouvet_wire::LINK_VSOCK_PORT);
+            return Err(InvalidConfig { field: "sidecar.vsock_port", value: port.to_string(), allowed });
         }
         sidecar.env.iter().try_for_each(|(name, value)| check_env("sidecar.env", name, value))?;
     }
@@ -214,18 +216,17 @@ fn check_parts(config: &BoxConfig) -> Result<(), InvalidConfig> {
 
 /// What can be said, and not be had yet.
 fn check_available(config: &BoxConfig) -> Result<(), InvalidConfig> {
-    for (field, asked) in [("tee", config.tee != TeeConfig::None), ("sidecar", config.sidecar.is_some())] {
-        if asked {
-            let allowed = "it is not available yet: it must be left out".into();
-            return Err(InvalidConfig { field, value: "set".into(), allowed });
-        }
+    if config.tee == TeeConfig::None {
+        return Ok(());
     }
-    Ok(())
+    let allowed = "it is not available yet: it must be left out".into();
+    Err(InvalidConfig { field: "tee", value: "set".into(), allowed })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boxconfig::SidecarConfig;
 
     fn plan(change: impl FnOnce(&mut BoxConfig)) -> Result<Plan, InvalidConfig> {
         let mut config = BoxConfig::default();
@@ -295,7 +296,7 @@ mod tests {
             "pool.scaling.scale_up_threshold"
         );
         assert_eq!(field(|c| c.pool.scaling.max_min_idle = Some(6)), "pool.scaling.max_min_idle");
-        assert_eq!(field(|c| c.sidecar = Some(super::super::SidecarConfig::default())), "sidecar.image");
+        assert_eq!(field(|c| c.sidecar = Some(SidecarConfig::default())), "sidecar.image");
         let tee = TeeConfig::Tdx { workload_id: String::new(), simulate: true };
         assert_eq!(field(|c| c.tee = tee), "tee.workload_id");
     }
@@ -304,8 +305,11 @@ mod tests {
     fn what_cannot_be_had_yet_is_refused_by_its_name() {
         let tee = TeeConfig::Tdx { workload_id: "w".into(), simulate: true };
         assert_eq!(field(|c| c.tee = tee), "tee");
-        let sidecar = super::super::SidecarConfig { image: "proxy".into(), ..Default::default() };
-        assert_eq!(field(|c| c.sidecar = Some(sidecar)), "sidecar");
+        let sidecar = |vsock_port| SidecarConfig { image: "proxy".into(), vsock_port, ..Default::default() };
+        assert!(plan(|c| c.sidecar = Some(sidecar(65_535))).is_ok());
+        for wrong in [0, 65_536, bouvet_wire::LINK_VSOCK_PORT] {
+            assert_eq!(field(|c| c.sidecar = Some(sidecar(wrong))), "sidecar.vsock_port");
+        }
     }
 
     #[test]

@@ -194,6 +194,8 @@ pub(crate) struct VmSpec {
     pub(crate) memory_mb: u32,
     /// The read-only disk below its root.
     pub(crate) rootfs: PathBuf,
+    /// The same of its sidecar, if it has one.
+    pub(crate) sidecar: Option<PathBuf>,
     /// The writable disk, open for reading and writing.
     pub(crate) scratch: File,
     /// Whether that disk is kept after the VM's end.
@@ -216,13 +218,15 @@ pub(crate) struct Rootfs {
     pub(crate) identity: String,
     /// Whether it is the host's base image, whose programs are known.
     pub(crate) is_base: bool,
+    /// The root of a sidecar beside it, which the identity tells of too.
+    pub(crate) sidecar: Option<PathBuf>,
 }
 
 impl Rootfs {
     /// The host's base image.
     pub(crate) fn base(path: &Path) -> io::Result<Self> {
         let identity = prepare::file_identity(path)?;
-        Ok(Self { path: path.to_owned(), identity, is_base: true })
+        Ok(Self { path: path.to_owned(), identity, is_base: true, sidecar: None })
     }
 }
 

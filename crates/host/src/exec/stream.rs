@@ -22,10 +22,12 @@ const START_DEADLINE: Duration = Duration::from_secs(90);
 const CONTROL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a program is to its sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Role {
     /// The one with which it ends.
     Main,
+    /// The one of the second image, so confined.
+    Sidecar(v1::Confinement),
     /// One of many.
     Other,
 }
@@ -63,7 +65,12 @@ impl ExecStream {
     }
 
     async fn begin(client: Client, request: ExecRequest, role: Role) -> Result<Self, ExecError> {
-        let start = v1::ExecStart { attached: true, main: role == Role::Main, ..v1::ExecStart::default() };
+        let mut start = v1::ExecStart { attached: true, ..v1::ExecStart::default() };
+        match role {
+            Role::Main => start.main = true,
+            Role::Sidecar(confinement) => start.sidecar = Some(confinement),
+            Role::Other => {}
+        }
         let (begin, stdin) = request.into_parts(&start);
         let (input, later) = mpsc::channel(INPUT_MESSAGES);
         let inputs = tokio_stream::iter(begin.chain(stdin)).chain(ReceiverStream::new(later));

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 
 use super::{CreateError, Host};
-use crate::blueprint::ImageWords;
-use crate::boxconfig::{CacheConfig, InvalidConfig};
+use crate::blueprint::{Blueprint, ImageWords};
+use crate::boxconfig::{BoxConfig, CacheConfig, InvalidConfig};
 use crate::engine::Rootfs;
 
 /// Configurations of caches that are kept open: there is mostly one.
@@ -88,30 +88,57 @@ pub(crate) struct ImageRecord {
     pub(crate) words: ImageWords,
 }
 
-/// What a sandbox's root is made of.
+impl From<&Image> for ImageRecord {
+    fn from(image: &Image) -> Self {
+        Self { id: image.id.to_string(), words: ImageWords::from(&image.config) }
+    }
+}
+
+/// The same of all images that it is made from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroundRecord {
+    /// `None` for the base image.
+    pub(crate) image: Option<ImageRecord>,
+    #[serde(default)]
+    pub(crate) sidecar: Option<ImageRecord>,
+}
+
+impl GroundRecord {
+    /// `config` as the sandbox that it is here.
+    pub(super) fn blueprint(&self, config: BoxConfig) -> Result<Blueprint, InvalidConfig> {
+        let words = |record: &'_ Option<ImageRecord>| record.as_ref().map(|record| record.words.clone());
+        Blueprint::new(config, words(&self.image).as_ref())?.beside(words(&self.sidecar).as_ref())
+    }
+}
+
+/// What a sandbox's root is made of, and its sidecar's.
 #[derive(Debug)]
 pub(super) struct Ground {
     pub(super) rootfs: Rootfs,
-    /// `None` for the base image.
-    pub(super) record: Option<ImageRecord>,
-    /// Keeps the image in the cache.
-    _image: Option<Image>,
+    pub(super) record: GroundRecord,
+    /// Keeps them in the cache.
+    _images: Vec<Image>,
 }
 
 impl Ground {
     pub(super) fn base(rootfs: Rootfs) -> Self {
-        Self { rootfs, record: None, _image: None }
+        Self { rootfs, record: GroundRecord::default(), _images: Vec::new() }
     }
 
     fn of(image: Image) -> Self {
-        let id = image.id.to_string();
-        let rootfs = Rootfs { path: image.rootfs.clone(), identity: id.clone(), is_base: false };
-        let words = ImageWords::from(&image.config);
-        Self { rootfs, record: Some(ImageRecord { id, words }), _image: Some(image) }
+        let record = ImageRecord::from(&image);
+        let (path, identity) = (image.rootfs.clone(), record.id.clone());
+        let rootfs = Rootfs { path, identity, is_base: false, sidecar: None };
+        Self { rootfs, record: GroundRecord { image: Some(record), sidecar: None }, _images: vec![image] }
     }
 
-    pub(super) fn words(&self) -> Option<&ImageWords> {
-        self.record.as_ref().map(|record| &record.words)
+    fn with_sidecar(mut self, image: Image) -> Self {
+        let record = ImageRecord::from(&image);
+        self.rootfs.identity = format!("{} beside {}", self.rootfs.identity, record.id);
+        self.rootfs.sidecar = Some(image.rootfs.clone());
+        self.record.sidecar = Some(record);
+        self._images.push(image);
+        self
     }
 }
 
@@ -168,19 +195,26 @@ impl Host {
         })
     }
 
-    /// What the root of a sandbox is made of that asks for `image`: what is in the cache, or else what a registry has.
-    pub(super) async fn ground(&self, image: &str, cache: CacheConfig) -> Result<Ground, CreateError> {
-        if image.is_empty() {
-            return Ok(Ground::base(self.0.base.clone()));
+    /// What a sandbox is made of that is to be as `config` says: what is in the cache, or else what a registry has.
+    pub(super) async fn ground(&self, config: &BoxConfig) -> Result<Ground, CreateError> {
+        let reference = |field, text: &str| {
+            text.parse::<Reference>()
+                .map_err(|error: ReferenceError| InvalidConfig::text(field, text, error.reason))
+        };
+        let sidecar = config.sidecar.as_ref().map(|sidecar| reference("sidecar.image", &sidecar.image));
+        let sidecar = sidecar.transpose()?;
+        let ground = match config.image.as_str() {
+            "" => Ground::base(self.0.base.clone()),
+            image => Ground::of(self.find_image(&reference("image", image)?, &config.cache).await?),
+        };
+        match sidecar {
+            None => Ok(ground),
+            Some(sidecar) => Ok(ground.with_sidecar(self.find_image(&sidecar, &config.cache).await?)),
         }
-        let reference: Reference = image
-            .parse()
-            .map_err(|error: ReferenceError| InvalidConfig::text("image", image, error.reason))?;
-        self.find_image(&reference, cache).await.map(Ground::of).map_err(CreateError::Image)
     }
 
-    async fn find_image(&self, reference: &Reference, cache: CacheConfig) -> Result<Image, ImageError> {
-        let images = self.images(&cache)?;
+    async fn find_image(&self, reference: &Reference, cache: &CacheConfig) -> Result<Image, ImageError> {
+        let images = self.images(cache)?;
         if let Some(image) = images.get(&reference.to_string()).await? {
             return Ok(image);
         }
@@ -191,16 +225,34 @@ impl Host {
     /// The ground of a persistent sandbox that was made from `record`.
     pub(super) async fn same_ground(
         &self,
-        record: &ImageRecord,
-        image: &str,
-        cache: CacheConfig,
+        record: &GroundRecord,
+        config: &BoxConfig,
     ) -> Result<Ground, ImageError> {
-        if let Some(image) = self.images(&cache)?.get(&record.id).await? {
-            return Ok(Ground::of(image));
+        let ground = match &record.image {
+            None => Ground::base(self.0.base.clone()),
+            Some(record) => Ground::of(self.same_image(record, &config.image, &config.cache).await?),
+        };
+        match (&record.sidecar, &config.sidecar) {
+            (Some(record), Some(sidecar)) => {
+                let image = self.same_image(record, &sidecar.image, &config.cache).await?;
+                Ok(ground.with_sidecar(image))
+            }
+            _ => Ok(ground),
         }
-        let image = self.find_image(&image.parse()?, cache).await?;
+    }
+
+    async fn same_image(
+        &self,
+        record: &ImageRecord,
+        reference: &str,
+        cache: &CacheConfig,
+    ) -> Result<Image, ImageError> {
+        if let Some(image) = self.images(cache)?.get(&record.id).await? {
+            return Ok(image);
+        }
+        let image = self.find_image(&reference.parse()?, cache).await?;
         match image.id.to_string() == record.id {
-            true => Ok(Ground::of(image)),
+            true => Ok(image),
             false => Err(ImageError::Gone { id: record.id.clone(), reference: image.reference }),
         }
     }

@@ -15,9 +15,9 @@ use crate::boxconfig::{BoxConfig, LogLevel};
 use crate::boxes::{KeepError, Kept};
 use crate::engine::{Frozen, Rootfs};
 use crate::event::Happening;
-use crate::journal::Journal;
+use crate::journal::{Journal, Journals};
 use crate::pool::Entry;
-use crate::sandbox::create::{self, BringUpError, Live, Origin, Site};
+use crate::sandbox::create::{self, Live, Origin, Site};
 use crate::sandbox::owner::{ControlError, End, Owner};
 use crate::sandbox::state::{Event, State};
 use crate::sandbox::{Birth, Ends, Sandbox, SandboxId};
@@ -36,15 +36,15 @@ struct Home {
     /// `None` for one that was kept, until it is started.
     ground: Option<Ground>,
     blueprint: Blueprint,
-    journal: Arc<Journal>,
+    journals: Journals,
     /// Where it is kept, if it is persistent.
     kept: Option<Kept>,
 }
 
 impl Host {
     pub(super) async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
-        let ground = self.ground(&config.image, config.cache.clone()).await?;
-        let blueprint = Blueprint::new(config, ground.words())?;
+        let ground = self.ground(&config).await?;
+        let blueprint = ground.record.blueprint(config)?;
         self.pool_for(&ground, &blueprint).await?;
         // Before a clone is taken from the pool: refills would start at once.
         let _refills_wait = self.0.pools.hold_back();
@@ -91,8 +91,8 @@ impl Host {
             Some(entry) => (entry.id, entry.slot),
             None => (SandboxId::random(), registry.take_slot()),
         };
-        let journal = Arc::new(Journal::default());
-        let home = Home { id, slot, ground: Some(ground), blueprint, journal, kept: None };
+        let journals = Journals::default();
+        let home = Home { id, slot, ground: Some(ground), blueprint, journals, kept: None };
         let (sandbox, owner) = self.enrol(&mut registry, &home, SystemTime::now(), State::Starting);
         Ok((sandbox, owner, home, pooled))
     }
@@ -104,16 +104,17 @@ impl Host {
         created_at: SystemTime,
         state: State,
     ) -> (Sandbox, Owner) {
-        let Home { id, journal, .. } = home;
-        let (id, journal) = (*id, journal.clone());
+        let Home { id, journals, .. } = home;
+        let (id, journals) = (*id, journals.clone());
         let (sender, state) = watch::channel(state);
         let (orders, receiver) = mpsc::channel(MAX_ORDERS);
-        let birth = Birth { id, config: home.blueprint.config.clone(), created_at, journal: journal.clone() };
+        let birth =
+            Birth { id, config: home.blueprint.config.clone(), created_at, journals: journals.clone() };
         let sandbox = Sandbox::new(birth, state, orders);
         registry.sandboxes.insert(id, sandbox.clone());
         let events = self.0.events.clone();
         let log_level = home.blueprint.config.log_level;
-        (sandbox, Owner { id, state: sender, orders: receiver, journal, events, log_level, doomed: false })
+        (sandbox, Owner { id, state: sender, orders: receiver, journals, events, log_level, doomed: false })
     }
 
     /// Gives a persistent sandbox its place on disk.
@@ -121,8 +122,8 @@ impl Host {
         let config = &home.blueprint.config;
         if config.persistent {
             let boxes = self.0.boxes.as_ref().ok_or(CreateError::NoStore)?;
-            let image = home.ground.as_ref().and_then(|ground| ground.record.clone());
-            home.kept = Some(boxes.add(home.id, config, image)?);
+            let record = home.ground.as_ref().map(|ground| ground.record.clone()).unwrap_or_default();
+            home.kept = Some(boxes.add(home.id, config, record)?);
         }
         Ok(())
     }
@@ -192,15 +193,13 @@ impl Host {
 
     /// Wakes the clone that was taken from the pool, or makes another.
     async fn bring_up(&self, pooled: Option<Entry>, home: &Home) -> Result<Live, CreateError> {
-        let Home { id, slot, ground, blueprint, journal, kept } = home;
+        let Home { id, slot, ground, blueprint, journals, kept } = home;
         let rootfs = ground.as_ref().map_or(&self.0.base, |ground| &ground.rootfs);
         if let Some(entry) = pooled {
-            match entry.vm.claim(*id, blueprint, journal.clone()).await {
+            match entry.vm.claim(*id, blueprint, journals.clone()).await {
                 Ok(live) => return Ok(live),
                 // Another clone would not do better.
-                Err(error @ (BringUpError::Furnish(_) | BringUpError::Volume(_) | BringUpError::Main(_))) => {
-                    return Err(error.into());
-                }
+                Err(error) if error.is_of_the_description() => return Err(error.into()),
                 Err(error) => {
                     warn!(sandbox = %id, error = %crate::chain(&error), "a waiting clone did not wake")
                 }
@@ -221,7 +220,7 @@ impl Host {
         };
         let aloud = blueprint.config.log_level <= LogLevel::Debug;
         let site = Site { limits: &blueprint.plan.limits, aloud, ..self.site(*slot, rootfs) };
-        Ok(create::bring_up(site, *id, blueprint, journal.clone(), origin).await?)
+        Ok(create::bring_up(site, *id, blueprint, journals.clone(), origin).await?)
     }
 
     /// Finds again what a sandbox that was kept stands on.
@@ -229,15 +228,8 @@ impl Host {
         if home.ground.is_some() {
             return Ok(());
         }
-        let config = &home.blueprint.config;
-        let record = home.kept.as_ref().and_then(|kept| kept.record().image.as_ref());
-        home.ground = Some(match record {
-            None => Ground::base(self.0.base.clone()),
-            Some(record) => {
-                let ground = self.same_ground(record, &config.image, config.cache.clone()).await;
-                ground.map_err(CreateError::Image)?
-            }
-        });
+        let record = home.kept.as_ref().map(|kept| kept.record().ground.clone()).unwrap_or_default();
+        home.ground = Some(self.same_ground(&record, &home.blueprint.config).await?);
         Ok(())
     }
 
@@ -278,19 +270,19 @@ impl Host {
         for kept in boxes.take_in()? {
             let record = kept.record();
             let (id, config) = (record.id, record.config.clone());
-            let words = record.image.as_ref().map(|image| &image.words);
-            let blueprint = match Blueprint::new(config, words) {
+            let blueprint = match record.ground.blueprint(config) {
                 Ok(blueprint) => blueprint,
                 Err(error) => {
                     warn!(sandbox = %id, %error, "a persistent sandbox cannot be had any more");
                     continue;
                 }
             };
-            let journal = Arc::new(Journal::with(kept.journal()));
+            let main = Arc::new(Journal::with(kept.journal()));
+            let journals = Journals { main, ..Journals::default() };
             let (created_at, state) = (record.created_at, record.state());
             let mut registry = self.registry();
             let slot = registry.take_slot();
-            let home = Home { id, slot, ground: None, blueprint, journal, kept: Some(kept) };
+            let home = Home { id, slot, ground: None, blueprint, journals, kept: Some(kept) };
             let (sandbox, owner) = self.enrol(&mut registry, &home, created_at, state);
             drop(registry);
             self.0.tasks.spawn(self.clone().live(sandbox, owner, home, None));
@@ -317,7 +309,7 @@ fn up(sandbox: &Sandbox, owner: &Owner, live: &Live) {
 impl Home {
     fn save(&self, sandbox: &Sandbox) {
         let Some(kept) = &self.kept else { return };
-        if let Err(error) = kept.save(sandbox.state(), &self.journal.records()) {
+        if let Err(error) = kept.save(sandbox.state(), &self.journals.main.records()) {
             warn!(sandbox = %self.id, error = %crate::chain(&error), "could not write what became of a sandbox");
         }
     }

@@ -94,7 +94,7 @@ impl Host {
             return Err(CreateError::NoPool("there are 16 pools, which is the limit"));
         }
         let shape = Shape::from(&config.resources);
-        let own = self.ground(&config.image, config.cache.clone()).await?;
+        let own = self.ground(config).await?;
         self.fill(Pool::described(own.rootfs.clone(), shape, &config.pool), Some(own), BOOTS);
         Ok(())
     }

@@ -27,6 +27,7 @@ use crate::engine::{Acceleration, Engine, EngineError, Freezing, Frozen, Layer, 
 use crate::exec::{Exec, ExecError, ExecRequest, Program};
 use crate::files::transfer::FileReader;
 use crate::files::{self, FileError};
+use crate::journal::Journals;
 use crate::sandbox::SandboxId;
 use crate::sandbox::create::{self, BringUpError, Origin, Site};
 use crate::undo::Undo;
@@ -467,7 +468,8 @@ async fn a_vm_that_does_not_become_the_sandbox_s_own_is_not_handed_out() {
         let engine = Scripted { reply, stopped: Arc::default() };
         let blanks = Blanks::new(dir.path().to_owned());
         let closing = CancellationToken::new();
-        let rootfs = Rootfs { path: dir.path().into(), identity: String::new(), is_base: true };
+        let rootfs =
+            Rootfs { path: dir.path().into(), identity: String::new(), is_base: true, sidecar: None };
         let (engine, blanks, rootfs) = (&engine, &blanks, &rootfs);
         let limits = &Limits::default();
         let site = Site {
@@ -482,7 +484,7 @@ async fn a_vm_that_does_not_become_the_sandbox_s_own_is_not_handed_out() {
         };
         let blueprint = Blueprint::new(BoxConfig::default(), None).unwrap();
         let live =
-            create::bring_up(site, SandboxId::random(), &blueprint, Arc::default(), Origin::Boot).await;
+            create::bring_up(site, SandboxId::random(), &blueprint, Journals::default(), Origin::Boot).await;
         (live.map(drop), engine.stopped.load(Ordering::Acquire))
     };
     let (handed_out, stopped) = bring_up(bouvet_wire::GENERATION).await;

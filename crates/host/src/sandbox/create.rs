@@ -11,7 +11,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bouvet_wire::v1;
@@ -19,13 +18,13 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio_util::sync::CancellationToken;
 
 use super::SandboxId;
-use super::owner::MainRun;
-use crate::blueprint::{Blueprint, Main};
+use super::owner::Followed;
+use crate::blueprint::{Blueprint, Main, Sidecar};
 use crate::boxconfig::limits::Limits;
 use crate::disk::{self, Blanks, DiskError, Kind};
 use crate::engine::{Engine, EngineError, Frozen, Rootfs, Vm, VmSpec};
 use crate::exec::{Exec, ExecError, ExecRequest, ExecStream, Program, Role, WindowSize};
-use crate::journal::Journal;
+use crate::journal::Journals;
 use crate::link::{Client, Link, LinkError};
 use crate::template::Shape;
 use crate::undo::Undo;
@@ -85,9 +84,19 @@ pub enum BringUpError {
     /// One of its volumes could not be mounted.
     #[error("could not mount its volumes")]
     Volume(#[source] VolumeError),
+    /// Its sidecar could not be started.
+    #[error("the sidecar could not be started")]
+    Sidecar(#[source] ExecError),
     /// Its main program could not be started.
     #[error("the main program could not be started")]
     Main(#[source] ExecError),
+}
+
+impl BringUpError {
+    /// Whether another VM would fail in the same way.
+    pub(crate) fn is_of_the_description(&self) -> bool {
+        matches!(self, Self::Furnish(_) | Self::Volume(_) | Self::Sidecar(_) | Self::Main(_))
+    }
 }
 
 /// What a bring-up works with.
@@ -140,7 +149,9 @@ pub(crate) struct Live {
     pub(crate) vm: Box<dyn Vm>,
     pub(crate) link: Link,
     /// The program with which it ends.
-    pub(crate) main: Option<MainRun>,
+    pub(crate) main: Option<Followed>,
+    /// The program beside it.
+    pub(crate) sidecar: Option<Followed>,
     /// Whether what is on its disk is for later.
     pub(crate) durable: bool,
     person: Person,
@@ -160,7 +171,7 @@ impl Live {
     }
 
     /// Makes it what `blueprint` says, and starts its main program.
-    async fn furnish(&mut self, blueprint: &Blueprint, journal: Arc<Journal>) -> Result<(), BringUpError> {
+    async fn furnish(&mut self, blueprint: &Blueprint, journals: Journals) -> Result<(), BringUpError> {
         if blueprint.config.debug_grpc {
             self.link.log_calls(&self.person.hostname);
         }
@@ -172,9 +183,13 @@ impl Live {
             self.volumes = Some(volumes.map_err(BringUpError::Volume)?);
         }
         furnish(client.clone(), after).await?;
+        if let Some(sidecar) = &blueprint.sidecar {
+            let stream = start_sidecar(client.clone(), sidecar).await.map_err(BringUpError::Sidecar)?;
+            self.sidecar = Some(Followed::follow(stream, sidecar.stop_signal, journals.sidecar));
+        }
         let Some(Main { argv, stop_signal }) = &blueprint.main else { return Ok(()) };
         let stream = start_main(client, argv, blueprint).await.map_err(BringUpError::Main)?;
-        self.main = Some(MainRun::follow(stream, *stop_signal, journal));
+        self.main = Some(Followed::follow(stream, *stop_signal, journals.main));
         Ok(())
     }
 }
@@ -211,17 +226,31 @@ async fn start_main(client: Client, argv: &[String], blueprint: &Blueprint) -> R
     Ok(stream)
 }
 
+async fn start_sidecar(client: Client, sidecar: &Sidecar) -> Result<ExecStream, ExecError> {
+    let request = ExecRequest {
+        env: sidecar.env.clone(),
+        cwd: sidecar.working_dir.clone(),
+        user: sidecar.user.clone(),
+        timeout: Duration::ZERO,
+        ..ExecRequest::arguments(&sidecar.argv)?
+    };
+    let role = Role::Sidecar(sidecar.confinement.clone());
+    let stream = ExecStream::start(client, request, role).await?;
+    stream.control().close_stdin().await?;
+    Ok(stream)
+}
+
 /// Makes a sandbox.
 pub(crate) async fn bring_up(
     site: Site<'_>,
     id: SandboxId,
     blueprint: &Blueprint,
-    journal: Arc<Journal>,
+    journals: Journals,
     origin: Origin<'_>,
 ) -> Result<Live, BringUpError> {
     let shape = Shape::from(&blueprint.config.resources);
     let linked = Linked::new(site, id, shape, origin).await?;
-    linked.complete(site, id, blueprint, journal).await
+    linked.complete(site, id, blueprint, journals).await
 }
 
 /// A clone that is nobody's yet: linked, warm and paused.
@@ -248,12 +277,12 @@ impl Waiting {
         mut self,
         id: SandboxId,
         blueprint: &Blueprint,
-        journal: Arc<Journal>,
+        journals: Journals,
     ) -> Result<Live, BringUpError> {
         let live = &mut self.0.0;
         live.person = Person::of(id, blueprint);
         let woken = match live.resume(id).await {
-            Ok(()) => live.furnish(blueprint, journal).await,
+            Ok(()) => live.furnish(blueprint, journals).await,
             Err(error) => Err(BringUpError::Personalise(error)),
         };
         match woken {
@@ -317,7 +346,7 @@ impl Prepared {
             }
         };
         let (name, slot) = (id.to_string(), site.slot);
-        let rootfs = site.rootfs.path.clone();
+        let Rootfs { path: rootfs, sidecar, .. } = site.rootfs.clone();
         let (limits, aloud) = (site.limits.clone(), site.aloud);
         let spec = VmSpec {
             name,
@@ -325,6 +354,7 @@ impl Prepared {
             vcpus,
             memory_mb,
             rootfs,
+            sidecar,
             scratch,
             durable,
             limits,
@@ -370,6 +400,7 @@ impl Started {
                 vm: self.vm,
                 link,
                 main: None,
+                sidecar: None,
                 durable: self.durable,
                 person: Person::default(),
                 volumes: None,
@@ -438,12 +469,12 @@ impl Linked {
         site: Site<'_>,
         id: SandboxId,
         blueprint: &Blueprint,
-        journal: Arc<Journal>,
+        journals: Journals,
     ) -> Result<Live, BringUpError> {
         self.0.person = Person::of(id, blueprint);
         let completed = async {
             make_own(self.0.link.client(), id, &self.0.person).await?;
-            self.0.furnish(blueprint, journal).await
+            self.0.furnish(blueprint, journals).await
         };
         match site.unless_closing(completed).await {
             Ok(()) => Ok(self.0),

@@ -27,12 +27,16 @@ use crate::context::{self, Context, ContextError, ContextId, ContextRequest};
 use crate::exec::{self, Exec, ExecControl, ExecError, ExecRequest, ExecStream, Place, Role};
 use crate::files::transfer::{self, FileReader};
 use crate::files::{self, FileContent, FileError, Listing};
-use crate::journal::{Journal, LogOptions, LogReader};
+use crate::journal::{Journals, LogOptions, LogReader};
 use crate::link::Client;
+use crate::tunnel::{ConnectError, Tunnel};
 use crate::volume::{VolumeError, VolumeSpec, Volumes};
 
 /// How long what programs use may take to be read.
 const STATS_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Connections into one sandbox at once.
+const MAX_TUNNELS: usize = 256;
 
 /// Names one sandbox. Random, so that nobody finds another's by guessing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -123,9 +127,10 @@ struct Inner {
     state: watch::Receiver<State>,
     orders: mpsc::Sender<(Order, Answer)>,
     ends: Mutex<Ends>,
-    journal: Arc<Journal>,
+    journals: Journals,
     open_execs: Arc<Semaphore>,
     transfers: Arc<Semaphore>,
+    tunnels: Arc<Semaphore>,
 }
 
 /// What leads into a sandbox that is up.
@@ -141,7 +146,7 @@ pub(crate) struct Birth {
     pub(crate) id: SandboxId,
     pub(crate) config: BoxConfig,
     pub(crate) created_at: SystemTime,
-    pub(crate) journal: Arc<Journal>,
+    pub(crate) journals: Journals,
 }
 
 impl Sandbox {
@@ -150,7 +155,7 @@ impl Sandbox {
         state: watch::Receiver<State>,
         orders: mpsc::Sender<(Order, Answer)>,
     ) -> Self {
-        let Birth { id, config, created_at, journal } = birth;
+        let Birth { id, config, created_at, journals } = birth;
         Self(Arc::new(Inner {
             id,
             config,
@@ -158,9 +163,10 @@ impl Sandbox {
             state,
             orders,
             ends: Mutex::default(),
-            journal,
+            journals,
             open_execs: Arc::new(Semaphore::new(MAX_OPEN_EXECS)),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
+            tunnels: Arc::new(Semaphore::new(MAX_TUNNELS)),
         }))
     }
 
@@ -353,14 +359,33 @@ impl Sandbox {
 
     /// Reads what its main program has printed.
     pub fn logs(&self, options: LogOptions) -> LogReader {
-        self.0.journal.read(options)
+        self.0.journals.main.read(options)
+    }
+
+    /// Reads what its sidecar has printed since the host took it in.
+    pub fn sidecar_logs(&self, options: LogOptions) -> LogReader {
+        self.0.journals.sidecar.read(options)
+    }
+
+    /// Connects to the control port of its sidecar: of vsock if it listens there, else of TCP on the loopback interface.
+    pub async fn connect_sidecar(&self) -> Result<Tunnel, ConnectError> {
+        let sidecar = self.0.config.sidecar.as_ref().ok_or(ConnectError::NoSidecar)?;
+        let permit = self.0.tunnels.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| ConnectError::TooMany(MAX_TUNNELS))?;
+        match Tunnel::open(self.client()?, sidecar.vsock_port, permit).await {
+            Err(ConnectError::Link(fact)) => {
+                let reason = post_mortem::reason(self.watch()).await;
+                Err(reason.map_or(ConnectError::Link(fact), ConnectError::Refused))
+            }
+            opened => opened,
+        }
     }
 
     /// Attaches to its main program.
     pub fn attach(&self) -> Result<Attachment, Refusal> {
         state::legal(&self.state(), Request::Use)?;
         let control = self.ends().main.clone().ok_or(Refusal::NoMain)?;
-        Ok(Attachment { output: self.0.journal.attach(), control })
+        Ok(Attachment { output: self.0.journals.main.attach(), control })
     }
 
     /// Sends its main program a signal.

@@ -14,12 +14,15 @@ use super::state::{self, Event, Refusal, Request, State, Stop};
 use crate::boxconfig::LogLevel;
 use crate::event::{Events, Happening};
 use crate::exec::{ExecControl, ExecError, ExecExit, ExecStream, Signal, StreamEvent};
-use crate::journal::{Journal, LogStream};
+use crate::journal::{Journal, Journals, LogStream};
 
 /// How long the end of a link waits for the end of its VM, which explains it better.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// How long what programs have written may take to be on the disk, before a VM ends whose disk is kept.
 const SYNC_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How long a sidecar has to end once the main program has ended.
+const SIDECAR_GRACE: Duration = Duration::from_secs(5);
 
 /// What a client asks of a sandbox, for its owner to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +67,7 @@ pub(crate) struct Owner {
     pub(crate) id: SandboxId,
     pub(crate) state: watch::Sender<State>,
     pub(crate) orders: mpsc::Receiver<(Order, Answer)>,
-    pub(crate) journal: Arc<Journal>,
+    pub(crate) journals: Journals,
     pub(crate) events: Events,
     /// What of its life the host's log has.
     pub(crate) log_level: LogLevel,
@@ -89,15 +92,15 @@ enum Cause {
     Failed(String),
 }
 
-/// The main program of a sandbox that is up.
+/// A program of a sandbox that is up, from its first word to its last: the main one, or the sidecar's.
 #[derive(Debug)]
-pub(crate) struct MainRun {
+pub(crate) struct Followed {
     control: ExecControl,
     stop_signal: Signal,
     exit: JoinHandle<Result<ExecExit, ExecError>>,
 }
 
-impl MainRun {
+impl Followed {
     /// Keeps what `stream` brings in `journal`, until the program has ended.
     pub(crate) fn follow(mut stream: ExecStream, stop_signal: Signal, journal: Arc<Journal>) -> Self {
         let control = stream.control();
@@ -129,7 +132,7 @@ impl MainRun {
     }
 }
 
-impl Drop for MainRun {
+impl Drop for Followed {
     fn drop(&mut self) {
         self.exit.abort();
     }
@@ -168,7 +171,15 @@ impl Owner {
                     let reason = tokio::time::timeout(PATIENCE, live.vm.exited()).await;
                     break Cause::Failed(reason.unwrap_or(broken));
                 }
-                exit = main_ended(&mut live.main) => break Cause::MainEnded(exit),
+                exit = ended(&mut live.main) => break Cause::MainEnded(exit),
+                exit = ended(&mut live.sidecar) => match exit {
+                    Ok(exit) if exit.exit_code == 0 => live.sidecar = None,
+                    // What it was to watch over, it does not any more.
+                    Ok(exit) => {
+                        break Cause::Failed(format!("its sidecar ended with the exit code {}", exit.exit_code));
+                    }
+                    Err(error) => break Cause::MainEnded(Err(error)),
+                },
                 () = until(expires) => {
                     break Cause::Failed(format!("its time of {} s is over", lifetime.as_secs()));
                 }
@@ -218,12 +229,13 @@ impl Owner {
                     warn!(sandbox = %self.id, %reason, "sandbox failed");
                 }
                 release(live).await;
-                self.journal.close();
+                self.journals.close();
                 self.happen(Event::Failed(reason));
                 End::Down
             }
             Cause::MainEnded(Ok(exit)) => {
                 self.happen(Event::Stop);
+                self.stop(&mut live.sidecar, SIDECAR_GRACE).await;
                 self.come_to_rest(live, Some(exit)).await;
                 End::Down
             }
@@ -239,7 +251,8 @@ impl Owner {
                 if was_paused && let Err(error) = live.resume(self.id).await {
                     warn!(sandbox = %self.id, %error, "a paused sandbox did not wake to stop");
                 }
-                let exit = self.stop_main(&mut live, grace).await;
+                let exit = self.stop(&mut live.main, grace).await;
+                self.stop(&mut live.sidecar, grace.min(SIDECAR_GRACE)).await;
                 self.come_to_rest(live, exit).await;
                 answer.send(Ok(())).ok();
                 End::Down
@@ -247,24 +260,24 @@ impl Owner {
         }
     }
 
-    /// Asks the main program to end, and kills it if it does not within `grace`.
-    async fn stop_main(&mut self, live: &mut Live, grace: Duration) -> Option<ExecExit> {
-        let main = live.main.as_mut()?;
+    /// Asks a program to end, and kills it if it does not within `grace`.
+    async fn stop(&mut self, program: &mut Option<Followed>, grace: Duration) -> Option<ExecExit> {
+        let program = program.as_mut()?;
         if !grace.is_zero() {
-            let signal = main.stop_signal;
-            if let Err(error) = main.control.signal(signal).await {
-                warn!(sandbox = %self.id, %signal, error = %crate::chain(&error), "could not signal a main program");
+            let signal = program.stop_signal;
+            if let Err(error) = program.control.signal(signal).await {
+                warn!(sandbox = %self.id, %signal, error = %crate::chain(&error), "could not signal a program");
             }
             tokio::select! {
-                exit = main.ended() => return exit.ok(),
+                exit = program.ended() => return exit.ok(),
                 () = tokio::time::sleep(grace) => {}
                 () = doom(&mut self.orders, &self.state) => self.doomed = true,
             }
         }
-        if let Err(error) = main.control.signal(Signal::KILL).await {
-            warn!(sandbox = %self.id, error = %crate::chain(&error), "could not kill a main program");
+        if let Err(error) = program.control.signal(Signal::KILL).await {
+            warn!(sandbox = %self.id, error = %crate::chain(&error), "could not kill a program");
         }
-        tokio::time::timeout(PATIENCE, main.ended()).await.ok().and_then(Result::ok)
+        tokio::time::timeout(PATIENCE, program.ended()).await.ok().and_then(Result::ok)
     }
 
     /// Gives up the VM of a sandbox whose programs have ended, or are to.
@@ -280,7 +293,7 @@ impl Owner {
         }
         let killed = live.main.is_some();
         release(live).await;
-        self.journal.close();
+        self.journals.close();
         let exit_code = match &exit {
             Some(exit) => exit.exit_code,
             // It did not say, and is gone with its VM.
@@ -335,17 +348,17 @@ async fn doom(orders: &mut mpsc::Receiver<(Order, Answer)>, state: &watch::Sende
     }
 }
 
-/// Waits for the end of the main program; for ever, where there is none.
-async fn main_ended(main: &mut Option<MainRun>) -> Result<ExecExit, ExecError> {
-    match main {
-        Some(main) => main.ended().await,
+/// Waits for the end of `program`; for ever, where there is none.
+async fn ended(program: &mut Option<Followed>) -> Result<ExecExit, ExecError> {
+    match program {
+        Some(program) => program.ended().await,
         None => std::future::pending().await,
     }
 }
 
 async fn release(live: Live) {
-    let Live { mut vm, link, main, volumes, undo, .. } = live;
-    drop((main, volumes, link));
+    let Live { mut vm, link, main, sidecar, volumes, undo, .. } = live;
+    drop((main, sidecar, volumes, link));
     vm.stop().await;
     drop(undo);
 }

@@ -8,7 +8,7 @@ use seccompiler::{
 };
 use syscalls::Sysno;
 
-use super::{Rules, compile};
+use super::{Rules, Vsock, compile};
 use crate::boxconfig::capabilities::Capabilities;
 
 /// Refused to those who have none of the capabilities.
@@ -88,7 +88,7 @@ const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// `AF_VSOCK` (`include/linux/socket.h`): by it the VM speaks to its host.
 const AF_VSOCK: u64 = 40;
 
-pub(super) fn filters(capabilities: Capabilities) -> Result<Vec<BpfProgram>, BackendError> {
+pub(super) fn filters(capabilities: Capabilities, vsock: Vsock) -> Result<Vec<BpfProgram>, BackendError> {
     let (refused, absent) =
         (SeccompAction::Errno(errno(libc::EPERM)), SeccompAction::Errno(errno(libc::ENOSYS)));
     // What is not known here is new, and programs can do without: they look whether it is there.
@@ -101,7 +101,7 @@ pub(super) fn filters(capabilities: Capabilities) -> Result<Vec<BpfProgram>, Bac
     let compiled = [
         compile(known, SeccompAction::Allow, absent.clone())?,
         compile(missing, absent, SeccompAction::Allow)?,
-        compile(refusals(capabilities)?, refused, SeccompAction::Allow)?,
+        compile(refusals(capabilities, vsock)?, refused, SeccompAction::Allow)?,
     ];
     Ok(compiled.into_iter().flatten().collect())
 }
@@ -110,7 +110,7 @@ fn errno(number: i32) -> u32 {
     number.unsigned_abs()
 }
 
-fn refusals(capabilities: Capabilities) -> Result<Rules, BackendError> {
+fn refusals(capabilities: Capabilities, vsock: Vsock) -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
     for (lifted_by, calls) in REFUSED {
         if !lifted_by.iter().any(|capability| capabilities.has(capability)) {
@@ -125,8 +125,10 @@ fn refusals(capabilities: Capabilities) -> Result<Rules, BackendError> {
     let none = PERSONALITIES.map(|domain| first_argument(SeccompCmpOp::Ne, domain));
     let none = none.into_iter().collect::<Result<_, _>>()?;
     add(&mut rules, "personality", vec![SeccompRule::new(none)?]);
-    let vsock = first_argument(SeccompCmpOp::Eq, AF_VSOCK)?;
-    add(&mut rules, "socket", vec![SeccompRule::new(vec![vsock])?]);
+    if vsock == Vsock::Closed {
+        let vsock = first_argument(SeccompCmpOp::Eq, AF_VSOCK)?;
+        add(&mut rules, "socket", vec![SeccompRule::new(vec![vsock])?]);
+    }
     Ok(rules)
 }
 

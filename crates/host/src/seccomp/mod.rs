@@ -22,11 +22,18 @@ const MAX_PROFILE_BYTES: u64 = 1024 * 1024;
 /// What is asked about each system call: none of its rules, for any arguments.
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
+/// Whether programs may use vsock, by which a VM speaks to its host. A profile of the caller's own goes before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vsock {
+    Open,
+    Closed,
+}
+
 /// The filters that `security` comes to, each an array of the guest's `struct sock_filter`.
-pub(crate) fn filters(security: &Security) -> Result<Vec<Bytes>, InvalidConfig> {
+pub(crate) fn filters(security: &Security, vsock: Vsock) -> Result<Vec<Bytes>, InvalidConfig> {
     let compiled = match &security.seccomp {
         Seccomp::Unconfined => Ok(Vec::new()),
-        Seccomp::Default => default::filters(security.capabilities).map_err(|error| error.to_string()),
+        Seccomp::Default => default::filters(security.capabilities, vsock).map_err(|error| error.to_string()),
         Seccomp::Profile(path) => read(path).and_then(|text| profile::filters(&text, security.capabilities)),
     };
     let compiled = compiled.map_err(|why| InvalidConfig {

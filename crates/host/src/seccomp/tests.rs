@@ -3,7 +3,7 @@
 use seccompiler::BpfProgram;
 use syscalls::Sysno;
 
-use super::{default, profile};
+use super::{Vsock, default, profile};
 use crate::boxconfig::capabilities::Capabilities;
 
 const ALLOW: u32 = 0x7fff_0000;
@@ -60,7 +60,7 @@ fn capabilities(add: &[&str]) -> Capabilities {
 
 #[test]
 fn the_default_lets_programs_work_and_no_more() {
-    let filters = default::filters(capabilities(&[])).unwrap();
+    let filters = default::filters(capabilities(&[]), Vsock::Closed).unwrap();
     let of = |call: &str| answer(&filters, call, [0; 6]);
     for call in ["read", "execve", "socket", "clone", "chroot", "ptrace", "setuid", "capset", "mknodat"] {
         assert_eq!(of(call), ALLOW, "{call}");
@@ -74,17 +74,19 @@ fn the_default_lets_programs_work_and_no_more() {
     assert_eq!(with("clone", 0x1000_0000 | 17), errno(libc::EPERM), "a user namespace");
     assert_eq!(with("clone", 0x3d0f00), ALLOW, "a thread");
     assert_eq!(with("socket", 40), errno(libc::EPERM), "vsock");
+    let of_a_sidecar = default::filters(capabilities(&[]), Vsock::Open).unwrap();
+    assert_eq!(answer(&of_a_sidecar, "socket", [40, 0, 0, 0, 0, 0]), ALLOW);
     assert_eq!(with("personality", 0xffff_ffff), ALLOW);
     assert_eq!(with("personality", 0x0040_0000), errno(libc::EPERM), "no address randomisation");
 }
 
 #[test]
 fn capabilities_lift_what_is_about_them() {
-    let filters = default::filters(capabilities(&["SYS_ADMIN"])).unwrap();
+    let filters = default::filters(capabilities(&["SYS_ADMIN"]), Vsock::Closed).unwrap();
     let of = |call: &str| answer(&filters, call, [0x1000_0000, 0, 0, 0, 0, 0]);
     assert_eq!([of("mount"), of("clone"), of("clone3"), of("unshare")], [ALLOW; 4]);
     assert_eq!(of("reboot"), errno(libc::EPERM));
-    let filters = default::filters(Capabilities::ALL).unwrap();
+    let filters = default::filters(Capabilities::ALL, Vsock::Closed).unwrap();
     assert_eq!(answer(&filters, "reboot", [0; 6]), ALLOW);
     assert_eq!(answer(&filters, "keyctl", [0; 6]), errno(libc::EPERM), "nothing lifts it");
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bouvet_host::{BoxConfig, NetworkMode, ResourceConfig, ResourceLimits};
+use bouvet_host::{BoxConfig, NetworkMode, ResourceConfig, ResourceLimits, SidecarConfig};
 
 use super::{Line, Resources};
 use crate::command::outcome::Failed;
@@ -47,6 +47,7 @@ impl Line {
             read_only: rights.read_only,
             require_hardware: rights.require_hardware,
             persistent: how.persistent,
+            sidecar: self.sidecar(environment)?,
             name: how.name.clone(),
             user: how.user.clone(),
             working_dir: how.workdir.clone(),
@@ -69,6 +70,12 @@ impl Line {
             true => Err(Failed::new("the base image has no program of its own")
                 .hint("name one, as in `bouvet run -it base bash`")),
         }
+    }
+
+    fn sidecar(&self, environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<SidecarConfig>, Failed> {
+        let Some(typed) = &self.how.sidecar else { return Ok(None) };
+        let env = self.how.sidecar_env.iter().filter_map(|text| variable(text, environment)).collect();
+        Ok(Some(SidecarConfig { image: image(typed)?, vsock_port: self.how.sidecar_port, env }))
     }
 
     fn variables(
@@ -251,7 +258,7 @@ mod tests {
              -m 512m --cpus 3 --disk 1g --timeout 60 --tmpfs /t:size=1m --read-only --cap-add NET_ADMIN \
              --cap-drop ALL --security-opt no-new-privileges --entrypoint /bin/x --ulimit nofile=1:2 --pids-limit 7 \
              --cpuset-cpus 0 -c 512 --cpu-quota 20000 --cpu-period 50000 --memory-reservation 64m --memory-swap -1 \
-             --persistent -p 8080:80 --dns 1.1.1.1 --require-hardware alpine:3 sh -c true --rm",
+             --sidecar proxy:1 --sidecar-port 99 --sidecar-env C=3 --persistent -p 8080:80 --dns 1.1.1.1 --require-hardware alpine:3 sh -c true --rm",
         );
         let expected = BoxConfig {
             image: "alpine:3".into(),
@@ -288,6 +295,11 @@ mod tests {
                 memory_swap: Some(-1),
             },
             persistent: true,
+            sidecar: Some(SidecarConfig {
+                image: "proxy:1".into(),
+                vsock_port: 99,
+                env: vec![("C".into(), "3".into())],
+            }),
             port_map: vec!["8080:80".into()],
             dns: vec!["1.1.1.1".into()],
             require_hardware: true,

@@ -7,6 +7,7 @@ use hyper::Method;
 use serde::{Deserialize, Serialize};
 
 use super::{FirecrackerOptions, jail};
+use crate::engine::VmSpec;
 
 /// How long a call may take that only changes the VM's configuration.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -16,13 +17,27 @@ const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(120);
 /// The guest's address on vsock: the first that is nobody else's. Each VM has a vsock of its own.
 const GUEST_CID: u32 = 3;
 
+/// What calls say of a VM's size and disks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) vcpus: u32,
+    pub(super) memory_mb: u32,
+    /// Whether the scratch disk outlives the VM.
+    pub(super) durable: bool,
+    /// Whether there is a disk of a sidecar.
+    pub(super) sidecar: bool,
+}
+
+impl From<&VmSpec> for Shape {
+    fn from(spec: &VmSpec) -> Self {
+        let VmSpec { vcpus, memory_mb, durable, .. } = *spec;
+        Self { vcpus, memory_mb, durable, sidecar: spec.sidecar.is_some() }
+    }
+}
+
 /// What a VM is told to be that boots.
-pub(super) fn boot<'a>(
-    options: &'a FirecrackerOptions,
-    boot_args: &'a str,
-    (vcpus, memory_mb): (u32, u32),
-    durable: bool,
-) -> [Call<'a>; 6] {
+pub(super) fn boot<'a>(options: &'a FirecrackerOptions, boot_args: &'a str, shape: Shape) -> Vec<Call<'a>> {
+    let Shape { vcpus, memory_mb, durable, sidecar } = shape;
     let rate_limiter = options.rate_limiter();
     // Flushes are for a disk that outlives the VM.
     let cache_type = if durable { "Writeback" } else { "Unsafe" };
@@ -30,7 +45,7 @@ pub(super) fn boot<'a>(
         let is_root_device = false;
         Call::Drive(Drive { drive_id, path_on_host, is_root_device, is_read_only, cache_type, rate_limiter })
     };
-    [
+    let machine = [
         Call::Machine(Machine {
             vcpu_count: vcpus,
             mem_size_mib: memory_mb,
@@ -43,11 +58,13 @@ pub(super) fn boot<'a>(
             initrd_path: jail::INITRAMFS,
             boot_args,
         }),
+        // The guest knows them by this order.
         drive(DriveId::Base, jail::BASE, true),
         drive(DriveId::Scratch, jail::SCRATCH, false),
-        Call::Vsock(Vsock { guest_cid: GUEST_CID, uds_path: jail::LINK_SOCKET }),
-        Call::Start,
-    ]
+    ];
+    let sidecar = sidecar.then(|| drive(DriveId::Sidecar, jail::SIDECAR, true));
+    let vsock = Call::Vsock(Vsock { guest_cid: GUEST_CID, uds_path: jail::LINK_SOCKET });
+    machine.into_iter().chain(sidecar).chain([vsock, Call::Start]).collect()
 }
 
 /// What a paused VM is told that is to be frozen.
@@ -168,6 +185,7 @@ pub(super) struct BootSource<'a> {
 pub(super) enum DriveId {
     Base,
     Scratch,
+    Sidecar,
 }
 
 impl DriveId {
@@ -175,6 +193,7 @@ impl DriveId {
         match self {
             Self::Base => "/drives/base",
             Self::Scratch => "/drives/scratch",
+            Self::Sidecar => "/drives/sidecar",
         }
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! kernel, initramfs, base   what all VMs share, for reading only
+//! sidecar                   the same, where a sandbox has one
 //! memory                    of a clone: its template's
 //! scratch                   its own disk
 //! state                     of its processors and devices, when it is frozen or restored
@@ -31,6 +32,7 @@ pub(super) const KERNEL: &str = "kernel";
 pub(super) const INITRAMFS: &str = "initramfs";
 pub(super) const BASE: &str = "base";
 pub(super) const SCRATCH: &str = "scratch";
+pub(super) const SIDECAR: &str = "sidecar";
 pub(super) const MEMORY: &str = "memory";
 pub(super) const STATE: &str = "state";
 

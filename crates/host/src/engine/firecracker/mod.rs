@@ -161,6 +161,9 @@ impl Firecracker {
         let limit_mb = u64::from(spec.memory_mb) + OVERHEAD_MB;
         let cgroup = prepare::cgroup(self.cgroups.as_ref(), spec, limit_mb, undo)?;
         shown.push(self.shown(jail::BASE, &spec.rootfs)?);
+        if let Some(sidecar) = &spec.sidecar {
+            shown.push(self.shown(jail::SIDECAR, sidecar)?);
+        }
         let uid = self.first_uid.map(|first| first + spec.slot);
         let mounts = self
             .programs
@@ -217,8 +220,7 @@ impl Engine for Firecracker {
         let vm = self.start(&spec, vec![kernel, initramfs], undo).await?;
         let durable = if spec.durable { bouvet_wire::disk::DURABLE_WORD } else { "" };
         let boot_args = format!("{} {durable}", self.boot_args);
-        let size = (spec.vcpus, spec.memory_mb);
-        vm.begin(&calls::boot(&self.options, boot_args.trim_end(), size, spec.durable)).await
+        vm.begin(&calls::boot(&self.options, boot_args.trim_end(), calls::Shape::from(&spec))).await
     }
 
     fn freezes(&self) -> Option<Freezing> {

@@ -14,6 +14,8 @@ pub(super) struct Fds {
     pub(super) first: i32,
     /// See [`Begin`].
     pub(super) second: i32,
+    /// The disk of the sidecar, if there is one.
+    pub(super) sidecar: Option<i32>,
 }
 
 /// How a VM begins.
@@ -81,6 +83,7 @@ pub(super) fn command_line(machine: Machine, begin: Begin, fds: Fds, kernel_args
             if durable { "off" } else { "on" }
         ),
         format!("-device virtio-blk-device,drive=scratch,serial={}", bouvet_wire::disk::SCRATCH),
+        sidecar_disk(fds.sidecar),
         "-device virtio-serial-device".to_owned(),
         format!("-chardev socket,id=link,fd={}", fds.link),
         format!("-device virtserialport,chardev=link,name={}", bouvet_wire::LINK_PORT),
@@ -88,9 +91,20 @@ pub(super) fn command_line(machine: Machine, begin: Begin, fds: Fds, kernel_args
         "-device virtconsole,chardev=console".to_owned(),
         format!("-chardev socket,id=control,fd={} -mon chardev=control,mode=control", fds.control),
     ];
-    let mut args: Vec<OsString> = lines.iter().flat_map(|line| line.split(' ')).map(OsString::from).collect();
+    let mut args: Vec<OsString> =
+        lines.iter().flat_map(|line| line.split_whitespace()).map(OsString::from).collect();
     args.extend(beginning(machine, begin, fds, kernel_args));
     args
+}
+
+fn sidecar_disk(fd: Option<i32>) -> String {
+    let Some(fd) = fd else { return String::new() };
+    format!(
+        "-add-fd fd={fd},set=3 \
+         -blockdev driver=file,node-name=sidecar,filename=/dev/fdset/3,read-only=on,locking=off \
+         -device virtio-blk-device,drive=sidecar,serial={}",
+        bouvet_wire::disk::SIDECAR
+    )
 }
 
 const MACHINE: &str = "-machine microvm,acpi=on,pic=off,rtc=on,isa-serial=off,x-option-roms=off";
@@ -160,7 +174,8 @@ mod tests {
     }
 
     fn with(machine: Machine, begin: Begin) -> String {
-        let fds = Fds { link: 11, console: 12, control: 13, base: 14, scratch: 15, first: 16, second: 17 };
+        let (base, scratch, first, second) = (14, 15, 16, 17);
+        let fds = Fds { link: 11, console: 12, control: 13, base, scratch, first, second, sidecar: None };
         let args = command_line(machine, begin, fds, "loglevel=7");
         args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }

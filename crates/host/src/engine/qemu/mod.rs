@@ -110,7 +110,7 @@ impl Qemu {
     ) -> Result<QemuVm, EngineError> {
         let memory_limit_mb = u64::from(spec.memory_mb) + u64::from(TRANSLATION_MB) + OVERHEAD_MB;
         let cgroup = prepare::cgroup(self.cgroups.as_ref(), &spec, memory_limit_mb, undo)?;
-        let VmSpec { name, slot, vcpus, memory_mb, rootfs, scratch, durable, aloud, .. } = spec;
+        let VmSpec { name, slot, vcpus, memory_mb, rootfs, sidecar, scratch, durable, aloud, .. } = spec;
         let sockets = Sockets::pair().map_err(|error| EngineError::Prepare("the VM's sockets", error))?;
         let base = File::open(&rootfs).map_err(|error| EngineError::Prepare("the rootfs", error))?;
         let mut fds: Vec<OwnedFd> = sockets.theirs.into();
@@ -118,8 +118,13 @@ impl Qemu {
         let shared = memory.as_ref().map(File::try_clone).transpose();
         let shared = shared.map_err(|error| EngineError::Prepare("the VM's memory", error))?;
         fds.extend(shared.map(OwnedFd::from));
+        let sidecar = sidecar.map(File::open).transpose();
+        let sidecar = sidecar.map_err(|error| EngineError::Prepare("the sidecar's image", error))?;
+        let numbers =
+            Fds { sidecar: sidecar.is_some().then(|| self.spawner.fd(fds.len())), ..self.numbers() };
+        fds.extend(sidecar.map(OwnedFd::from));
         let machine = Machine { hardware: self.hardware, tsc_khz: self.tsc_khz, vcpus, memory_mb, durable };
-        let args = args::command_line(machine, begin, self.numbers(), &self.kernel_args);
+        let args = args::command_line(machine, begin, numbers, &self.kernel_args);
         let program = Spec { program: self.binary.clone(), args, fds, ..Spec::default() };
         let confinement = Confinement {
             id: self.first_uid.map(|first| first + slot),
@@ -148,7 +153,7 @@ impl Qemu {
     fn numbers(&self) -> Fds {
         let [link, console, control, base, scratch, first, second] =
             std::array::from_fn(|i| self.spawner.fd(i));
-        Fds { link, console, control, base, scratch, first, second }
+        Fds { link, console, control, base, scratch, first, second, sidecar: None }
     }
 }
 
@@ -214,7 +219,8 @@ impl Engine for Qemu {
         let clock = (self.tsc_khz + 2_500) / 5_000 * 5_000;
         let machine =
             Machine { hardware: self.hardware, tsc_khz: clock, vcpus: 0, memory_mb: 0, durable: false };
-        let fds = Fds { link: 0, console: 0, control: 0, base: 0, scratch: 0, first: 0, second: 0 };
+        let fds =
+            Fds { link: 0, console: 0, control: 0, base: 0, scratch: 0, first: 0, second: 0, sidecar: None };
         let line = args::command_line(machine, Begin::Boot, fds, &self.kernel_args);
         Some(Freezing { basis: format!("{} {line:?}", self.identity), home: Home::Sealed })
     }

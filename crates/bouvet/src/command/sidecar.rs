@@ -1,0 +1,29 @@
+//! `bouvet sidecar`.
+
+use clap::Args;
+use futures_util::StreamExt as _;
+use tokio_util::io::ReaderStream;
+
+use super::outcome::{Connection, Failed};
+use super::session::print;
+use crate::api::client::path;
+
+/// What is typed after `bouvet sidecar`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Standard input goes to its control port, and what comes from there to standard output."
+)]
+pub(crate) struct Line {
+    /// The sandbox: its name, its id, or the beginning of its id
+    sandbox: String,
+}
+
+pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
+    let path = path(&["sandboxes", &line.sandbox, "sidecar"], &[]);
+    let mut answers = connection.client.exchange(&path, ReaderStream::new(tokio::io::stdin())).await?;
+    let mut stdout = tokio::io::stdout();
+    while let Some(data) = answers.next().await {
+        print(&mut stdout, &data?).await?;
+    }
+    Ok(0)
+}
