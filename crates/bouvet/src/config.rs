@@ -73,6 +73,12 @@ pub const VARIABLES: &[Variable] = &[
         "a comma-separated list",
         "PEM files with certificates of authorities that registries' are trusted by, beside the system's",
     ),
+    variable(
+        "BOUVET_ALLOWED_REGISTRIES",
+        "docker.io",
+        "registries, separated by commas, * for all, or none",
+        "registries from which MCP clients may take images",
+    ),
     variable("BOUVET_POOL_ENABLED", "true", "true or false", "whether sandboxes wait ready to be created"),
     variable("BOUVET_POOL_MIN_SIZE", "3", "0 to 1000", "sandboxes that wait ready"),
     variable("BOUVET_POOL_MAX_BOOTS", "2", "1 to 64", "sandboxes that are made ready at once"),
@@ -250,6 +256,25 @@ pub struct Config {
     pub socket: SocketChoice,
     /// A sandbox whose creator asked for nothing special.
     pub sandbox: BoxConfig,
+    /// Where MCP clients may take images from.
+    pub registries: Registries,
+}
+
+/// Registries from which MCP clients may take images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registries(Vec<String>);
+
+impl Registries {
+    /// Whether this one is among them.
+    pub fn allow(&self, registry: &str) -> bool {
+        self.0.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(registry))
+    }
+}
+
+impl std::fmt::Display for Registries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
 }
 
 impl Config {
@@ -301,6 +326,10 @@ impl Config {
             socket: values.socket()?,
             // Its client is to be master of the VM, which is what isolates it.
             sandbox: BoxConfig { resources, privileged: true, ..BoxConfig::default() },
+            registries: Registries(match values.list("BOUVET_ALLOWED_REGISTRIES") {
+                only if only == ["none"] => Vec::new(),
+                list => list,
+            }),
         })
     }
 }

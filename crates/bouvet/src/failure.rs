@@ -244,6 +244,9 @@ impl From<InvalidConfig> for Failure {
         error.field = match error.field {
             "resources.memory_mb" => "memory_mib",
             "resources.vcpus" => "vcpu_count",
+            "resources.disk_mb" => "disk_mib",
+            "resources.timeout" => "timeout_secs",
+            "extra_env" => "env",
             "timeout" => "timeout_ms",
             field => field,
         };

@@ -56,7 +56,7 @@ pub async fn serve(mut config: Config) -> Result<(), Error> {
         config.host.boxes = None;
     }
     let host = Host::start(config.host).await?;
-    let server = Server::new(host.clone(), config.sandbox);
+    let server = Server::new(host.clone(), config.sandbox, config.registries);
 
     let http = async {
         match listener {

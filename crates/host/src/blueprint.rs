@@ -69,8 +69,8 @@ impl Blueprint {
     pub(crate) fn new(config: BoxConfig, words: Option<&ImageWords>) -> Result<Self, InvalidConfig> {
         let plan = config.plan()?;
         let of_image = words.cloned().unwrap_or_default();
-        let argv = arguments(&config, &of_image);
-        if argv.is_empty() && words.is_some() {
+        let argv = if config.idle { Vec::new() } else { arguments(&config, &of_image) };
+        if argv.is_empty() && words.is_some() && !config.idle {
             let allowed = "the image names no program: one must be given".into();
             return Err(InvalidConfig { field: "cmd", value: "empty".into(), allowed });
         }
@@ -256,6 +256,9 @@ mod tests {
         let empty = ImageWords::default();
         let error = Blueprint::new(BoxConfig::default(), Some(&empty)).unwrap_err();
         assert_eq!(error.field, "cmd");
+        let idle = BoxConfig { idle: true, ..BoxConfig::default() };
+        assert!(Blueprint::new(idle.clone(), Some(&empty)).unwrap().main.is_none());
+        assert!(Blueprint::new(idle, Some(&image())).unwrap().main.is_none(), "its own is left out");
         let config = BoxConfig { cmd: words(&["true"]), ..BoxConfig::default() };
         let blueprint = Blueprint::new(config, Some(&empty)).unwrap();
         assert_eq!((blueprint.main.unwrap().argv, &blueprint.working_dir[..]), (words(&["true"]), "/"));

@@ -32,6 +32,7 @@ mod undo;
 mod volume;
 
 pub use bouvet_image::cache::CacheError;
+pub use bouvet_image::reference::ReferenceError;
 pub use bouvet_image::{Image, ImageConfig, ImageInfo, ImagesOptions, PullEvent, Reference, RegistryOptions};
 pub use boxconfig::size::parse as parse_size;
 pub use boxconfig::{

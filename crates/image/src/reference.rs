@@ -75,6 +75,14 @@ impl Reference {
         }
     }
 
+    /// The host of its registry, with the port if one was given; `None` for an image on this machine.
+    pub fn registry(&self) -> Option<&str> {
+        match &self.source {
+            Source::Registry(remote) => Some(&remote.registry),
+            Source::Layout { .. } | Source::DockerArchive { .. } => None,
+        }
+    }
+
     pub(crate) fn source(&self) -> &Source {
         &self.source
     }

@@ -84,6 +84,9 @@ struct How {
     /// Who it runs as
     #[arg(short, long, default_value = "", value_name = "USER[:GROUP]")]
     user: String,
+    /// Run no program of the image: the sandbox stays until it is stopped, for `exec`
+    #[arg(long, requires = "detach", conflicts_with_all = ["command", "entrypoint"])]
+    idle: bool,
     /// Replace the image's entry point
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,

@@ -21,6 +21,7 @@ fn flag(field: &str) -> Option<&'static str> {
         "port_map" => "--publish",
         "dns" => "--dns",
         "network" => "--network",
+        "idle" => "--idle",
         "sidecar.image" => "--sidecar",
         "sidecar.vsock_port" => "--sidecar-port",
         "sidecar.env" => "--sidecar-env",

@@ -109,6 +109,17 @@ fn values_may_be_empty_spaced_and_of_any_case() {
 }
 
 #[test]
+fn registries_are_named_or_all_or_none() {
+    let allow = |set: &[(&str, &str)], registry: &str| load(set).unwrap().registries.allow(registry);
+    assert!(allow(&[], "docker.io") && !allow(&[], "localhost:5000"));
+    let named = [("BOUVET_ALLOWED_REGISTRIES", "localhost:5000, Registry.example")];
+    assert!(allow(&named, "registry.example") && allow(&named, "localhost:5000"));
+    assert!(!allow(&named, "docker.io") && !allow(&named, "localhost"));
+    assert!(allow(&[("BOUVET_ALLOWED_REGISTRIES", "*")], "anything.example"));
+    assert!(!allow(&[("BOUVET_ALLOWED_REGISTRIES", "none")], "none"));
+}
+
+#[test]
 fn misspelled_variables_are_found() {
     let set = ["BOUVET_HTTP_PROT", "BOUVET_HTTP_PORT", "BOUVET_POOL_ENABLED", "HOME"];
     assert_eq!(unknown_variables(set.map(str::to_owned).into_iter()), ["BOUVET_HTTP_PROT"]);

@@ -12,6 +12,7 @@ use rmcp::model::{
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, tool_handler};
 
+use crate::config::Registries;
 use crate::failure::Failure;
 
 const INSTRUCTIONS: &str = "Bouvet gives you real, isolated Linux computers: each sandbox is a virtual machine with its \
@@ -19,7 +20,7 @@ own kernel, Python 3, Node.js, Bash and Rust, root rights, a disk and no network
 its sandbox_id; files and background processes stay between calls until destroy_sandbox. execute_code runs a \
 program, run_command a shell command line; both return the exit code and what was printed. For work in steps, \
 create_context makes a Python or Node.js context in which execute_code keeps variables from call to call, as a \
-notebook does, and shows values, tables and figures.";
+notebook does, and shows values, tables and figures. A sandbox of another image has what is in that image.";
 
 /// The server of one client. Cheap to make; all share the host.
 #[derive(Debug, Clone)]
@@ -27,12 +28,13 @@ pub(crate) struct Server {
     host: Host,
     /// A sandbox whose creator asked for nothing special.
     sandbox: BoxConfig,
+    registries: Registries,
     tools: ToolRouter<Self>,
 }
 
 impl Server {
-    pub(crate) fn new(host: Host, sandbox: BoxConfig) -> Self {
-        Self { host, sandbox, tools: tools::table() }
+    pub(crate) fn new(host: Host, sandbox: BoxConfig, registries: Registries) -> Self {
+        Self { host, sandbox, registries, tools: tools::table() }
     }
 
     /// The sandbox that a client names.

@@ -115,6 +115,8 @@ pub struct BoxConfig {
     pub working_dir: String,
     /// Gives its main program a terminal.
     pub tty: bool,
+    /// Leaves the image's own program out: it has no main program, and stays until it is stopped.
+    pub idle: bool,
     /// Keeps its main program's standard input open for those who attach.
     pub stdin_open: bool,
     /// Destroys it as soon as it stops.

@@ -126,6 +126,10 @@ fn check_names(config: &BoxConfig) -> Result<(), InvalidConfig> {
         );
         return Err(InvalidConfig::text("name", &config.name, allowed));
     }
+    if config.idle && (!config.cmd.is_empty() || config.entrypoint_override.is_some()) {
+        let allowed = "with `cmd` or `entrypoint_override`, false is".into();
+        return Err(InvalidConfig { field: "idle", value: "true".into(), allowed });
+    }
     if !config.working_dir.is_empty() {
         check_guest_path("working_dir", &config.working_dir)?;
     }
@@ -289,6 +293,7 @@ mod tests {
         assert_eq!(field(|c| c.user = "a:b:c".into()), "user");
         assert!(plan(|c| c.user = "1000:1000".into()).is_ok());
         assert_eq!(field(|c| c.working_dir = "x/../y".into()), "working_dir");
+        assert_eq!(field(|c| (c.idle, c.cmd) = (true, list("true"))), "idle");
         assert_eq!(field(|c| c.pool.max_size = 0), "pool.max_size");
         assert_eq!(field(|c| c.pool.min_idle = 6), "pool.min_idle");
         assert_eq!(

@@ -52,6 +52,7 @@ impl Line {
             user: how.user.clone(),
             working_dir: how.workdir.clone(),
             tty: how.tty,
+            idle: how.idle,
             stdin_open: how.interactive,
             auto_remove: how.rm,
             ..BoxConfig::default()

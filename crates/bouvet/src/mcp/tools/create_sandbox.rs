@@ -1,14 +1,20 @@
 //! `create_sandbox`.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bouvet_host::{BoxConfig, InvalidConfig, Reference, ResourceConfig};
 use rmcp::handler::server::wrapper::{Json, Parameters};
 use rmcp::{tool, tool_router};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::timestamp;
+use crate::config::Registries;
 use crate::failure::Failure;
 use crate::mcp::Server;
 
+/// Of a [`BoxConfig`] what is a client's to say: nothing of the host's files, and no more than its operator gives.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Args {
@@ -18,6 +24,110 @@ struct Args {
     /// Virtual CPUs.
     #[schemars(with = "u32", range(min = 1, max = 32), extend("default" = 1))]
     vcpu_count: Option<u32>,
+    /// OCI image whose files the sandbox has instead of the usual ones, like `alpine:3` or `ghcr.io/org/app@sha256:…`.
+    /// Its variables, user and working directory hold; its own program is not started.
+    image: String,
+    /// Variables for every program in the sandbox.
+    env: BTreeMap<String, String>,
+    /// Directory in which programs start that name none.
+    working_dir: String,
+    /// Who programs run as: `user`, `uid`, `user:group` or `uid:gid`.
+    user: String,
+    /// A name for people, unique on the server.
+    name: String,
+    /// Size of the writable disk in MiB, up to what the server gives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u32", range(min = 64))]
+    disk_mib: Option<u32>,
+    /// Seconds after which the sandbox is destroyed, up to what the server gives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64", range(min = 1))]
+    timeout_secs: Option<u64>,
+    /// File systems in memory: `/path`, or `/path:size=100m`.
+    tmpfs: Vec<String>,
+    /// Nobody may write to the root file system.
+    #[schemars(extend("default" = false))]
+    read_only: bool,
+}
+
+impl Args {
+    /// The sandbox that is asked for, where one without wishes is `usual`.
+    fn describe(self, usual: &BoxConfig, registries: &Registries) -> Result<BoxConfig, InvalidConfig> {
+        let given = &usual.resources;
+        let timeout = match self.timeout_secs {
+            Some(secs) => at_most("resources.timeout", secs, limit(given.timeout.as_secs()), " s")?,
+            None => given.timeout.as_secs(),
+        };
+        let resources = ResourceConfig {
+            memory_mb: self.memory_mib.unwrap_or(given.memory_mb),
+            vcpus: self.vcpu_count.unwrap_or(given.vcpus),
+            disk_mb: match self.disk_mib {
+                Some(mib) => at_most("resources.disk_mb", mib, given.disk_mb, " MiB")?,
+                None => given.disk_mb,
+            },
+            timeout: Duration::from_secs(timeout),
+        };
+        if !self.image.is_empty() {
+            check_image(&self.image, registries)?;
+        }
+        Ok(BoxConfig {
+            idle: !self.image.is_empty(),
+            image: self.image,
+            resources,
+            extra_env: self.env.into_iter().collect(),
+            working_dir: self.working_dir,
+            user: self.user,
+            name: self.name,
+            tmpfs: self.tmpfs,
+            read_only: self.read_only,
+            ..usual.clone()
+        })
+    }
+}
+
+/// The longest life where the server ends none.
+const MAX_TIMEOUT_SECS: u64 = 31_536_000;
+
+fn limit(secs: u64) -> u64 {
+    if secs == 0 { MAX_TIMEOUT_SECS } else { secs }
+}
+
+fn at_most<N: Copy + PartialOrd + From<u8> + std::fmt::Display>(
+    field: &'static str,
+    asked: N,
+    most: N,
+    unit: &str,
+) -> Result<N, InvalidConfig> {
+    if asked >= N::from(1) && asked <= most {
+        return Ok(asked);
+    }
+    Err(InvalidConfig {
+        field,
+        value: format!("{asked}{unit}"),
+        allowed: format!("1 to {most}{unit} are allowed"),
+    })
+}
+
+/// A client may not have the server read its own files, or speak to whom its operator did not mean.
+fn check_image(image: &str, registries: &Registries) -> Result<(), InvalidConfig> {
+    let wrong = |allowed: String| InvalidConfig {
+        field: "image",
+        value: format!("`{}`", image.escape_debug()),
+        allowed,
+    };
+    let reference: Reference =
+        image.parse().map_err(|error: bouvet_host::ReferenceError| wrong(error.reason.into()))?;
+    let registry = reference.registry().ok_or_else(|| wrong("an image in a registry is allowed".into()))?;
+    match registries.allow(registry) {
+        true => Ok(()),
+        false => Err(wrong(format!(
+            "this server takes images from {}; its operator sets BOUVET_ALLOWED_REGISTRIES",
+            match registries.to_string() {
+                none if none.is_empty() => "no registry".into(),
+                some => some,
+            }
+        ))),
+    }
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -37,20 +147,17 @@ struct Created {
 #[tool_router(router = create_sandbox_tool, vis = "pub(super)")]
 impl Server {
     /// Create a new isolated sandbox: a Linux virtual machine of its own, with Python 3.11, Node.js 20, Bash
-    /// and Rust, root rights, a disk and no network. Returns its sandbox_id. It lives, with its files and
-    /// background processes, until destroy_sandbox or its expires_at.
+    /// and Rust, root rights, a disk and no network; or with what is in an OCI image. Returns its sandbox_id. It lives,
+    /// with its files and background processes, until destroy_sandbox or its expires_at.
     #[tool(annotations(
         title = "Create a sandbox",
         read_only_hint = false,
         destructive_hint = false,
         idempotent_hint = false,
-        open_world_hint = false
+        open_world_hint = true
     ))]
     async fn create_sandbox(&self, Parameters(args): Parameters<Args>) -> Result<Json<Created>, Failure> {
-        let mut config = self.sandbox.clone();
-        let resources = &mut config.resources;
-        resources.memory_mb = args.memory_mib.unwrap_or(resources.memory_mb);
-        resources.vcpus = args.vcpu_count.unwrap_or(resources.vcpus);
+        let config = args.describe(&self.sandbox, &self.registries)?;
         let info = self.host.create(config).await?.info();
         Ok(Json(Created {
             sandbox_id: info.id.to_string(),
@@ -58,5 +165,53 @@ impl Server {
             vcpu_count: info.config.resources.vcpus,
             expires_at: info.expires_at.map(timestamp),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn describe(json: serde_json::Value, registries: &str) -> Result<BoxConfig, InvalidConfig> {
+        let resources =
+            ResourceConfig { disk_mb: 2048, timeout: Duration::from_secs(60), ..Default::default() };
+        let usual = BoxConfig { resources, privileged: true, ..BoxConfig::default() };
+        let set = |name: &str| (name == "BOUVET_ALLOWED_REGISTRIES").then(|| registries.to_owned());
+        let registries = crate::config::Config::load(set).unwrap().registries;
+        serde_json::from_value::<Args>(json).unwrap().describe(&usual, &registries)
+    }
+
+    #[test]
+    fn what_is_said_is_a_description() {
+        let json = serde_json::json!({
+            "image": "alpine:3", "env": {"A": "1"}, "working_dir": "/srv", "user": "nobody", "name": "box",
+            "disk_mib": 64, "timeout_secs": 30, "tmpfs": ["/t"], "read_only": true, "vcpu_count": 3,
+        });
+        let config = describe(json, "*").unwrap();
+        assert!(config.idle && config.privileged && config.read_only);
+        assert_eq!((&config.image[..], &config.user[..], &config.name[..]), ("alpine:3", "nobody", "box"));
+        assert_eq!((config.resources.disk_mb, config.resources.timeout.as_secs()), (64, 30));
+        assert_eq!(config.extra_env, [("A".to_owned(), "1".to_owned())]);
+        assert_eq!((config.tmpfs, config.resources.vcpus), (vec!["/t".to_owned()], 3));
+        let usual = describe(serde_json::json!({}), "*").unwrap();
+        assert!(!usual.idle && usual.image.is_empty());
+        assert_eq!((usual.resources.disk_mb, usual.resources.timeout.as_secs()), (2048, 60));
+    }
+
+    #[test]
+    fn a_client_gets_no_more_than_the_operator_gives() {
+        let refused = |json| describe(json, "docker.io").unwrap_err();
+        assert_eq!(refused(serde_json::json!({"disk_mib": 2049})).field, "resources.disk_mb");
+        assert_eq!(refused(serde_json::json!({"timeout_secs": 61})).field, "resources.timeout");
+        assert_eq!(refused(serde_json::json!({"timeout_secs": 0})).field, "resources.timeout");
+        for image in
+            ["oci:/etc", "docker-archive:/etc/shadow", "localhost:5000/a", "10.0.0.1/a", "UPPER/x", "a b"]
+        {
+            let error = refused(serde_json::json!({"image": image}));
+            assert_eq!(error.field, "image", "{image}: {error}");
+        }
+        assert!(describe(serde_json::json!({"image": "alpine"}), "docker.io").is_ok());
+        let none = describe(serde_json::json!({"image": "alpine"}), "none").unwrap_err();
+        assert!(none.to_string().contains("no registry"), "{none}");
     }
 }

@@ -38,6 +38,14 @@ struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     expires_at: Option<String>,
+    /// Its name for people, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    name: Option<String>,
+    /// Its OCI image, if it was made of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    image: Option<String>,
     /// Its memory in MiB.
     memory_mib: u32,
     /// Its virtual CPUs.
@@ -75,6 +83,8 @@ impl Server {
             },
             created_at: timestamp(info.created_at),
             expires_at: info.expires_at.map(timestamp),
+            name: Some(info.config.name).filter(|name| !name.is_empty()),
+            image: Some(info.config.image).filter(|image| !image.is_empty()),
             memory_mib: info.config.resources.memory_mb,
             vcpu_count: info.config.resources.vcpus,
             engine: self.host.engine().to_owned(),
