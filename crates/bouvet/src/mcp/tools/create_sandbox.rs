@@ -67,12 +67,13 @@ impl Args {
             },
             timeout: Duration::from_secs(timeout),
         };
-        if !self.image.is_empty() {
-            check_image(&self.image, registries)?;
-        }
+        let image = match self.image.as_str() {
+            "" => String::new(),
+            image => allowed_image(image, registries)?,
+        };
         Ok(BoxConfig {
-            idle: !self.image.is_empty(),
-            image: self.image,
+            idle: !image.is_empty(),
+            image,
             resources,
             extra_env: self.env.into_iter().collect(),
             working_dir: self.working_dir,
@@ -108,8 +109,9 @@ fn at_most<N: Copy + PartialOrd + From<u8> + std::fmt::Display>(
     })
 }
 
-/// A client may not have the server read its own files, or speak to whom its operator did not mean.
-fn check_image(image: &str, registries: &Registries) -> Result<(), InvalidConfig> {
+/// The normal form of a reference that a client may use. It may not have the server read its own files, or speak to whom
+/// its operator did not mean; nor name what others have pulled by its id, as any short reference of hex digits would.
+fn allowed_image(image: &str, registries: &Registries) -> Result<String, InvalidConfig> {
     let wrong = |allowed: String| InvalidConfig {
         field: "image",
         value: format!("`{}`", image.escape_debug()),
@@ -119,7 +121,7 @@ fn check_image(image: &str, registries: &Registries) -> Result<(), InvalidConfig
         image.parse().map_err(|error: bouvet_host::ReferenceError| wrong(error.reason.into()))?;
     let registry = reference.registry().ok_or_else(|| wrong("an image in a registry is allowed".into()))?;
     match registries.allow(registry) {
-        true => Ok(()),
+        true => Ok(reference.normalized()),
         false => Err(wrong(format!(
             "this server takes images from {}; its operator sets BOUVET_ALLOWED_REGISTRIES",
             match registries.to_string() {
@@ -189,7 +191,10 @@ mod tests {
         });
         let config = describe(json, "*").unwrap();
         assert!(config.idle && config.privileged && config.read_only);
-        assert_eq!((&config.image[..], &config.user[..], &config.name[..]), ("alpine:3", "nobody", "box"));
+        assert_eq!(
+            (&config.image[..], &config.user[..], &config.name[..]),
+            ("docker.io/library/alpine:3", "nobody", "box")
+        );
         assert_eq!((config.resources.disk_mb, config.resources.timeout.as_secs()), (64, 30));
         assert_eq!(config.extra_env, [("A".to_owned(), "1".to_owned())]);
         assert_eq!((config.tmpfs, config.resources.vcpus), (vec!["/t".to_owned()], 3));
@@ -210,7 +215,11 @@ mod tests {
             let error = refused(serde_json::json!({"image": image}));
             assert_eq!(error.field, "image", "{image}: {error}");
         }
-        assert!(describe(serde_json::json!({"image": "alpine"}), "docker.io").is_ok());
+        let by_id = describe(serde_json::json!({"image": "0123456789ab"}), "docker.io").unwrap();
+        assert_eq!(
+            by_id.image, "docker.io/library/0123456789ab:latest",
+            "not what is in the cache by that id"
+        );
         let none = describe(serde_json::json!({"image": "alpine"}), "none").unwrap_err();
         assert!(none.to_string().contains("no registry"), "{none}");
     }
