@@ -3,12 +3,13 @@
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{CWD, StatVfsMountFlags};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
-    mount_move, mount_remount, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
+    mount_change, mount_move, mount_remount, move_mount, open_tree, unmount,
 };
 use rustix::thread::UnshareFlags;
 
@@ -17,8 +18,8 @@ use super::{Error, step};
 /// Where the directory of devices is put together.
 const STAGING: &str = "/run/bouvet/dev";
 
-/// What the sidecar's image is told of the VM's names, in `/etc`.
-const NAMES: [&str; 3] = ["hostname", "hosts", "machine-id"];
+/// What the sidecar is told of the VM's names.
+const NAMES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/machine-id"];
 
 /// Devices that are the same whatever they are of.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -79,31 +80,42 @@ fn hide_sidecar() -> Result<(), Error> {
 }
 
 /// Makes `root` the root directory, with the VM's devices and settings and none of its files.
+///
+/// What the image has in it may be anything, links too: nothing below `root` is looked up before it is the root, and so
+/// the most that a link leads to.
 fn change_root(root: &Path) -> Result<(), Error> {
-    let failed = |target: &Path| {
-        let target = target.to_owned();
-        move |error: io::Error| Error::Mount(target, error)
-    };
-    for dir in ["dev", "sys"] {
-        let target = root.join(dir);
-        fs::create_dir_all(&target).map_err(failed(&target))?;
-        mount_bind_recursive(Path::new("/").join(dir), &target)
-            .map_err(|error| failed(&target)(error.into()))?;
-    }
-    // Copies: nobody else writes what it goes by.
-    for name in NAMES.iter().filter(|_| root.join("etc").is_dir()) {
-        if let Ok(text) = fs::read(Path::new("/etc").join(name)) {
-            let target = root.join("etc").join(name);
-            fs::write(&target, text).map_err(failed(&target))?;
-        }
-    }
+    let devices = take_hold("/dev")?;
+    let settings = take_hold("/sys")?;
+    // Copies: nobody else writes what it goes by. A VM may have been made without.
+    let names = NAMES.map(|name| (name, fs::read(name).ok()));
     rustix::process::chdir(root).map_err(step("enter the sidecar's root"))?;
     // The old root lies over the new one then, and is taken away (pivot_root(2), NOTES).
     rustix::process::pivot_root(".", ".").map_err(step("change the root directory"))?;
     unmount(".", UnmountFlags::DETACH).map_err(step("leave the VM's root directory"))?;
     rustix::process::chdir("/").map_err(step("enter the sidecar's root"))?;
+    show(&devices, "/dev")?;
+    show(&settings, "/sys")?;
+    for (name, text) in names.iter().filter(|_| Path::new("/etc").is_dir()) {
+        if let Some(text) = text {
+            fs::write(name, text).map_err(|error| Error::Mount(name.into(), error))?;
+        }
+    }
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount_at("tmpfs", "/dev/shm", "tmpfs", flags, c"mode=1777,size=25%")
+}
+
+/// What is mounted at `path` and below, to be mounted elsewhere too.
+fn take_hold(path: &str) -> Result<OwnedFd, Error> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(CWD, path, flags).map_err(|error| Error::Mount(path.into(), error.into()))
+}
+
+fn show(tree: &OwnedFd, target: &str) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::Mount(target.into(), error);
+    fs::create_dir_all(target).map_err(failed)?;
+    move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|error| failed(error.into()))
 }
 
 fn mount_at(source: &str, target: &str, kind: &str, flags: MountFlags, data: &CStr) -> Result<(), Error> {
