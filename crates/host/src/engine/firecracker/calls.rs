@@ -19,7 +19,7 @@ const GUEST_CID: u32 = 3;
 
 /// What calls say of a VM's size and disks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
+pub(super) struct Hardware {
     pub(super) vcpus: u32,
     pub(super) memory_mb: u32,
     /// Whether the scratch disk outlives the VM.
@@ -28,7 +28,7 @@ pub(super) struct Shape {
     pub(super) sidecar: bool,
 }
 
-impl From<&VmSpec> for Shape {
+impl From<&VmSpec> for Hardware {
     fn from(spec: &VmSpec) -> Self {
         let VmSpec { vcpus, memory_mb, durable, .. } = *spec;
         Self { vcpus, memory_mb, durable, sidecar: spec.sidecar.is_some() }
@@ -36,8 +36,12 @@ impl From<&VmSpec> for Shape {
 }
 
 /// What a VM is told to be that boots.
-pub(super) fn boot<'a>(options: &'a FirecrackerOptions, boot_args: &'a str, shape: Shape) -> Vec<Call<'a>> {
-    let Shape { vcpus, memory_mb, durable, sidecar } = shape;
+pub(super) fn boot<'a>(
+    options: &'a FirecrackerOptions,
+    boot_args: &'a str,
+    hardware: Hardware,
+) -> Vec<Call<'a>> {
+    let Hardware { vcpus, memory_mb, durable, sidecar } = hardware;
     let rate_limiter = options.rate_limiter();
     // Flushes are for a disk that outlives the VM.
     let cache_type = if durable { "Writeback" } else { "Unsafe" };

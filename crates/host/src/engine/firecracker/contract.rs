@@ -78,8 +78,8 @@ fn every_option() -> FirecrackerOptions {
 }
 
 fn every_call(options: &FirecrackerOptions) -> Vec<Call<'_>> {
-    let shape = calls::Shape { vcpus: 2, memory_mb: 256, durable: false, sidecar: true };
-    let booting = calls::boot(options, "quiet", shape);
+    let hardware = calls::Hardware { vcpus: 2, memory_mb: 256, durable: false, sidecar: true };
+    let booting = calls::boot(options, "quiet", hardware);
     booting.into_iter().chain([Call::Pause, calls::freeze(), calls::load()]).collect()
 }
 
@@ -136,8 +136,8 @@ fn the_check_itself_finds_what_is_wrong() {
 #[test]
 fn huge_pages_are_what_an_old_release_does_not_describe() {
     let options = every_option();
-    let shape = calls::Shape { vcpus: 1, memory_mb: 256, durable: false, sidecar: false };
-    let machine = &calls::boot(&options, "", shape)[0];
+    let hardware = calls::Hardware { vcpus: 1, memory_mb: 256, durable: false, sidecar: false };
+    let machine = &calls::boot(&options, "", hardware)[0];
     let body: Value = serde_json::from_slice(&machine.body().unwrap()).unwrap();
     for description in Description::all() {
         let checked = description.check_request(&machine.method(), machine.path(), &body);

@@ -220,7 +220,7 @@ impl Engine for Firecracker {
         let vm = self.start(&spec, vec![kernel, initramfs], undo).await?;
         let durable = if spec.durable { bouvet_wire::disk::DURABLE_WORD } else { "" };
         let boot_args = format!("{} {durable}", self.boot_args);
-        vm.begin(&calls::boot(&self.options, boot_args.trim_end(), calls::Shape::from(&spec))).await
+        vm.begin(&calls::boot(&self.options, boot_args.trim_end(), calls::Hardware::from(&spec))).await
     }
 
     fn freezes(&self) -> Option<Freezing> {

@@ -291,8 +291,8 @@ mod tests {
         let vm = scripted.vm(vec![Act::done(), refusal]).await;
         let pid = vm.process.id().unwrap();
         let options = super::super::FirecrackerOptions::default();
-        let shape = calls::Shape { vcpus: 1, memory_mb: 256, durable: false, sidecar: false };
-        let error = vm.begin(&calls::boot(&options, "", shape)).await.unwrap_err();
+        let hardware = calls::Hardware { vcpus: 1, memory_mb: 256, durable: false, sidecar: false };
+        let error = vm.begin(&calls::boot(&options, "", hardware)).await.unwrap_err();
         let text = crate::chain(&error);
         assert!(text.contains("PUT /boot-source") && text.contains("Cannot open /dev/kvm"), "{text}");
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "its process is gone");
