@@ -106,8 +106,8 @@ pub(crate) struct GroundRecord {
 impl GroundRecord {
     /// `config` as the sandbox that it is here.
     pub(super) fn blueprint(&self, config: BoxConfig) -> Result<Blueprint, InvalidConfig> {
-        let words = |record: &'_ Option<ImageRecord>| record.as_ref().map(|record| record.words.clone());
-        Blueprint::new(config, words(&self.image).as_ref())?.beside(words(&self.sidecar).as_ref())
+        let image = self.image.as_ref().map(|record| &record.words);
+        Blueprint::new(config, image)?.beside(self.sidecar.as_ref().map(|record| &record.words))
     }
 }
 

@@ -221,7 +221,7 @@ async fn start_main(client: Client, argv: &[String], blueprint: &Blueprint) -> R
     };
     let stream = ExecStream::start(client, request, Role::Main).await?;
     if !config.stdin_open {
-        stream.control().close_stdin().await?;
+        end_input(&stream).await?;
     }
     Ok(stream)
 }
@@ -236,8 +236,16 @@ async fn start_sidecar(client: Client, sidecar: &Sidecar) -> Result<ExecStream, 
     };
     let role = Role::Sidecar(sidecar.confinement.clone());
     let stream = ExecStream::start(client, request, role).await?;
-    stream.control().close_stdin().await?;
+    end_input(&stream).await?;
     Ok(stream)
+}
+
+async fn end_input(stream: &ExecStream) -> Result<(), ExecError> {
+    match stream.control().close_stdin().await {
+        // What has ended already reads nothing.
+        Err(ExecError::Ended) => Ok(()),
+        closed => closed,
+    }
 }
 
 /// Makes a sandbox.

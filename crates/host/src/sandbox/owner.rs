@@ -88,7 +88,9 @@ pub(crate) enum End {
 enum Cause {
     Destroy,
     Stop(Duration, Answer),
-    MainEnded(Result<ExecExit, ExecError>),
+    MainEnded(ExecExit),
+    /// It is not known how a program goes on.
+    Lost(ExecError),
     Failed(String),
 }
 
@@ -171,14 +173,14 @@ impl Owner {
                     let reason = tokio::time::timeout(PATIENCE, live.vm.exited()).await;
                     break Cause::Failed(reason.unwrap_or(broken));
                 }
-                exit = ended(&mut live.main) => break Cause::MainEnded(exit),
+                exit = ended(&mut live.main) => break exit.map_or_else(Cause::Lost, Cause::MainEnded),
                 exit = ended(&mut live.sidecar) => match exit {
                     Ok(exit) if exit.exit_code == 0 => live.sidecar = None,
                     // What it was to watch over, it does not any more.
                     Ok(exit) => {
                         break Cause::Failed(format!("its sidecar ended with the exit code {}", exit.exit_code));
                     }
-                    Err(error) => break Cause::MainEnded(Err(error)),
+                    Err(error) => break Cause::Lost(error),
                 },
                 () = until(expires) => {
                     break Cause::Failed(format!("its time of {} s is over", lifetime.as_secs()));
@@ -233,14 +235,14 @@ impl Owner {
                 self.happen(Event::Failed(reason));
                 End::Down
             }
-            Cause::MainEnded(Ok(exit)) => {
+            Cause::MainEnded(exit) => {
                 self.happen(Event::Stop);
                 self.stop(&mut live.sidecar, SIDECAR_GRACE).await;
                 self.come_to_rest(live, Some(exit)).await;
                 End::Down
             }
             // Its VM or its link has most likely broken, which tells more.
-            Cause::MainEnded(Err(error)) => {
+            Cause::Lost(error) => {
                 let reason = tokio::time::timeout(PATIENCE, live.vm.exited()).await;
                 let cause = Cause::Failed(reason.unwrap_or_else(|_| crate::chain(&error)));
                 Box::pin(self.end(live, cause)).await
@@ -263,7 +265,8 @@ impl Owner {
     /// Asks a program to end, and kills it if it does not within `grace`.
     async fn stop(&mut self, program: &mut Option<Followed>, grace: Duration) -> Option<ExecExit> {
         let program = program.as_mut()?;
-        if !grace.is_zero() {
+        // Whoever wants it destroyed waits for nothing.
+        if !grace.is_zero() && !self.doomed {
             let signal = program.stop_signal;
             if let Err(error) = program.control.signal(signal).await {
                 warn!(sandbox = %self.id, %signal, error = %crate::chain(&error), "could not signal a program");
