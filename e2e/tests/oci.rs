@@ -178,7 +178,10 @@ while True:
         asked += part
     if asked == b'die':
         sys.exit(3)
-    connection.sendall(asked.upper() + open('/etc/own').read().encode())
+    try:
+        connection.sendall(asked.upper() + open('/etc/own').read().encode())
+    except OSError:
+        pass
     connection.close()
 ";
 
@@ -189,7 +192,9 @@ async fn told(sandbox: &Sandbox, order: &[u8]) -> Vec<u8> {
         match sandbox.connect_sidecar().await {
             Ok(tunnel) => break tunnel,
             // It was started; that it listens comes later.
-            Err(ConnectError::NotListening(_)) if std::time::Instant::now() < deadline => {
+            Err(ConnectError::NotListening(_) | ConnectError::TooMany(_))
+                if std::time::Instant::now() < deadline =>
+            {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
             Err(error) => panic!("{error}"),
@@ -217,6 +222,13 @@ async fn a_sidecar_is_there_first_and_takes_orders() {
     let files = [("srv/sidecar.py", SIDECAR), ("etc/own", " of the sidecar")];
     let run = ["--config.entrypoint=python3", "--config.cmd=/srv/sidecar.py", "--config.workingdir=/made/up"];
     derived(&layout, "sidecar", &files, &run);
+    // A hostile link leads nowhere but into its own root.
+    let mut links = Builder::new(Vec::new());
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Symlink);
+    header.set_size(0);
+    links.append_link(&mut header, "etc/hostname", "/led-astray").unwrap();
+    layout.add("sidecar", &links.into_inner().unwrap());
     let with = |kind: &str, port: u32| SidecarConfig {
         image: format!("oci:{}:sidecar", layout.path().display()),
         vsock_port: port,
@@ -224,7 +236,7 @@ async fn a_sidecar_is_there_first_and_takes_orders() {
             .map(|(name, value)| (name.to_owned(), value))
             .to_vec(),
     };
-    let main = "touch /main; for file in /run/bouvet/sidecar/*; do test -e $file && echo seen; done; \
+    let main = "touch /main; test -e /led-astray && echo seen; for file in /run/bouvet/sidecar/*; do test -e $file && echo seen; done; \
                 ls /proc/*/cmdline /dev/shm; echo up; trap exit TERM; sleep 1000 & wait";
     let config = BoxConfig {
         cmd: words(&["sh", "-c", main]),
@@ -241,6 +253,16 @@ async fn a_sidecar_is_there_first_and_takes_orders() {
     let large = vec![b'a'; 3 << 20];
     let answer = told(&sandbox, &large).await;
     assert_eq!(answer.len(), large.len() + " of the sidecar".len());
+    let mut open = Vec::new();
+    let limit = loop {
+        match sandbox.connect_sidecar().await {
+            Ok(tunnel) => open.push(tunnel),
+            Err(ConnectError::TooMany(limit)) => break limit,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(open.len(), limit);
+    drop(open);
     sandbox.pause().await.unwrap();
     sandbox.resume().await.unwrap();
     assert_eq!(told(&sandbox, b"again").await, b"AGAIN of the sidecar");
@@ -251,7 +273,15 @@ async fn a_sidecar_is_there_first_and_takes_orders() {
     let config = BoxConfig { sidecar: Some(with("tcp", 99)), ..config };
     let sandbox = site.host.create(config).await.unwrap();
     assert_eq!(told(&sandbox, b"x").await, b"X of the sidecar");
-    assert_eq!(told(&sandbox, b"die").await, b"");
+    let mut cut_off = sandbox.connect_sidecar().await.unwrap();
+    let mut last = sandbox.connect_sidecar().await.unwrap();
+    cut_off.shutdown().await.unwrap();
+    assert_eq!(cut_off.read_to_end(&mut Vec::new()).await.unwrap(), " of the sidecar".len());
+    let mut waiting = sandbox.connect_sidecar().await.unwrap();
+    last.write_all(b"die").await.unwrap();
+    last.shutdown().await.unwrap();
+    // It had not answered: that is no end.
+    assert!(waiting.read_to_end(&mut Vec::new()).await.is_err());
     let error = sandbox.wait().await.unwrap_err();
     assert!(error.to_string().contains("its sidecar ended with the exit code 3"), "{error}");
 

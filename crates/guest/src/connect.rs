@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bouvet_wire::limits::MAX_CONNECTIONS;
 use bouvet_wire::v1::{self, connect_input::Input, connect_output::Output};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -16,8 +17,6 @@ use tonic::{Status, Streaming};
 
 use crate::answers::Answers;
 
-/// Connections at once.
-pub(crate) const MAX_CONNECTIONS: usize = 1024;
 /// Within the VM: whoever listens answers at once, or not at all.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The largest part that is sent at once.
@@ -69,44 +68,49 @@ async fn pass(
     let (reader, writer) = tokio::io::split(stream);
     let gone = outputs.clone();
     tokio::select! {
-        _ = async { tokio::join!(upload(input, writer), download(reader, outputs)) } => {}
+        // What breaks ends both directions.
+        _ = async { tokio::try_join!(upload(input, writer), download(reader, outputs)) } => {}
         // The host has given it up.
         () = gone.closed() => {}
     }
 }
 
 /// What the host sends, to the end of it. A program that reads no more is not an error.
-async fn upload(mut input: Streaming<v1::ConnectInput>, mut writer: impl AsyncWrite + Unpin) {
+async fn upload(
+    mut input: Streaming<v1::ConnectInput>,
+    mut writer: impl AsyncWrite + Unpin,
+) -> io::Result<()> {
     while let Ok(Some(message)) = input.message().await {
         let Some(Input::Data(data)) = message.input else { break };
         if writer.write_all(&data).await.is_err() {
-            return;
+            return Ok(());
         }
     }
     // What is closed already needs no closing.
     writer.shutdown().await.ok();
+    Ok(())
 }
 
 async fn download(
     mut reader: impl AsyncRead + Unpin,
     outputs: mpsc::Sender<Result<v1::ConnectOutput, Status>>,
-) {
+) -> io::Result<()> {
     loop {
         let mut part = BytesMut::with_capacity(PART_BYTES);
         let last = match reader.read_buf(&mut part).await {
             Ok(0) => output(Output::Ended(v1::Ended {})),
             Ok(_) => match outputs.send(Ok(output(Output::Data(part.freeze())))).await {
                 Ok(()) => continue,
-                Err(_) => return,
+                Err(_) => return Ok(()),
             },
             Err(error) => {
                 // The host may have gone meanwhile.
                 outputs.send(Err(Status::aborted(error.to_string()))).await.ok();
-                return;
+                return Err(error);
             }
         };
         outputs.send(Ok(last)).await.ok();
-        return;
+        return Ok(());
     }
 }
 

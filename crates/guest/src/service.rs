@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bouvet_wire::limits::MAX_CONNECTIONS;
 use bouvet_wire::v1;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
@@ -30,7 +31,7 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn new(executor: Arc<Executor>, home: PathBuf, owns_kernel: bool) -> Self {
-        let connections = Arc::new(Semaphore::new(connect::MAX_CONNECTIONS));
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         Self { executor, home, owns_kernel, personal: Arc::default(), names: Arc::default(), connections }
     }
 

@@ -2,14 +2,18 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bouvet_wire::limits::MAX_CONNECTIONS;
 use bouvet_wire::v1::{self, connect_input::Input, connect_output::Output};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status, Streaming};
 
 use crate::link::Client;
@@ -52,18 +56,25 @@ impl From<Status> for ConnectError {
         // With a cause it comes from our end of the link, not from the guest.
         let from_guest = std::error::Error::source(&status).is_none();
         match status.code() {
-            Code::Unavailable | Code::ResourceExhausted if from_guest => {
-                Self::NotListening(status.message().to_owned())
-            }
+            Code::Unavailable if from_guest => Self::NotListening(status.message().to_owned()),
+            // One that was closed just now may not be closed there yet.
+            Code::ResourceExhausted if from_guest => Self::TooMany(MAX_CONNECTIONS),
             _ => Self::Link(crate::chain(&status)),
         }
     }
 }
 
+/// How long what was written is still delivered once nobody holds the connection any more.
+const LINGER: Duration = Duration::from_secs(10);
+
 /// A connection to a program in a sandbox: what is written the program reads, and the other way round. Each direction
-/// ends by itself. Dropping it closes both.
+/// ends by itself. One that breaks is an error of whoever reads, not an end. Dropping it closes both.
 #[derive(Debug)]
-pub struct Tunnel(DuplexStream);
+pub struct Tunnel {
+    stream: DuplexStream,
+    broken: Arc<AtomicBool>,
+    _held: DropGuard,
+}
 
 impl Tunnel {
     /// Connects to `port`, for as long as the permit is good.
@@ -85,12 +96,25 @@ impl Tunnel {
         let outputs = tokio::time::timeout(DEADLINE, begin).await;
         let outputs = outputs.map_err(|_| ConnectError::Deadline(DEADLINE))??;
         let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
+        let (broken, held) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+        let (breaks, dropped) = (broken.clone(), held.clone());
         tokio::spawn(async move {
-            let (reader, writer) = tokio::io::split(theirs);
-            tokio::join!(upload(reader, input), download(outputs, writer));
-            drop(permit);
+            let _permit = permit;
+            let (reader, mut writer) = tokio::io::split(theirs);
+            let pass = async {
+                // What breaks ends both directions. The writer outlives the word of it: its end is what a reader sees.
+                let passed = tokio::try_join!(upload(reader, input), download(outputs, &mut writer));
+                if let Err(Broken) = passed {
+                    breaks.store(true, Ordering::Release);
+                }
+            };
+            tokio::select! {
+                () = pass => {}
+                // A guest that does not end it keeps nothing here.
+                () = async { dropped.cancelled().await; tokio::time::sleep(LINGER).await } => {}
+            }
         });
-        Ok(Self(ours))
+        Ok(Self { stream: ours, broken, _held: held.drop_guard() })
     }
 }
 
@@ -98,32 +122,47 @@ fn message(input: Input) -> v1::ConnectInput {
     v1::ConnectInput { input: Some(input) }
 }
 
-async fn upload(mut reader: impl AsyncRead + Unpin, input: mpsc::Sender<v1::ConnectInput>) {
+async fn upload(
+    mut reader: impl AsyncRead + Unpin,
+    input: mpsc::Sender<v1::ConnectInput>,
+) -> Result<(), Broken> {
     loop {
         let mut part = BytesMut::with_capacity(PART_BYTES);
         match reader.read_buf(&mut part).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) if input.send(message(Input::Data(part.freeze()))).await.is_err() => return,
+            Ok(0) | Err(_) => return Ok(()),
+            // The program reads no more, which is no error.
+            Ok(_) if input.send(message(Input::Data(part.freeze()))).await.is_err() => return Ok(()),
             Ok(_) => {}
         }
     }
 }
 
+/// A direction ended before its end.
+struct Broken;
+
 /// What the program sends, until it or whoever reads it here has enough.
-async fn download(mut outputs: Streaming<v1::ConnectOutput>, mut writer: impl AsyncWrite + Unpin) {
+async fn download(
+    mut outputs: Streaming<v1::ConnectOutput>,
+    writer: &mut (impl AsyncWrite + Unpin),
+) -> Result<(), Broken> {
     while let Ok(Some(message)) = outputs.message().await {
         match message.output {
-            Some(Output::Data(data)) if writer.write_all(&data).await.is_ok() => {}
+            Some(Output::Data(data)) => match writer.write_all(&data).await {
+                Ok(()) => {}
+                // Nobody reads it any more.
+                Err(_) => return Ok(()),
+            },
             Some(Output::Ended(_)) => {
                 // Whoever is gone needs no end.
                 writer.shutdown().await.ok();
-                // The other direction goes on until the guest has it whole.
-                while let Ok(Some(_)) = outputs.message().await {}
-                return;
+                // The other direction goes on until the guest has it whole. More it has not to say.
+                outputs.message().await.ok();
+                return Ok(());
             }
-            _ => return,
+            Some(Output::Connected(_)) | None => break,
         }
     }
+    Err(Broken)
 }
 
 impl AsyncRead for Tunnel {
@@ -132,20 +171,26 @@ impl AsyncRead for Tunnel {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        let before = buf.filled().len();
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let is_end = buf.filled().len() == before && buf.remaining() > 0;
+        match is_end && self.broken.load(Ordering::Acquire) {
+            true => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            false => Poll::Ready(Ok(())),
+        }
     }
 }
 
 impl AsyncWrite for Tunnel {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -16,6 +16,9 @@ pub const MAX_PROGRAM_BYTES: usize = 10 * 1024 * 1024;
 /// Head or tail of one output stream that one `exec` may ask for.
 pub const MAX_OUTPUT_PART_BYTES: usize = 1024 * 1024;
 
+/// Connections that the host may have into one sandbox. The guest has 160 KiB for each.
+pub const MAX_CONNECTIONS: usize = 64;
+
 /// Contexts that one sandbox may have, dead ones among them.
 pub const MAX_CONTEXTS: usize = 8;
 

@@ -239,3 +239,13 @@ async fn files_go_both_ways_with_their_permissions() {
     assert!(parent.join("empty/er").is_dir());
     site.alone.end().await;
 }
+
+#[tokio::test]
+async fn a_sandbox_without_a_sidecar_says_so() {
+    let site = Site::start().await;
+    let sandbox = site.create("plain").await;
+    let failure = site.refused(Method::POST, &path(&["sandboxes", &sandbox.id, "sidecar"], &[])).await;
+    assert_eq!((failure.kind.as_str(), failure.error.as_str()), ("no_sidecar", "the sandbox has no sidecar"));
+    assert!(failure.hint.contains("bouvet run --sidecar"));
+    site.alone.end().await;
+}

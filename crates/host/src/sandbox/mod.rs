@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bouvet_wire::limits::{MAX_OPEN_EXECS, MAX_TRANSFERS};
+use bouvet_wire::limits::{MAX_CONNECTIONS, MAX_OPEN_EXECS, MAX_TRANSFERS};
 use bouvet_wire::v1;
 use bytes::Bytes;
 use futures_util::Stream;
@@ -34,9 +34,6 @@ use crate::volume::{VolumeError, VolumeSpec, Volumes};
 
 /// How long what programs use may take to be read.
 const STATS_DEADLINE: Duration = Duration::from_secs(30);
-
-/// Connections into one sandbox at once.
-const MAX_TUNNELS: usize = 256;
 
 /// Names one sandbox. Random, so that nobody finds another's by guessing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -166,7 +163,7 @@ impl Sandbox {
             journals,
             open_execs: Arc::new(Semaphore::new(MAX_OPEN_EXECS)),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
-            tunnels: Arc::new(Semaphore::new(MAX_TUNNELS)),
+            tunnels: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         }))
     }
 
@@ -371,7 +368,7 @@ impl Sandbox {
     pub async fn connect_sidecar(&self) -> Result<Tunnel, ConnectError> {
         let sidecar = self.0.config.sidecar.as_ref().ok_or(ConnectError::NoSidecar)?;
         let permit = self.0.tunnels.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| ConnectError::TooMany(MAX_TUNNELS))?;
+        let permit = permit.map_err(|_| ConnectError::TooMany(MAX_CONNECTIONS))?;
         match Tunnel::open(self.client()?, sidecar.vsock_port, permit).await {
             Err(ConnectError::Link(fact)) => {
                 let reason = post_mortem::reason(self.watch()).await;
