@@ -25,7 +25,7 @@ sum() {
         grep -oE "[0-9]+ $2" | awk '{ n += $1 } END { print n + 0 }'
 }
 
-part rust cargo test --workspace --features bouvet-host/fake --no-fail-fast
+part rust cargo test --workspace --features bouvet-host/fake,bouvet/fake --no-fail-fast
 part build cargo build -p bouvet-mcp -p bouvet
 export BOUVET_BIN=$PWD/target/debug/bouvet-mcp
 part python e2e/python/run.sh
