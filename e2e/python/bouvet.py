@@ -1,7 +1,9 @@
 """The server under test: its process, the ways into it, and what it may leave on the machine."""
 
 import contextlib
+import hashlib
 import http.client
+import io
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +89,31 @@ def until(what: str, condition: Callable[[], object], seconds: float = 10) -> No
     while not condition():
         assert time.monotonic() < deadline, f"{seconds} s passed, and never: {what}"
         time.sleep(0.02)
+
+
+def archive(path: Path, script: str = "echo from an image; exit 4") -> None:
+    """Writes an image with the shell of this machine, as `docker save` does."""
+
+    def tar(files: dict[str, bytes]) -> bytes:
+        written = io.BytesIO()
+        with tarfile.open(fileobj=written, mode="w") as archive:
+            for name, data in files.items():
+                about = tarfile.TarInfo(name)
+                about.size, about.mode = len(data), 0o755
+                archive.addfile(about, io.BytesIO(data))
+        return written.getvalue()
+
+    needed = ["/bin/sh", "/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"]
+    layer = tar({name[1:]: Path(name).read_bytes() for name in needed})
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Cmd": ["/bin/sh", "-c", script], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": ["tiny:1"], "Layers": ["layer.tar"]}]
+    parts = {"config.json": json.dumps(config).encode(), "layer.tar": layer}
+    path.write_bytes(tar(parts | {"manifest.json": json.dumps(manifest).encode()}))
 
 
 class Server:

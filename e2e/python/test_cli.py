@@ -2,8 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
-import io
 import json
 import os
 import pty
@@ -11,7 +9,6 @@ import select
 import signal
 import struct
 import subprocess
-import tarfile
 import termios
 import time
 from collections.abc import Iterator
@@ -377,33 +374,8 @@ def test_what_is_persistent_outlives_a_server_that_was_killed(alone: Cli, tmp_pa
     alone.ok("rm", "db")
 
 
-def archive(path: Path, script: str = "echo from an image; exit 4") -> None:
-    """Writes an image with the shell of this machine, as `docker save` does."""
-
-    def tar(files: dict[str, bytes]) -> bytes:
-        written = io.BytesIO()
-        with tarfile.open(fileobj=written, mode="w") as archive:
-            for name, data in files.items():
-                about = tarfile.TarInfo(name)
-                about.size, about.mode = len(data), 0o755
-                archive.addfile(about, io.BytesIO(data))
-        return written.getvalue()
-
-    needed = ["/bin/sh", "/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"]
-    layer = tar({name[1:]: Path(name).read_bytes() for name in needed})
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {"Cmd": ["/bin/sh", "-c", script], "Env": ["PATH=/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
-    }
-    manifest = [{"Config": "config.json", "RepoTags": ["tiny:1"], "Layers": ["layer.tar"]}]
-    parts = {"config.json": json.dumps(config).encode(), "layer.tar": layer}
-    path.write_bytes(tar(parts | {"manifest.json": json.dumps(manifest).encode()}))
-
-
 def test_images_are_pulled_run_and_removed(cli: Cli) -> None:
-    archive(cli.directory / "tiny.tar")
+    bouvet.archive(cli.directory / "tiny.tar")
     name = "docker-archive:tiny.tar"
     code, _, error = cli.run("run", "--pull", "never", name)
     assert code == 125 and "bouvet pull" in error
@@ -421,7 +393,7 @@ def test_images_are_pulled_run_and_removed(cli: Cli) -> None:
 
 
 def test_a_sidecar_runs_beside_the_program(cli: Cli) -> None:
-    archive(cli.directory / "beside.tar", "echo beside with $A")
+    bouvet.archive(cli.directory / "beside.tar", "echo beside with $A")
     beside = ("--sidecar", "docker-archive:beside.tar", "--sidecar-env", "A=1")
     cli.ok("run", "-d", "--name", "watched", *beside, "base", "sleep", "1000")
     until("it has spoken", lambda: cli.ok("logs", "--sidecar", "watched") == "beside with 1", DEADLINE_SECONDS)
@@ -430,7 +402,7 @@ def test_a_sidecar_runs_beside_the_program(cli: Cli) -> None:
     code, _, error = cli.run("sidecar", "watched")
     assert code == 125 and "nobody listens on port 4092" in error, error
     cli.ok("rm", "-f", "watched")
-    archive(cli.directory / "ends.tar", "exit 7")
+    bouvet.archive(cli.directory / "ends.tar", "exit 7")
     code, _, error = cli.run("run", "--rm", "--sidecar", "docker-archive:ends.tar", "base", "sleep", "1000")
     assert code == 125 and "its sidecar ended with the exit code 7" in error, error
     code, _, error = cli.run("run", "--sidecar-env", "A=1", "base", "true")

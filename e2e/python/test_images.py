@@ -12,7 +12,6 @@ import pytest
 
 import bouvet
 from bouvet import Server
-from test_cli import archive
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
     config = tmp_path / "registry.yml"
     storage = f"storage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}"
     config.write_text(f"version: 0.1\n{storage}\nhttp: {{addr: '{address}'}}\n")
-    archive(tmp_path / "tiny.tar")
+    bouvet.archive(tmp_path / "tiny.tar")
     process = subprocess.Popen(["docker-registry", "serve", config], stderr=subprocess.DEVNULL)
     push = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"docker-archive:{tmp_path}/tiny.tar"]
 
