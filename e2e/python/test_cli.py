@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pty
@@ -407,6 +408,29 @@ def test_a_sidecar_runs_beside_the_program(cli: Cli) -> None:
     assert code == 125 and "its sidecar ended with the exit code 7" in error, error
     code, _, error = cli.run("run", "--sidecar-env", "A=1", "base", "true")
     assert code == 125 and "--sidecar" in error, error
+
+
+def test_a_sandbox_is_attested(cli: Cli) -> None:
+    cli.ok("run", "-d", "--name", "measured", "--tee", "sev-snp", "--tee-simulate", "base")
+    kernel = hashlib.sha384(Path(cli.environment["BOUVET_KERNEL"]).read_bytes()).hexdigest()
+    right, wrong = f"kernel={kernel}", f"kernel={'0' * 96}"
+    code, said, warned = cli.run("attest", "measured", "--expect", right, "--workload", "base", "--save", "report")
+    assert code == 0 and kernel in said, said
+    assert "SIMULATED" in warned and "proves nothing" in warned, warned
+    saved = json.loads(cli.ok("attest", "--report", "report", "--expect", right, "--json"))
+    assert saved["simulated"] and saved["launch"]["kernel"] == kernel, saved
+    code, said, error = cli.run("attest", "--report", "report", "--expect", wrong)
+    assert (code, said) == (125, "") and "the kernel is" in error, error
+    code, _, error = cli.run("attest", "--report", "report", "--nonce", "00")
+    assert code == 125 and "carries" in error, error
+    changed = json.loads((cli.directory / "report").read_text())
+    changed["payload"] = "AAAA" + changed["payload"][4:]
+    (cli.directory / "changed").write_text(json.dumps(changed))
+    code, _, error = cli.run("attest", "--report", "changed")
+    assert code == 125 and "signature" in error, error
+    cli.ok("rm", "-f", "measured")
+    code, _, error = cli.run("run", "--rm", "--tee", "tdx", "base", "true")
+    assert code == 125 and "Intel TDX" in error and "simulate" in error, error
 
 
 def test_shells_complete_commands(tmp_path: Path) -> None:

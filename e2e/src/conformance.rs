@@ -3,6 +3,7 @@
 
 #![expect(missing_docs, reason = "each case's name says what it shows")]
 
+mod attest;
 mod boxes;
 mod clones;
 mod contexts;
@@ -20,6 +21,7 @@ use bouvet_host::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
+pub use self::attest::*;
 pub use self::boxes::*;
 pub use self::clones::*;
 pub use self::contexts::*;

@@ -7,6 +7,7 @@ use std::fmt::Display;
 
 use axum::http::StatusCode as Status;
 use axum::response::{IntoResponse, Json, Response};
+use bouvet_host::attest::AttestError;
 use bouvet_host::{
     CacheError, ConnectError, ContextError, ControlError, CreateError, ExecError, FileError, FindError,
     ImageError, InvalidConfig, Refusal, chain,
@@ -40,6 +41,7 @@ pub(crate) enum Kind {
     NoMain,
     NoSidecar,
     NotListening,
+    NotMeasured,
     Gone,
     NameTaken,
     Full,
@@ -67,6 +69,7 @@ impl Kind {
             Self::NoMain => "no_main",
             Self::NoSidecar => "no_sidecar",
             Self::NotListening => "not_listening",
+            Self::NotMeasured => "not_measured",
             Self::Gone => "gone",
             Self::NameTaken => "name_taken",
             Self::Full => "full",
@@ -90,6 +93,7 @@ impl Kind {
             Self::NoMain => "`bouvet exec` runs a program in it",
             Self::NoSidecar => "`bouvet run --sidecar` makes a sandbox with one",
             Self::NotListening => "it may not be ready yet; `bouvet logs --sidecar` shows what it says",
+            Self::NotMeasured => "`bouvet run --tee` makes a sandbox whose launch is measured",
             Self::Gone => "`bouvet rm` removes what is known of it",
             Self::NameTaken => "remove the other with `bouvet rm`, or choose another name",
             Self::Full => "`bouvet rm` removes what is not needed",
@@ -342,6 +346,9 @@ impl From<CreateError> for Failure {
                 error,
                 "This machine is at capacity: retry after 10 s.",
             ),
+            CreateError::NoTee { .. } => {
+                Self::new(Status::CONFLICT, error, "Create it without `tee`, or on another host.")
+            }
             CreateError::NoPool(_) => Self::new(Status::CONFLICT, error, "Create it without a pool."),
             CreateError::NameTaken(_) => {
                 Self::new(Status::CONFLICT, error, "Choose another name, or destroy that sandbox first.")
@@ -353,7 +360,10 @@ impl From<CreateError> for Failure {
                 error,
                 "Create it without `persistent`, or on a host that has such a directory.",
             ),
-            CreateError::BringUp(_) | CreateError::Templates(_) | CreateError::Store(_) => Self::new(
+            CreateError::BringUp(_)
+            | CreateError::Measure(_)
+            | CreateError::Templates(_)
+            | CreateError::Store(_) => Self::new(
                 Status::INTERNAL_SERVER_ERROR,
                 chain(&error),
                 "Retry once; if it fails again, the server's log tells its operator more.",
@@ -428,6 +438,19 @@ impl From<ConnectError> for Failure {
                 error,
                 "If the next call fails too, destroy the sandbox and create another.",
             ),
+        }
+    }
+}
+
+impl From<AttestError> for Failure {
+    fn from(error: AttestError) -> Self {
+        match error {
+            AttestError::Refused(refusal) => refusal.into(),
+            AttestError::NotMeasured => {
+                Self::new(Status::CONFLICT, error, "Make the sandbox with `tee` in its description.")
+                    .of_kind(Kind::NotMeasured)
+            }
+            AttestError::TooMuchData(_) => Self::argument(error),
         }
     }
 }

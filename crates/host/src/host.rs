@@ -23,6 +23,7 @@ pub(crate) use self::image::GroundRecord;
 pub use self::image::{ImageError, ImageOptions};
 use self::pools::Pools;
 use self::registry::Registry;
+use crate::attest::{self, MeasureError, Measurer};
 use crate::boxconfig::limits::Limits;
 use crate::boxconfig::{BoxConfig, InvalidConfig};
 use crate::boxes::{Boxes, KeepError};
@@ -128,6 +129,19 @@ pub enum CreateError {
     /// It asks for a pool that cannot be had.
     #[error("`pool` is enabled, and cannot be: {0}")]
     NoPool(&'static str),
+    /// It asks for confidential computing, which this host does not have.
+    #[error(
+        "`tee` asks for {technology}, which this host does not have: {why}; with `simulate` it is simulated"
+    )]
+    NoTee {
+        /// Whose.
+        technology: &'static str,
+        /// What is missing.
+        why: String,
+    },
+    /// What it begins with could not be measured.
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
     /// Another has its name.
     #[error("there is a sandbox called `{0}` already")]
     NameTaken(String),
@@ -186,6 +200,7 @@ struct Inner {
     no_limits: Limits,
     events: Events,
     boxes: Option<Boxes>,
+    measurer: Measurer,
     images: Option<ImageOptions>,
     opened: image::Opened,
     blanks: Blanks,
@@ -271,6 +286,7 @@ impl Host {
         if config.require_hardware && self.acceleration() != Acceleration::Hardware {
             return Err(CreateError::NoHardware(self.acceleration().name()));
         }
+        attest::check(&config.tee)?;
         if self.0.closing.is_cancelled() {
             return Err(CreateError::ShuttingDown);
         }
@@ -369,6 +385,7 @@ impl Inner {
             no_limits: Limits::default(),
             events: Events::default(),
             boxes,
+            measurer: Measurer::default(),
             images,
             opened: image::Opened::default(),
             blanks,

@@ -4,6 +4,7 @@
 //! [`BoxConfig`]. Each sandbox is owned by one task, which does every transition of its state; everybody
 //! else holds a handle that asks that task and watches.
 
+pub mod attest;
 mod blueprint;
 mod boxconfig;
 mod boxes;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use self::demand::Demand;
 use crate::blueprint::Blueprint;
-use crate::boxconfig::{LogLevel, PoolConfig, ResourceConfig};
+use crate::boxconfig::{LogLevel, PoolConfig, ResourceConfig, TeeConfig};
 use crate::engine::Rootfs;
 use crate::sandbox::SandboxId;
 use crate::sandbox::create::Waiting;
@@ -110,6 +110,7 @@ impl Pool {
         self.rootfs == *rootfs
             && self.shape == Shape::from(&config.resources)
             && !config.persistent
+            && config.tee == TeeConfig::None
             && blueprint.plan.limits.first_for_the_host().is_none()
             && config.log_level > LogLevel::Debug
     }

@@ -29,6 +29,7 @@ macro_rules! conform_boxes {
             the_workspace_and_volumes_are_mounted
             a_persistent_sandbox_keeps_its_files_and_another_does_not
             a_persistent_sandbox_outlives_its_host
+            a_report_says_what_a_sandbox_was_launched_from
         }
     };
 }

@@ -58,6 +58,7 @@ pub(crate) fn router(host: Host) -> Router {
         .route("/v1/sandboxes/{sandbox}/logs", get(logs::logs))
         .route("/v1/sandboxes/{sandbox}/attach", post(session::attach))
         .route("/v1/sandboxes/{sandbox}/exec", post(session::exec))
+        .route("/v1/sandboxes/{sandbox}/attestation", post(sandboxes::attest))
         .route("/v1/sandboxes/{sandbox}/sidecar", post(sidecar::connect))
         .route("/v1/sandboxes/{sandbox}/files", get(files::list).post(files::make_directory))
         .route("/v1/sandboxes/{sandbox}/file", get(files::read).put(files::write))

@@ -10,7 +10,7 @@ use bouvet_host::{BoxConfig, Host, Refusal, Signal, State as Life};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::shape::{ExitView, SandboxView, StatsView};
+use super::shape::{AttestationView, ExitView, SandboxView, StatsView};
 use super::{Answered, asked, end, said, told};
 use crate::failure::{Failure, Kind};
 
@@ -159,4 +159,15 @@ pub(super) async fn stats(State(host): State<Host>, Path(name): Path<String>) ->
         pids: stats.pids,
         pids_limit: stats.pids_limit,
     }))
+}
+
+pub(super) async fn attest(
+    State(host): State<Host>,
+    Path(name): Path<String>,
+    wanted: Result<Json<AttestationView>, JsonRejection>,
+) -> Answered {
+    let AttestationView { report_data } = told(wanted)?;
+    let report_data = hex::decode(&report_data)
+        .map_err(|_| Failure::argument("`report_data` must be pairs of hexadecimal digits"))?;
+    Ok(said(&host.find(&name)?.attest(&report_data)?))
 }

@@ -234,6 +234,14 @@ pub(crate) struct StatsView {
     pub(crate) pids_limit: u64,
 }
 
+/// What is asked of a report.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AttestationView {
+    /// What it is to carry, as hexadecimal digits.
+    pub(crate) report_data: String,
+}
+
 /// A time as people and programs read it.
 pub(crate) fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()

@@ -81,6 +81,18 @@ async fn sandboxes_are_made_found_listed_and_removed() {
     assert_eq!(site.refused(Method::DELETE, "/v1/sandboxes/one").await.kind, "running");
     assert_eq!(site.refused(Method::POST, &at("start")).await.kind, "running");
     assert_eq!(site.refused(Method::POST, &at("attach")).await.kind, "no_main");
+    let attest = async |data: &str| {
+        let told = serde_json::json!({ "report_data": data });
+        let attested =
+            site.client.call::<serde_json::Value>(Method::POST, &at("attestation"), Some(&told)).await;
+        match attested {
+            Err(CallError::Refused(failure)) => failure.kind,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(attest("").await, "not_measured");
+    assert_eq!(attest("xy").await, "invalid");
+    assert_eq!(attest(&"00".repeat(65)).await, "invalid");
     assert_eq!(site.refused(Method::POST, "/v1/sandboxes/one/kill?signal=SIGNATURE").await.kind, "invalid");
     assert_eq!(site.refused(Method::POST, "/v1/sandboxes/two/stop").await.kind, "not_found");
     assert_eq!(site.refused(Method::GET, "/v1/nothing").await.kind, "invalid");

@@ -1,6 +1,7 @@
 //! The commands that speak to a server, or to a host of their own where none answers: one file each.
 
 mod attach;
+mod attest;
 mod completions;
 mod cp;
 mod events;
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Logs(logs::Line),
     /// Attach the terminal to a sandbox's program
     Attach(attach::Line),
+    /// Verify what a sandbox was launched from
+    Attest(attest::Line),
     /// Speak to the control port of a sandbox's sidecar
     Sidecar(sidecar::Line),
     /// Copy files and directories to or from a sandbox
@@ -121,6 +124,7 @@ impl Command {
         match self {
             Self::Ps(line) => ps::run(&line, connection).await,
             Self::Logs(line) => logs::run(&line, connection).await,
+            Self::Attest(line) => attest::run(&line, connection).await,
             Self::Sidecar(line) => sidecar::run(&line, connection).await,
             Self::Cp(line) => cp::run(&line, connection).await,
             Self::Stop(line) => stop::run(&line, connection).await,
@@ -148,6 +152,7 @@ impl Command {
             Self::Run(line) => line.check(),
             Self::Cp(line) => line.route().map(drop),
             Self::Logs(line) => line.since().map(drop),
+            Self::Attest(line) => line.expected().map(drop),
             _ => Ok(()),
         }
     }
@@ -156,6 +161,7 @@ impl Command {
     pub(crate) fn at_once(&self, names: &mut clap::Command) -> Option<Result<u8, Failed>> {
         match self {
             Self::Completions(line) => Some(completions::run(line, names)),
+            Self::Attest(line) => line.saved(),
             _ => None,
         }
     }

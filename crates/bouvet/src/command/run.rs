@@ -41,6 +41,8 @@ pub(crate) struct Line {
     resources: Resources,
     #[command(flatten)]
     rights: Rights,
+    #[command(flatten)]
+    tee: Tee,
     /// The image to run; `base` for the server's own
     image: String,
     /// The program and its arguments, instead of the image's own
@@ -183,6 +185,43 @@ struct Rights {
     /// Refuse to run without hardware virtualization
     #[arg(long)]
     require_hardware: bool,
+}
+
+/// What it is attested by.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Confidential computing")]
+struct Tee {
+    /// Have what it is launched from measured, for `attest`
+    #[arg(long, value_enum, value_name = "TECHNOLOGY")]
+    tee: Option<Technology>,
+    /// Without the hardware: its reports say so, and prove nothing
+    #[arg(long, requires = "tee")]
+    tee_simulate: bool,
+    /// What its reports call what runs; its image if nothing is said
+    #[arg(long, value_name = "NAME", requires = "tee")]
+    tee_workload: Option<String>,
+    /// The generation of AMD's processor
+    #[arg(long, value_enum, value_name = "GENERATION", default_value_t = Generation::Milan, requires = "tee")]
+    tee_generation: Generation,
+}
+
+/// Confidential computing of a processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Technology {
+    /// AMD's.
+    SevSnp,
+    /// Intel's.
+    Tdx,
+}
+
+/// A generation of AMD's processors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Generation {
+    /// EPYC 7003.
+    #[default]
+    Milan,
+    /// EPYC 9004.
+    Genoa,
 }
 
 impl Line {

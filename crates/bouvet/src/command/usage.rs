@@ -25,6 +25,7 @@ fn flag(field: &str) -> Option<&'static str> {
         "sidecar.image" => "--sidecar",
         "sidecar.vsock_port" => "--sidecar-port",
         "sidecar.env" => "--sidecar-env",
+        "tee.workload_id" => "--tee-workload",
         "tmpfs" => "--tmpfs",
         "cap_add" => "--cap-add",
         "cap_drop" => "--cap-drop",

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attest::Technology;
+
 /// What of a sandbox's life is worth a line in the host's log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -22,6 +24,9 @@ pub enum LogLevel {
 }
 
 /// Confidential computing: whether the sandbox's memory is encrypted, and attested.
+///
+/// No engine has the hardware's yet. Simulated, nothing is encrypted; the sandbox is booted for itself, not cloned, and
+/// what it is launched from is measured, for [`Sandbox::attest`](crate::Sandbox::attest).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TeeConfig {
@@ -47,6 +52,17 @@ pub enum TeeConfig {
         #[serde(default)]
         simulate: bool,
     },
+}
+
+impl TeeConfig {
+    /// Whose confidential computing is asked for.
+    pub(crate) fn technology(&self) -> Option<Technology> {
+        match self {
+            Self::None => None,
+            Self::SevSnp { .. } => Some(Technology::SevSnp),
+            Self::Tdx { .. } => Some(Technology::Tdx),
+        }
+    }
 }
 
 /// Generations of AMD's processors with SEV-SNP.

@@ -49,7 +49,6 @@ impl Plan {
         check_network(config)?;
         check_pool(config)?;
         check_parts(config)?;
-        check_available(config)?;
         let mut tmpfs: Vec<_> =
             config.tmpfs.iter().map(|text| Tmpfs::parse(text)).collect::<Result<_, _>>()?;
         // What lies within another is mounted after it.
@@ -215,16 +214,11 @@ fn check_parts(config: &BoxConfig) -> Result<(), InvalidConfig> {
         let allowed = format!("1 to {MAX_NAME_BYTES} bytes of text are allowed");
         return Err(InvalidConfig::text("tee.workload_id", workload, allowed));
     }
-    Ok(())
-}
-
-/// What can be said, and not be had yet.
-fn check_available(config: &BoxConfig) -> Result<(), InvalidConfig> {
-    if config.tee == TeeConfig::None {
-        return Ok(());
+    if config.pool.enabled {
+        let allowed = "with `tee`, false is: what waits in a pool was not launched for its sandbox".into();
+        return Err(InvalidConfig { field: "pool.enabled", value: "true".into(), allowed });
     }
-    let allowed = "it is not available yet: it must be left out".into();
-    Err(InvalidConfig { field: "tee", value: "set".into(), allowed })
+    Ok(())
 }
 
 #[cfg(test)]
@@ -304,12 +298,13 @@ mod tests {
         assert_eq!(field(|c| c.sidecar = Some(SidecarConfig::default())), "sidecar.image");
         let tee = TeeConfig::Tdx { workload_id: String::new(), simulate: true };
         assert_eq!(field(|c| c.tee = tee), "tee.workload_id");
+        let tee = TeeConfig::Tdx { workload_id: "w".into(), simulate: true };
+        assert!(plan(|c| c.tee = tee.clone()).is_ok());
+        assert_eq!(field(|c| (c.tee, c.pool.enabled) = (tee, true)), "pool.enabled");
     }
 
     #[test]
-    fn what_cannot_be_had_yet_is_refused_by_its_name() {
-        let tee = TeeConfig::Tdx { workload_id: "w".into(), simulate: true };
-        assert_eq!(field(|c| c.tee = tee), "tee");
+    fn the_port_of_a_sidecar_is_none_of_the_link_s() {
         let sidecar = |vsock_port| SidecarConfig { image: "proxy".into(), vsock_port, ..Default::default() };
         assert!(plan(|c| c.sidecar = Some(sidecar(65_535))).is_ok());
         for wrong in [0, 65_536, bouvet_wire::LINK_VSOCK_PORT] {

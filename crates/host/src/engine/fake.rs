@@ -15,6 +15,7 @@ use tokio::process::Child;
 use super::log::Log;
 use super::memory::Memory;
 use super::{Acceleration, Engine, EngineError, Freezing, Frozen, Layer, Vm, VmSpec};
+use crate::attest::Launch;
 use crate::confine::{Confinement, Spawner, Spec};
 use crate::undo::Undo;
 
@@ -71,6 +72,10 @@ impl Engine for Fake {
         ours.set_nonblocking(true).map_err(EngineError::Spawn)?;
         let link = UnixStream::from_std(ours).map_err(EngineError::Spawn)?;
         Ok(Box::new(FakeVm { child, stderr, link: Some(link) }))
+    }
+
+    fn launch(&self, _: bool) -> Option<Launch> {
+        None
     }
 
     fn freezes(&self) -> Option<Freezing> {

@@ -21,6 +21,8 @@ use bytes::Bytes;
 use tokio::net::UnixStream;
 
 use self::memory::{Home, Memory};
+pub(crate) use self::prepare::file_identity;
+use crate::attest::Launch;
 use crate::boxconfig::limits::Limits;
 use crate::cgroup::{self, CgroupError};
 use crate::confine::Spawner;
@@ -225,7 +227,7 @@ pub(crate) struct Rootfs {
 impl Rootfs {
     /// The host's base image.
     pub(crate) fn base(path: &Path) -> io::Result<Self> {
-        let identity = prepare::file_identity(path)?;
+        let identity = file_identity(path)?;
         Ok(Self { path: path.to_owned(), identity, is_base: true, sidecar: None })
     }
 }
@@ -294,6 +296,9 @@ pub(crate) trait Engine: Send + Sync + std::fmt::Debug {
 
     /// Starts a VM. What it acquires it pushes to `undo`, to be released after the VM was stopped.
     async fn boot(&self, spec: VmSpec, undo: &mut Undo) -> Result<Box<dyn Vm>, EngineError>;
+
+    /// What a VM that it boots begins with, beside its disks; `None` for an engine that boots nothing.
+    fn launch(&self, durable: bool) -> Option<Launch>;
 
     /// What freezing takes; `None` for an engine that can freeze nothing.
     fn freezes(&self) -> Option<Freezing>;

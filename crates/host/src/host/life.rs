@@ -10,8 +10,9 @@ use tracing::{info, warn};
 use super::image::Ground;
 use super::registry::Registry;
 use super::{CreateError, Host, Place};
+use crate::attest::{Measured, Technology};
 use crate::blueprint::Blueprint;
-use crate::boxconfig::{BoxConfig, LogLevel};
+use crate::boxconfig::{BoxConfig, LogLevel, TeeConfig};
 use crate::boxes::{KeepError, Kept};
 use crate::engine::{Frozen, Rootfs};
 use crate::event::Happening;
@@ -206,11 +207,12 @@ impl Host {
             }
         }
         let _place = Place::in_line(&self.0.waiting)?;
+        let measured = self.measure(home, rootfs).await?;
         let shape = Shape::from(&blueprint.config.resources);
-        let template = match kept {
-            // A frozen VM knows its disk as it was then.
-            Some(_) => None,
-            None => self.template(rootfs, shape).await?,
+        let template = match (kept, &measured) {
+            // A frozen VM knows its disk as it was then, and was launched for nobody.
+            (Some(_), _) | (_, Some(_)) => None,
+            (None, None) => self.template(rootfs, shape).await?,
         };
         let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown)?;
         let origin = match (kept, &template) {
@@ -220,7 +222,23 @@ impl Host {
         };
         let aloud = blueprint.config.log_level <= LogLevel::Debug;
         let site = Site { limits: &blueprint.plan.limits, aloud, ..self.site(*slot, rootfs) };
-        Ok(create::bring_up(site, *id, blueprint, journals.clone(), origin).await?)
+        let mut live = create::bring_up(site, *id, blueprint, journals.clone(), origin).await?;
+        live.measured = measured;
+        Ok(live)
+    }
+
+    /// What a sandbox that is to be attested begins with.
+    async fn measure(&self, home: &Home, rootfs: &Rootfs) -> Result<Option<Measured>, CreateError> {
+        let tee = &home.blueprint.config.tee;
+        if *tee == TeeConfig::None {
+            return Ok(None);
+        }
+        let launch = self.0.engine.launch(home.kept.is_some());
+        let launch = launch.ok_or_else(|| CreateError::NoTee {
+            technology: tee.technology().map_or("none", Technology::name),
+            why: format!("its engine `{}` boots no VM that could be measured", self.engine()),
+        })?;
+        Ok(Some(self.0.measurer.measure(launch, rootfs.clone()).await?))
     }
 
     /// Finds again what a sandbox that was kept stands on.
@@ -302,7 +320,7 @@ impl Host {
 /// Says that a sandbox is up, and what leads into it.
 fn up(sandbox: &Sandbox, owner: &Owner, live: &Live) {
     let main = live.main.as_ref().map(|main| main.control());
-    sandbox.set_ends(Ends { client: Some(live.link.client()), main });
+    sandbox.set_ends(Ends { client: Some(live.link.client()), main, measured: live.measured.clone() });
     owner.happen(Event::Ready);
 }
 

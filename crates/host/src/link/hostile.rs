@@ -17,6 +17,7 @@ use hyper::body::Frame;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::attest::Launch;
 use crate::blueprint::Blueprint;
 use crate::boxconfig::BoxConfig;
 use crate::boxconfig::limits::Limits;
@@ -416,6 +417,10 @@ impl Engine for Scripted {
         let reply = self.reply.clone();
         tokio::spawn(guest(theirs, |frames| serve(frames, move |_| one_message(&reply))));
         Ok(Box::new(ScriptedVm { link: Some(host), stopped: self.stopped.clone() }))
+    }
+
+    fn launch(&self, _: bool) -> Option<Launch> {
+        None
     }
 
     fn freezes(&self) -> Option<Freezing> {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::SandboxId;
 use super::owner::Followed;
+use crate::attest::Measured;
 use crate::blueprint::{Blueprint, Main, Sidecar};
 use crate::boxconfig::limits::Limits;
 use crate::disk::{self, Blanks, DiskError, Kind};
@@ -155,6 +156,8 @@ pub(crate) struct Live {
     /// Whether what is on its disk is for later.
     pub(crate) durable: bool,
     person: Person,
+    /// What its VM was launched from, where that was asked for.
+    pub(crate) measured: Option<Measured>,
     /// Directories of the host that it shows.
     pub(crate) volumes: Option<Volumes>,
     /// Everything else; released by being dropped.
@@ -411,6 +414,7 @@ impl Started {
                 sidecar: None,
                 durable: self.durable,
                 person: Person::default(),
+                measured: None,
                 volumes: None,
                 undo: self.undo,
             })),

@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 use self::owner::{Answer, ControlError, Order};
 use self::state::{Refusal, Request, State, Stop};
-use crate::boxconfig::BoxConfig;
+use crate::attest::{self, AttestError, MAX_REPORT_DATA_BYTES, Measured, Report};
+use crate::boxconfig::{BoxConfig, TeeConfig};
 use crate::context::{self, Context, ContextError, ContextId, ContextRequest};
 use crate::exec::{self, Exec, ExecControl, ExecError, ExecRequest, ExecStream, Place, Role};
 use crate::files::transfer::{self, FileReader};
@@ -135,6 +136,8 @@ struct Inner {
 pub(crate) struct Ends {
     pub(crate) client: Option<Client>,
     pub(crate) main: Option<ExecControl>,
+    /// What it was launched from, where that was asked for.
+    pub(crate) measured: Option<Measured>,
 }
 
 /// What a sandbox is from its beginning on.
@@ -376,6 +379,21 @@ impl Sandbox {
             }
             opened => opened,
         }
+    }
+
+    /// A report of what it was launched from, which carries `report_data`, [`MAX_REPORT_DATA_BYTES`] at most. Needs `tee`
+    /// in its description.
+    pub fn attest(&self, report_data: &[u8]) -> Result<Report, AttestError> {
+        if report_data.len() > MAX_REPORT_DATA_BYTES {
+            return Err(AttestError::TooMuchData(report_data.len()));
+        }
+        let tee = &self.0.config.tee;
+        if *tee == TeeConfig::None {
+            return Err(AttestError::NotMeasured);
+        }
+        state::legal(&self.state(), Request::Use)?;
+        let measured = self.ends().measured.clone().ok_or(Refusal::Starting)?;
+        attest::issue(tee, self.0.id.to_string(), &measured, report_data).ok_or(AttestError::NotMeasured)
     }
 
     /// Attaches to its main program.

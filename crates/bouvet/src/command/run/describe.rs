@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bouvet_host::{BoxConfig, NetworkMode, ResourceConfig, ResourceLimits, SidecarConfig};
+use bouvet_host::{
+    BoxConfig, NetworkMode, ResourceConfig, ResourceLimits, SevSnpGeneration, SidecarConfig, TeeConfig,
+};
 
-use super::{Line, Resources};
+use super::{Generation, Line, Resources, Technology, Tee};
 use crate::command::outcome::Failed;
 use crate::command::usage;
 
@@ -48,6 +50,7 @@ impl Line {
             require_hardware: rights.require_hardware,
             persistent: how.persistent,
             sidecar: self.sidecar(environment)?,
+            tee: self.tee(),
             name: how.name.clone(),
             user: how.user.clone(),
             working_dir: how.workdir.clone(),
@@ -70,6 +73,22 @@ impl Line {
             true if how.detach => Ok(Vec::new()),
             true => Err(Failed::new("the base image has no program of its own")
                 .hint("name one, as in `bouvet run -it base bash`")),
+        }
+    }
+
+    fn tee(&self) -> TeeConfig {
+        let Tee { tee, tee_simulate: simulate, tee_workload, tee_generation } = &self.tee;
+        let (simulate, workload_id) = (*simulate, tee_workload.clone().unwrap_or_else(|| self.image.clone()));
+        match tee {
+            None => TeeConfig::None,
+            Some(Technology::SevSnp) => {
+                let generation = match tee_generation {
+                    Generation::Milan => SevSnpGeneration::Milan,
+                    Generation::Genoa => SevSnpGeneration::Genoa,
+                };
+                TeeConfig::SevSnp { workload_id, generation, simulate }
+            }
+            Some(Technology::Tdx) => TeeConfig::Tdx { workload_id, simulate },
         }
     }
 
@@ -311,6 +330,18 @@ mod tests {
             // What the library does not have yet it refuses by the flag's name.
             Err(failed) => assert!(failed.text.contains("`--"), "{failed:?}"),
         }
+    }
+
+    #[test]
+    fn what_is_attested_is_called_as_its_image_unless_it_is_said() {
+        let tee = |words: &str| describe(words).unwrap().tee;
+        let generation = SevSnpGeneration::Genoa;
+        let snp = TeeConfig::SevSnp { workload_id: "web".into(), generation, simulate: true };
+        assert_eq!(tee("--tee sev-snp --tee-simulate --tee-workload web --tee-generation genoa alpine"), snp);
+        let tdx = TeeConfig::Tdx { workload_id: "alpine".into(), simulate: false };
+        assert_eq!(tee("--tee tdx alpine"), tdx);
+        let failed = describe(&format!("--tee tdx --tee-workload {} alpine", "w".repeat(65))).unwrap_err();
+        assert!(failed.text.starts_with("`--tee-workload` is "), "{failed:?}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use self::release::Release;
 use self::vm::{FirecrackerVm, ToFreeze};
 use super::memory::Home;
 use super::{Acceleration, Engine, EngineError, Freezing, Frozen, Layer, Options, Vm, VmSpec, prepare};
+use crate::attest::Launch;
 use crate::cgroup;
 use crate::confine::Spawner;
 use crate::images;
@@ -183,6 +184,11 @@ impl Firecracker {
         Ok(FirecrackerVm::new(process, api, self.programs.root(&spec.dir), to_freeze, shown))
     }
 
+    fn command_line(&self, durable: bool) -> String {
+        let durable = if durable { bouvet_wire::disk::DURABLE_WORD } else { "" };
+        format!("{} {durable}", self.boot_args).trim_end().to_owned()
+    }
+
     fn shown(&self, name: &'static str, path: &Path) -> Result<Shown, EngineError> {
         let file = File::open(path).map_err(|error| EngineError::Prepare(name, error))?;
         Ok(Shown { name, file: file.into() })
@@ -218,9 +224,16 @@ impl Engine for Firecracker {
         let kernel = self.shown(jail::KERNEL, &self.kernel)?;
         let initramfs = self.shown(jail::INITRAMFS, &self.initramfs)?;
         let vm = self.start(&spec, vec![kernel, initramfs], undo).await?;
-        let durable = if spec.durable { bouvet_wire::disk::DURABLE_WORD } else { "" };
-        let boot_args = format!("{} {durable}", self.boot_args);
-        vm.begin(&calls::boot(&self.options, boot_args.trim_end(), calls::Hardware::from(&spec))).await
+        let command_line = self.command_line(spec.durable);
+        vm.begin(&calls::boot(&self.options, &command_line, calls::Hardware::from(&spec))).await
+    }
+
+    fn launch(&self, durable: bool) -> Option<Launch> {
+        Some(Launch {
+            kernel: self.kernel.clone(),
+            initramfs: self.initramfs.clone(),
+            command_line: self.command_line(durable),
+        })
     }
 
     fn freezes(&self) -> Option<Freezing> {

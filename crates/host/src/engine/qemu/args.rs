@@ -134,7 +134,7 @@ fn beginning(machine: Machine, begin: Begin, fds: Fds, kernel_args: &str) -> Vec
 
 /// What the kernel is told, with the operator's own words last, so that they win. Every saving here was measured; none
 /// weakens the boundary of the VM.
-fn kernel_command_line(machine: Machine, own: &str) -> String {
+pub(super) fn kernel_command_line(machine: Machine, own: &str) -> String {
     let mut words = vec![
         "quiet console=hvc0".to_owned(),
         // The end of PID 1 or of the kernel is the end of the VM, at once: QEMU exits on a reset.

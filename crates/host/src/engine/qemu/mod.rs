@@ -31,6 +31,7 @@ use super::log::Log;
 use super::memory::{self, Home, Memory};
 use super::process::Process;
 use super::{Acceleration, Engine, EngineError, Freezing, Frozen, Layer, Options, Vm, VmSpec, prepare};
+use crate::attest::Launch;
 use crate::cgroup;
 use crate::confine::{self, Confinement, Spawner, Spec};
 use crate::images;
@@ -123,7 +124,7 @@ impl Qemu {
         let numbers =
             Fds { sidecar: sidecar.is_some().then(|| self.spawner.fd(fds.len())), ..self.numbers() };
         fds.extend(sidecar.map(OwnedFd::from));
-        let machine = Machine { hardware: self.hardware, tsc_khz: self.tsc_khz, vcpus, memory_mb, durable };
+        let machine = Machine { vcpus, memory_mb, durable, ..self.bare() };
         let args = args::command_line(machine, begin, numbers, &self.kernel_args);
         let program = Spec { program: self.binary.clone(), args, fds, ..Spec::default() };
         let confinement = Confinement {
@@ -147,6 +148,12 @@ impl Qemu {
             }
         }
         Ok(vm)
+    }
+
+    /// A machine of no size.
+    fn bare(&self) -> Machine {
+        let Self { hardware, tsc_khz, .. } = *self;
+        Machine { hardware, tsc_khz, vcpus: 0, memory_mb: 0, durable: false }
     }
 
     /// The numbers by which a QEMU knows what [`Qemu::start`] hands it, in that order.
@@ -213,12 +220,20 @@ impl Engine for Qemu {
         Ok(Box::new(self.start(spec, begin, ([kernel, initramfs], memory), undo).await?))
     }
 
+    fn launch(&self, durable: bool) -> Option<Launch> {
+        let machine = Machine { durable, ..self.bare() };
+        Some(Launch {
+            kernel: self.kernel.clone(),
+            initramfs: self.initramfs.clone(),
+            command_line: args::kernel_command_line(machine, &self.kernel_args),
+        })
+    }
+
     fn freezes(&self) -> Option<Freezing> {
         // Steps of a quarter of a percent: far more than the measurement errs, and a clock that is off by so
         // little is still one.
         let clock = (self.tsc_khz + 2_500) / 5_000 * 5_000;
-        let machine =
-            Machine { hardware: self.hardware, tsc_khz: clock, vcpus: 0, memory_mb: 0, durable: false };
+        let machine = Machine { tsc_khz: clock, ..self.bare() };
         let fds =
             Fds { link: 0, console: 0, control: 0, base: 0, scratch: 0, first: 0, second: 0, sidecar: None };
         let line = args::command_line(machine, Begin::Boot, fds, &self.kernel_args);
