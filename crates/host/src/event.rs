@@ -1,5 +1,6 @@
 //! What happens to the sandboxes of a host, for those who watch.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -62,22 +63,35 @@ pub struct HostEvent {
 
 /// Where events are announced. Cheap to clone; every clone is the same.
 #[derive(Debug, Clone)]
-pub(crate) struct Events(broadcast::Sender<HostEvent>);
+pub(crate) struct Events(Arc<Mutex<Option<broadcast::Sender<HostEvent>>>>);
 
 impl Default for Events {
     fn default() -> Self {
-        Self(broadcast::Sender::new(CAPACITY))
+        Self(Arc::new(Mutex::new(Some(broadcast::Sender::new(CAPACITY)))))
     }
 }
 
 impl Events {
     pub(crate) fn happened(&self, sandbox: SandboxId, happening: Happening) {
-        // Nobody need watch.
-        self.0.send(HostEvent { time: SystemTime::now(), sandbox, happening }).ok();
+        if let Some(watchers) = &*self.watchers() {
+            // Nobody need watch.
+            watchers.send(HostEvent { time: SystemTime::now(), sandbox, happening }).ok();
+        }
     }
 
     pub(crate) fn watch(&self) -> EventWatch {
-        EventWatch(self.0.subscribe())
+        let watchers = self.watchers();
+        // One that nobody announces to is at its end.
+        EventWatch(watchers.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe))
+    }
+
+    /// Nothing happens any more: watchers come to their end, whoever still has a handle to the host.
+    pub(crate) fn end(&self) {
+        *self.watchers() = None;
+    }
+
+    fn watchers(&self) -> MutexGuard<'_, Option<broadcast::Sender<HostEvent>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,7 +109,7 @@ pub enum Watched {
 }
 
 impl EventWatch {
-    /// What happens next; `None` when the host has ended.
+    /// What happens next; `None` when the host has shut down.
     pub async fn next(&mut self) -> Option<Watched> {
         match self.0.recv().await {
             Ok(event) => Some(Watched::Event(event)),

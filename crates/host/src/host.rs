@@ -346,6 +346,7 @@ impl Host {
                 () = tokio::time::sleep(Duration::from_millis(50)) => {}
             }
         }
+        self.0.events.end();
         self.0.ground.give_back();
     }
 
