@@ -101,15 +101,12 @@ impl Site {
     ) -> Self {
         let (parent, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let options = HostOptions {
-            dir: parent.path().join("host"),
             engine,
             firecracker: FirecrackerOptions {
                 binary: firecracker_binary().unwrap_or_default(),
                 ..FirecrackerOptions::default()
             },
-            kernel,
             kernel_args: kernel_args(),
-            rootfs,
             max_sandboxes: MAX_SANDBOXES,
             // Only root can bound VMs where no cgroup was delegated.
             cgroup: if rustix::process::geteuid().is_root() {
@@ -117,11 +114,11 @@ impl Site {
             } else {
                 CgroupChoice::Off
             },
-            first_uid: 1_900_000_000,
             templates,
             pool,
             images: Some(ImageOptions { dir: images.path().join("cache"), pull: ImagesOptions::default() }),
             boxes: Some(boxes.unwrap_or_else(|| parent.path().join("boxes"))),
+            ..HostOptions::new(parent.path().join("host"), kernel, rootfs)
         };
         Self { host: Host::start(options).await.unwrap(), parent, _images: images }
     }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bouvet_image::ImagesOptions;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -78,6 +79,36 @@ pub struct HostOptions {
 }
 
 impl HostOptions {
+    /// A host that keeps all that is its own in `dir`: what its VMs need, and what outlives it, which are `templates`,
+    /// `images` and `boxes` there. Otherwise it is as `bouvet` is without configuration, but keeps no VMs ready.
+    ///
+    /// ```
+    /// use bouvet_host::{EngineChoice, HostOptions};
+    ///
+    /// let options = HostOptions::new("/var/lib/agents", "images/vmlinux", "images/debian-devbox.ext4");
+    /// assert_eq!(options.boxes, Some("/var/lib/agents/boxes".into()));
+    /// let small = HostOptions { max_sandboxes: 4, engine: EngineChoice::Qemu, ..options };
+    /// assert_eq!(small.resolved_engine(), EngineChoice::Qemu);
+    /// ```
+    pub fn new(dir: impl Into<PathBuf>, kernel: impl Into<PathBuf>, rootfs: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        Self {
+            engine: EngineChoice::Auto,
+            firecracker: FirecrackerOptions::default(),
+            kernel: kernel.into(),
+            kernel_args: String::new(),
+            rootfs: rootfs.into(),
+            max_sandboxes: 100,
+            cgroup: CgroupChoice::Detect,
+            first_uid: 1_900_000_000,
+            templates: Some(dir.join("templates")),
+            pool: None,
+            images: Some(ImageOptions { dir: dir.join("images"), pull: ImagesOptions::default() }),
+            boxes: Some(dir.join("boxes")),
+            dir,
+        }
+    }
+
     /// The engine that is meant: what [`EngineChoice::Auto`] stands for here.
     pub fn resolved_engine(&self) -> EngineChoice {
         match self.engine {
@@ -471,19 +502,9 @@ mod tests {
     #[test]
     fn auto_takes_firecracker_only_where_it_is_and_hardware_backs_it() {
         let with = |engine, binary: &str| HostOptions {
-            dir: PathBuf::new(),
             engine,
             firecracker: FirecrackerOptions { binary: binary.into(), ..FirecrackerOptions::default() },
-            kernel: PathBuf::new(),
-            kernel_args: String::new(),
-            rootfs: PathBuf::new(),
-            max_sandboxes: 1,
-            cgroup: CgroupChoice::Off,
-            first_uid: 1,
-            templates: None,
-            pool: None,
-            images: None,
-            boxes: None,
+            ..HostOptions::new("", "", "")
         };
         let there = std::env::current_exe().unwrap();
         let there = there.to_str().unwrap();
