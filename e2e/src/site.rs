@@ -75,9 +75,7 @@ impl Site {
     /// On VMs of `vmm`, with a pool; `None`, and the test is skipped, where it cannot run.
     pub async fn pooled(vmm: Vmm, pool: Option<PoolOptions>) -> Option<Self> {
         let (engine, images) = vmm.ground().await?;
-        // All tests share one template of each size.
-        let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates");
-        Some(Self::start(engine, images, Some(templates), pool, None).await)
+        Some(Self::start(engine, images, Some(templates()), pool, None).await)
     }
 
     /// On VMs of `vmm`, with the templates in `dir`; `None` like [`Site::pooled`].
@@ -135,6 +133,11 @@ impl Site {
         let left: Vec<_> = left.iter().map(std::fs::DirEntry::path).filter(|path| !is_empty(path)).collect();
         assert!(left.is_empty(), "the host left {left:?}");
     }
+}
+
+/// All tests share one template of each size.
+pub fn templates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/templates")
 }
 
 /// Where persistent sandboxes are, their directory stays.
