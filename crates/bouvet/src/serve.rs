@@ -11,10 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api::socket::{Socket, SocketError};
+use crate::api::socket::Socket;
+pub use crate::api::socket::SocketError;
 use crate::api::{self};
 use crate::config::{Config, SocketChoice};
-use crate::http::{self, ListenError, MAX_BODY_BYTES};
+pub use crate::http::ListenError;
+use crate::http::{self, MAX_BODY_BYTES};
 use crate::mcp::Server;
 
 /// How long requests under way may take to finish once the server is to end.

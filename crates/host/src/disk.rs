@@ -24,6 +24,20 @@ pub(crate) struct Blanks {
 }
 
 /// Why a disk could not be made.
+///
+/// ```no_run
+/// use bouvet_host::{BoxConfig, BringUpError, CreateError, DiskError};
+///
+/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+/// match host.create(BoxConfig::default()).await {
+///     Ok(sandbox) => println!("{}", sandbox.id()),
+///     Err(CreateError::BringUp(BringUpError::Disk(DiskError::Write { path, source }))) => {
+///         println!("{}: {source}", path.display());
+///     }
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// `mke2fs` is missing or failed.

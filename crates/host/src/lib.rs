@@ -33,8 +33,14 @@ mod undo;
 mod volume;
 
 pub use bouvet_image::cache::CacheError;
+pub use bouvet_image::images::OpenError;
+pub use bouvet_image::pull::{PullCause, PullError};
 pub use bouvet_image::reference::ReferenceError;
-pub use bouvet_image::{Image, ImageConfig, ImageInfo, ImagesOptions, PullEvent, Reference, RegistryOptions};
+pub use bouvet_image::registry::RegistryError;
+pub use bouvet_image::{
+    Digest, Image, ImageConfig, ImageInfo, ImagesOptions, Limits as ImageLimits, PullEvent, Reference,
+    RegistryOptions,
+};
 pub use boxconfig::size::parse as parse_size;
 pub use boxconfig::{
     BoxConfig, CacheConfig, InvalidConfig, LogLevel, NetworkMode, PoolConfig, ResourceConfig, ResourceLimits,
@@ -44,7 +50,7 @@ pub use boxes::KeepError;
 pub use cgroup::{CgroupChoice, CgroupError};
 pub use confine::ToolError;
 pub use context::{Context, ContextError, ContextId, ContextRequest, ContextState, Death};
-pub use disk::check_mke2fs;
+pub use disk::{DiskError, check_mke2fs};
 pub use engine::firecracker::FirecrackerOptions;
 pub use engine::{Acceleration, EngineChoice, EngineError, EngineFacts, Layer};
 pub use event::{EventWatch, Happening, HostEvent, Watched};
@@ -58,8 +64,10 @@ pub use host::{CreateError, FindError, Host, HostOptions, ImageError, ImageOptio
 pub use instance::ClaimError;
 pub use journal::{LogOptions, LogReader, LogRecord, LogStream};
 pub use kvm::Kvm;
+pub use link::LinkError;
 pub use pool::PoolOptions;
 pub use results::{Form, RichOutput};
+pub use sandbox::create::BringUpError;
 pub use sandbox::owner::ControlError;
 pub use sandbox::state::{Refusal, State, Stop};
 pub use sandbox::{Attachment, Sandbox, SandboxId, SandboxInfo, Stats};

@@ -26,6 +26,20 @@ const READ_BYTES: usize = 128 * 1024;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
 /// Why a link could not be made.
+///
+/// ```no_run
+/// use bouvet_host::{BoxConfig, BringUpError, CreateError, LinkError};
+///
+/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+/// match host.create(BoxConfig::default()).await {
+///     Ok(sandbox) => println!("{}", sandbox.id()),
+///     Err(CreateError::BringUp(BringUpError::Link(LinkError::Generation(found)))) => {
+///         println!("the base image has a guest of generation {found}");
+///     }
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The stream under it failed.

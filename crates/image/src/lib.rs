@@ -23,10 +23,14 @@ pub use cache::{CacheOptions, ImageInfo};
 pub use config::ImageConfig;
 pub use digest::Digest;
 pub use images::{Image, Images, ImagesOptions};
+pub use layer::LayerError;
+pub use layer::entries::ArchiveError;
 pub use limits::Limits;
+pub use manifest::ManifestError;
 pub use progress::PullEvent;
 pub use reference::Reference;
 pub use registry::RegistryOptions;
+pub use tree::MergeError;
 
 /// The guest: a static executable for the architecture that this was built for.
 pub const GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bouvet-guest"));

@@ -53,6 +53,18 @@ const WARM_TEMPLATE: &[v1::Program] =
 const REHEARSAL: [(Program, &str); 2] = [(Program::Command, "true"), (Program::Python, "print(1)")];
 
 /// Why a VM did not become a sandbox.
+///
+/// ```no_run
+/// use bouvet_host::{BoxConfig, BringUpError, CreateError};
+///
+/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+/// match host.create(BoxConfig { cmd: vec!["serve".into()], ..BoxConfig::default() }).await {
+///     Ok(sandbox) => println!("{}", sandbox.id()),
+///     Err(CreateError::BringUp(BringUpError::Main(why))) => println!("there is no such program: {why}"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum BringUpError {
     /// Its directory could not be made.
