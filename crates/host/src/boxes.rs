@@ -29,6 +29,16 @@ use crate::sandbox::state::{State, Stop};
 const RECORD: &str = "box.json";
 
 /// Why a sandbox could not be kept.
+///
+/// ```no_run
+/// use bouvet_host::{Host, HostOptions, KeepError, StartError};
+///
+/// # async fn example(options: HostOptions) {
+/// if let Err(StartError::Boxes(KeepError { dir, source })) = Host::start(options).await {
+///     eprintln!("persistent sandboxes cannot be kept in {}: {source}", dir.display());
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("could not keep persistent sandboxes in `{dir}`")]
 pub struct KeepError {

@@ -16,6 +16,15 @@ use crate::boxconfig::limits::Limits;
 const MAX_THREADS: u32 = 256;
 
 /// Where the cgroups of VMs go.
+///
+/// ```
+/// use bouvet_host::{CgroupChoice, HostOptions};
+///
+/// let delegated = CgroupChoice::Below("/sys/fs/cgroup/agents.slice".into());
+/// let options = HostOptions::new("/var/lib/agents", "vmlinux", "debian-devbox.ext4");
+/// assert_eq!(options.cgroup, CgroupChoice::Detect);
+/// let options = HostOptions { cgroup: delegated, ..options };
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum CgroupChoice {
     /// Below the root of the hierarchy that is mounted.
@@ -28,6 +37,19 @@ pub enum CgroupChoice {
 }
 
 /// Why VMs cannot have cgroups.
+///
+/// ```no_run
+/// use bouvet_host::{CgroupChoice, CgroupError, Host, HostOptions, StartError};
+///
+/// # async fn example(options: HostOptions) -> Result<(), StartError> {
+/// let host = match Host::start(options.clone()).await {
+///     Err(StartError::Cgroup(CgroupError::NoHierarchy)) => {
+///         Host::start(HostOptions { cgroup: CgroupChoice::Off, ..options }).await?
+///     }
+///     started => started?,
+/// };
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// Neither version is mounted with what is needed.

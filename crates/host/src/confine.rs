@@ -321,6 +321,18 @@ pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
 }
 
 /// Why a helper program did not do its work.
+///
+/// ```no_run
+/// use bouvet_host::{ToolError, check_mke2fs};
+///
+/// # async fn example() {
+/// match check_mke2fs().await {
+///     Ok(()) => println!("disks can be made"),
+///     Err(ToolError::Start(program, why)) => println!("`{program}` is missing: {why}"),
+///     Err(error) => println!("{error}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     /// It could not be started.

@@ -19,6 +19,14 @@ use crate::sandbox::state::Refusal;
 const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Names one context of a sandbox.
+///
+/// ```
+/// use bouvet_host::ContextId;
+///
+/// let id: ContextId = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().unwrap();
+/// assert_eq!(id.to_string(), "67e55044-10b1-426f-9247-bb680e5fe0c8");
+/// assert!("the first one".parse::<ContextId>().is_err());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContextId(Uuid);
 
@@ -37,6 +45,16 @@ impl FromStr for ContextId {
 }
 
 /// A context to create.
+///
+/// ```no_run
+/// use bouvet_host::{ContextRequest, Program};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut request = ContextRequest { cwd: "/srv".into(), ..ContextRequest::new(Program::Node) };
+/// request.env.insert("NODE_ENV".into(), "production".into());
+/// let context = sandbox.create_context(request).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ContextRequest {
     /// What runs in it: [`Program::Python`] or [`Program::Node`].
@@ -49,6 +67,13 @@ pub struct ContextRequest {
 
 impl ContextRequest {
     /// A context in the home directory.
+    ///
+    /// ```
+    /// use bouvet_host::{ContextRequest, Program};
+    ///
+    /// let request = ContextRequest::new(Program::Python);
+    /// assert!(request.cwd.is_empty() && request.env.is_empty());
+    /// ```
     pub fn new(program: Program) -> Self {
         Self { program, env: BTreeMap::new(), cwd: String::new() }
     }
@@ -68,6 +93,18 @@ impl ContextRequest {
 }
 
 /// What is known of a context.
+///
+/// ```no_run
+/// use bouvet_host::{ContextState, Death};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// for context in sandbox.contexts().await? {
+///     if let ContextState::Dead(death) = context.state {
+///         println!("{} of {:?}: {death}", context.id, context.program);
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context {
     /// Its name.
@@ -81,6 +118,15 @@ pub struct Context {
 }
 
 /// What a context does.
+///
+/// ```no_run
+/// use bouvet_host::ContextState;
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let contexts = sandbox.contexts().await?;
+/// let idle = contexts.iter().find(|context| context.state == ContextState::Idle);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContextState {
     /// It waits for a program.
@@ -92,6 +138,13 @@ pub enum ContextState {
 }
 
 /// How a context died.
+///
+/// ```
+/// use bouvet_host::Death;
+///
+/// assert_eq!(Death::Exited(3).to_string(), "its process ended with exit code 3");
+/// assert_eq!(Death::OutOfMemory.to_string(), "it used up the sandbox's memory and was killed");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Death {
     /// Its process ended, with this exit code.
@@ -130,6 +183,18 @@ impl From<v1::ContextDeath> for Death {
 }
 
 /// Why something could not be done to a context.
+///
+/// ```no_run
+/// use bouvet_host::{ContextError, ContextRequest, Program};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// match sandbox.create_context(ContextRequest::new(Program::Python)).await {
+///     Ok(context) => println!("{}", context.id),
+///     Err(ContextError::TooMany(limit)) => println!("one of the {limit} must be destroyed first"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// The sandbox cannot take it now.

@@ -55,6 +55,14 @@ pub enum DiskError {
 }
 
 /// Whether the program that makes disks can be run.
+///
+/// ```no_run
+/// # async fn example() {
+/// if let Err(error) = bouvet_host::check_mke2fs().await {
+///     eprintln!("install e2fsprogs: {}", bouvet_host::chain(&error));
+/// }
+/// # }
+/// ```
 pub async fn check_mke2fs() -> Result<(), confine::ToolError> {
     confine::run_tool("mke2fs", ["-V"].iter()).await.map(drop)
 }

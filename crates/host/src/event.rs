@@ -13,6 +13,21 @@ use crate::sandbox::state::{self, Stop};
 const CAPACITY: usize = 1024;
 
 /// Something that happened to a sandbox.
+///
+/// ```no_run
+/// use bouvet_host::{Happening, Watched};
+///
+/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut events = host.events();
+/// while let Some(watched) = events.next().await {
+///     if let Watched::Event(event) = watched
+///         && let Happening::Fail { reason } = event.happening
+///     {
+///         println!("{} failed: {reason}", event.sandbox);
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Happening {
@@ -51,6 +66,17 @@ impl Happening {
 }
 
 /// An event of a host.
+///
+/// ```no_run
+/// use bouvet_host::{HostEvent, Watched};
+///
+/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut events = host.events();
+/// while let Some(Watched::Event(HostEvent { time, sandbox, happening })) = events.next().await {
+///     println!("{time:?} {sandbox} {happening:?}");
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostEvent {
     /// When it happened.
@@ -96,10 +122,36 @@ impl Events {
 }
 
 /// Watches what happens from its making on.
+///
+/// ```no_run
+/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut events = host.events();
+/// let watching = tokio::spawn(async move {
+///     while let Some(watched) = events.next().await {
+///         println!("{watched:?}");
+///     }
+/// });
+/// host.shut_down().await;
+/// watching.await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct EventWatch(broadcast::Receiver<HostEvent>);
 
 /// What comes to a watcher.
+///
+/// ```no_run
+/// use bouvet_host::Watched;
+///
+/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut events = host.events();
+/// match events.next().await {
+///     Some(Watched::Event(event)) => println!("{:?}", event.happening),
+///     Some(Watched::Missed(count)) => println!("{count} events were missed"),
+///     None => println!("the host has shut down"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Watched {
     /// This happened.
@@ -110,6 +162,17 @@ pub enum Watched {
 
 impl EventWatch {
     /// What happens next; `None` when the host has shut down.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{BoxConfig, Happening, Watched};
+    ///
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut events = host.events();
+    /// host.create(BoxConfig::default()).await?;
+    /// let Some(Watched::Event(first)) = events.next().await else { return Ok(()) };
+    /// assert_eq!(first.happening, Happening::Create);
+    /// # Ok(()) }
+    /// ```
     pub async fn next(&mut self) -> Option<Watched> {
         match self.0.recv().await {
             Ok(event) => Some(Watched::Event(event)),

@@ -36,6 +36,19 @@ const OUTPUT_PART_BYTES: u32 = 512 * 1024;
 const _: () = assert!(OUTPUT_PART_BYTES as usize <= MAX_OUTPUT_PART_BYTES);
 
 /// Why a program could not be run, or its end is not known.
+///
+/// ```no_run
+/// use bouvet_host::{ExecError, ExecRequest};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// match sandbox.exec_stream(ExecRequest::arguments(["gdb", "--version"])?).await {
+///     Ok(mut program) => while program.next().await?.is_some() {},
+///     Err(ExecError::NoProgram(why)) => println!("it must be installed first: {why}"),
+///     Err(ExecError::Refused(why)) => println!("not now: {why}"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// The sandbox cannot take it now.
@@ -108,6 +121,20 @@ impl ExecError {
 }
 
 /// What a running program does.
+///
+/// ```no_run
+/// use bouvet_host::{ExecEvent, ExecRequest, Program};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut program = sandbox.exec(ExecRequest::new(Program::Command, "make")).await?;
+/// while let Some(event) = program.next().await? {
+///     match event {
+///         ExecEvent::Stdout(data) | ExecEvent::Stderr(data) => print!("{}", String::from_utf8_lossy(&data)),
+///         ExecEvent::Exit(result) => println!("exit code {}", result.exit.exit_code),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEvent {
     /// It printed.
@@ -119,6 +146,19 @@ pub enum ExecEvent {
 }
 
 /// A running program. Dropping it kills the program and all that it started.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use bouvet_host::{ExecRequest, Program};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let program = sandbox.exec(ExecRequest::new(Program::Command, "sleep 1000")).await?;
+/// if tokio::time::timeout(Duration::from_secs(1), program.finish()).await.is_err() {
+///     println!("it was dropped, and so it was killed");
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Exec {
     outputs: Streaming<v1::ExecOutput>,
@@ -162,6 +202,19 @@ impl Exec {
     }
 
     /// What the program does next; `None` after its exit.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{ExecEvent, ExecRequest, Program};
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut program = sandbox.exec(ExecRequest::new(Program::Command, "make")).await?;
+    /// while let Some(event) = program.next().await? {
+    ///     if let ExecEvent::Stdout(data) = event {
+    ///         print!("{}", String::from_utf8_lossy(&data));
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn next(&mut self) -> Result<Option<ExecEvent>, ExecError> {
         let received = self.receive().await;
         Place::explained(self.place.as_ref(), received).await
@@ -195,6 +248,15 @@ impl Exec {
     }
 
     /// Runs the program to its end.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{ExecRequest, Program};
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let result = sandbox.exec(ExecRequest::new(Program::Python, "print(6 * 7)")).await?.finish().await?;
+    /// assert_eq!((result.exit.exit_code, result.stdout.text().as_str()), (0, "42\n"));
+    /// # Ok(()) }
+    /// ```
     pub async fn finish(mut self) -> Result<ExecResult, ExecError> {
         loop {
             match self.next().await? {

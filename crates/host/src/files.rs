@@ -16,11 +16,34 @@ use crate::link::Client;
 use crate::sandbox::state::Refusal;
 
 /// Content of one read or write: the published limit of 10 MB.
+///
+/// ```no_run
+/// use bouvet_host::MAX_CONTENT_BYTES;
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let content = std::fs::read("model.bin")?;
+/// for (number, part) in content.chunks(MAX_CONTENT_BYTES).enumerate() {
+///     sandbox.write("/srv/model.bin", part.to_vec().into(), number > 0).await?;
+/// }
+/// # Ok(()) }
+/// ```
 pub const MAX_CONTENT_BYTES: usize = 10 * 1024 * 1024;
 /// How long one file operation may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Why a file operation failed.
+///
+/// ```no_run
+/// use bouvet_host::FileError;
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// match sandbox.read("settings.json", 0, 65_536).await {
+///     Ok(content) => println!("{} bytes", content.bytes.len()),
+///     Err(FileError::NotFound(_)) => sandbox.write("settings.json", "{}".into(), false).await.map(drop)?,
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The sandbox cannot take it now.
@@ -73,6 +96,15 @@ impl From<Status> for FileError {
 }
 
 /// A part of a file.
+///
+/// ```no_run
+/// use bouvet_host::FileContent;
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let FileContent { bytes, file_bytes } = sandbox.read("/var/log/dpkg.log", 0, 1024).await?;
+/// println!("{} of {file_bytes} bytes", bytes.len());
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileContent {
     /// The bytes from the asked offset on.
@@ -82,6 +114,13 @@ pub struct FileContent {
 }
 
 /// A directory's entries.
+///
+/// ```no_run
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let listing = sandbox.list("/usr/bin").await?;
+/// println!("{}{} entries", if listing.truncated { "more than " } else { "" }, listing.entries.len());
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
     /// Sorted by name.
@@ -91,6 +130,15 @@ pub struct Listing {
 }
 
 /// One entry of a directory.
+///
+/// ```no_run
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let entries = sandbox.list("/srv").await?.entries;
+/// for entry in entries.iter().filter(|entry| !entry.is_dir) {
+///     println!("{:o} {:>10} {}", entry.mode, entry.size, entry.name);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListEntry {
     /// Its name, without the directory.

@@ -120,6 +120,20 @@ impl HostOptions {
 }
 
 /// Why a host could not start.
+///
+/// ```no_run
+/// use bouvet_host::{EngineError, Host, HostOptions, StartError};
+///
+/// # async fn example(options: HostOptions) {
+/// match Host::start(options).await {
+///     Ok(host) => println!("on {}", host.engine()),
+///     Err(StartError::Engine(EngineError::Missing { what, path, .. })) => {
+///         eprintln!("there is no {what} at {}", path.display());
+///     }
+///     Err(error) => eprintln!("{}", bouvet_host::chain(&error)),
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There is no place for it.
@@ -146,6 +160,19 @@ pub enum StartError {
 }
 
 /// Why a sandbox could not be made.
+///
+/// ```no_run
+/// use bouvet_host::{BoxConfig, CreateError};
+///
+/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+/// match host.create(BoxConfig { name: "db".into(), ..BoxConfig::default() }).await {
+///     Ok(sandbox) => println!("{}", sandbox.id()),
+///     Err(CreateError::NameTaken(name)) => host.find(&name)?.start().await?,
+///     Err(CreateError::AtCapacity(limit)) => println!("one of the {limit} must go first"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// It asks for what cannot be had anywhere.
@@ -210,6 +237,18 @@ impl From<BringUpError> for CreateError {
 }
 
 /// Why a text names no sandbox.
+///
+/// ```no_run
+/// use bouvet_host::FindError;
+///
+/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+/// match host.find("67e5") {
+///     Ok(sandbox) => println!("{}", sandbox.id()),
+///     Err(FindError::Ambiguous(text)) => println!("there are several that begin with {text}"),
+///     Err(error @ FindError::None(_)) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FindError {
     /// There is none.
@@ -221,6 +260,17 @@ pub enum FindError {
 }
 
 /// Makes and keeps sandboxes. Cheap to clone; every clone is the same host.
+///
+/// ```no_run
+/// use bouvet_host::{BoxConfig, Host, HostOptions};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let host = Host::start(HostOptions::new("/var/lib/agents", "vmlinux", "debian-devbox.ext4")).await?;
+/// let sandbox = host.create(BoxConfig { name: "first".into(), ..BoxConfig::default() }).await?;
+/// assert_eq!(host.find("first")?.id(), sandbox.id());
+/// host.shut_down().await;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Host(Arc<Inner>);
 
@@ -250,6 +300,16 @@ struct Inner {
 
 impl Host {
     /// Prepares the directory and the engine. What an earlier host left there is removed.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{EngineChoice, Host, HostOptions};
+    ///
+    /// # async fn example() -> Result<(), bouvet_host::StartError> {
+    /// let options = HostOptions::new("/var/lib/agents", "vmlinux", "debian-devbox.ext4");
+    /// let host = Host::start(HostOptions { engine: EngineChoice::Qemu, ..options }).await?;
+    /// println!("{} by {}", host.engine(), host.acceleration().name());
+    /// # Ok(()) }
+    /// ```
     pub async fn start(options: HostOptions) -> Result<Self, StartError> {
         let ground = Ground::claim(&options)?;
         match Inner::new(&ground, &options).await {
@@ -263,6 +323,16 @@ impl Host {
 
     /// Makes ready what [`Host::start`] would, as far as the engine, and gives it back: what makes VMs here, or why
     /// nothing does. May be called beside a running host.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{Host, HostOptions};
+    ///
+    /// # async fn example() -> Result<(), bouvet_host::StartError> {
+    /// let options = HostOptions::new("/var/lib/agents", "vmlinux", "debian-devbox.ext4");
+    /// let facts = Host::probe(&options).await?;
+    /// println!("{}: {}", facts.name, facts.version);
+    /// # Ok(()) }
+    /// ```
     pub async fn probe(options: &HostOptions) -> Result<EngineFacts, StartError> {
         let ground = Ground::claim(options)?;
         let probed = async {
@@ -311,6 +381,17 @@ impl Host {
     }
 
     /// Makes a sandbox. When the returned future is dropped early, the sandbox is destroyed.
+    ///
+    /// ```no_run
+    /// use bouvet_host::BoxConfig;
+    ///
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let cmd = ["python3", "-m", "http.server"].map(String::from).into();
+    /// let volumes = vec!["/home/me/site:/srv:ro".into()];
+    /// let config = BoxConfig { cmd, volumes, working_dir: "/srv".into(), ..BoxConfig::default() };
+    /// let sandbox = host.create(config).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn create(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
         config.validate()?;
         fits_machine(&config)?;
@@ -334,26 +415,65 @@ impl Host {
     }
 
     /// Watches what happens to its sandboxes from now on.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut events = host.events();
+    /// while let Some(watched) = events.next().await {
+    ///     println!("{watched:?}");
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn events(&self) -> EventWatch {
         self.0.events.watch()
     }
 
     /// The sandbox that `text` names: its id, its name, or the beginning of its id that no other has.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let by_name = host.find("db")?;
+    /// let by_id = host.find(&by_name.id().to_string()[..8])?;
+    /// # Ok(()) }
+    /// ```
     pub fn find(&self, text: &str) -> Result<Sandbox, FindError> {
         self.registry().find(text)
     }
 
     /// Clones that wait in all pools, and how many should.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (ready, wanted) = host.pool();
+    /// println!("{ready} of {wanted} wait");
+    /// # Ok(()) }
+    /// ```
     pub fn pool(&self) -> (usize, usize) {
         self.0.pools.count()
     }
 
     /// The sandbox of this name, whatever its state.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let id = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+    /// if let Some(sandbox) = host.get(id) {
+    ///     println!("{}", sandbox.state().name());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn get(&self, id: SandboxId) -> Option<Sandbox> {
         self.registry().sandboxes.get(&id).cloned()
     }
 
     /// All sandboxes, oldest first.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let running = host.list().iter().filter(|info| info.state.name() == "running").count();
+    /// println!("{running} run");
+    /// # Ok(()) }
+    /// ```
     pub fn list(&self) -> Vec<SandboxInfo> {
         let mut infos: Vec<_> = self.registry().sandboxes.values().map(Sandbox::info).collect();
         infos.sort_by_key(|info| info.created_at);
@@ -361,6 +481,13 @@ impl Host {
     }
 
     /// Destroys all sandboxes and removes everything that this host has made. Later calls fail.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// tokio::signal::ctrl_c().await?;
+    /// host.shut_down().await;
+    /// # Ok(()) }
+    /// ```
     pub async fn shut_down(&self) {
         self.0.closing.cancel();
         self.0.starts.close();

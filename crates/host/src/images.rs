@@ -21,6 +21,17 @@ fn read_start(what: &'static str, path: &Path) -> Result<[u8; START_BYTES], Engi
 }
 
 /// Checks that the file at `path` is a kernel that can be booted, and says whether its modules lie beside it.
+///
+/// ```
+/// use bouvet_host::{EngineError, images};
+///
+/// let file = tempfile::NamedTempFile::new()?;
+/// std::fs::write(file.path(), "\x7fELF and so on")?;
+/// assert!(!images::check_kernel(file.path())?, "there are no modules beside it");
+/// std::fs::write(file.path(), "a bzImage, say")?;
+/// assert!(matches!(images::check_kernel(file.path()), Err(EngineError::NotAKernel(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn check_kernel(path: &Path) -> Result<bool, EngineError> {
     if !read_start("kernel", path)?.starts_with(b"\x7fELF") {
         return Err(EngineError::NotAKernel(path.to_owned()));
@@ -29,6 +40,17 @@ pub fn check_kernel(path: &Path) -> Result<bool, EngineError> {
 }
 
 /// Checks that the file at `path` holds a root file system, and says which: `ext4`.
+///
+/// ```
+/// use bouvet_host::{EngineError, images};
+///
+/// let file = tempfile::NamedTempFile::new()?;
+/// std::fs::write(file.path(), "hsqs and so on")?;
+/// assert_eq!(images::check_rootfs(file.path())?, "squashfs");
+/// std::fs::write(file.path(), "PK")?;
+/// assert!(matches!(images::check_rootfs(file.path()), Err(EngineError::NotARootfs(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn check_rootfs(path: &Path) -> Result<&'static str, EngineError> {
     let file_system = bouvet_wire::disk::file_system(&read_start("rootfs", path)?);
     file_system.ok_or_else(|| EngineError::NotARootfs(path.to_owned()))

@@ -15,6 +15,16 @@ use rustix::fs::FlockOperation;
 pub(crate) const MAX_HOSTS: u32 = 64;
 
 /// Why a host found no place.
+///
+/// ```no_run
+/// use bouvet_host::{ClaimError, Host, HostOptions, StartError};
+///
+/// # async fn example(options: HostOptions) {
+/// if let Err(StartError::Claim(ClaimError::InUse(dir, limit))) = Host::start(options).await {
+///     eprintln!("{limit} hosts work in {}", dir.display());
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// The directory cannot be used.

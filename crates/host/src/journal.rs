@@ -25,6 +25,19 @@ const MAX_BEHIND_RECORDS: usize = MAX_RECORDS / 2;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a program printed something.
+///
+/// ```no_run
+/// use bouvet_host::{LogOptions, LogStream};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut log = sandbox.logs(LogOptions::default());
+/// while let Some(record) = log.next().await {
+///     if record.stream == LogStream::Stderr {
+///         print!("{}", String::from_utf8_lossy(&record.data));
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogStream {
@@ -35,6 +48,17 @@ pub enum LogStream {
 }
 
 /// Something that a program printed at once.
+///
+/// ```no_run
+/// use bouvet_host::{LogOptions, LogRecord};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut log = sandbox.logs(LogOptions::default());
+/// while let Some(LogRecord { time, stream, data }) = log.next().await {
+///     println!("{time:?} {stream:?} {}", String::from_utf8_lossy(&data));
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRecord {
     /// When it reached the host.
@@ -46,6 +70,20 @@ pub struct LogRecord {
 }
 
 /// What of a log is read.
+///
+/// ```no_run
+/// use std::time::{Duration, SystemTime};
+///
+/// use bouvet_host::LogOptions;
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let since = Some(SystemTime::now() - Duration::from_secs(60));
+/// let mut log = sandbox.logs(LogOptions { since, follow: true, ..LogOptions::default() });
+/// while let Some(record) = log.next().await {
+///     print!("{}", String::from_utf8_lossy(&record.data));
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogOptions {
     /// Whether to go on with what is printed later, until the program has ended.
@@ -224,6 +262,19 @@ pub struct LogReader {
 
 impl LogReader {
     /// What comes next; `None` when there is no more, which whoever follows learns when the program has ended.
+    ///
+    /// ```no_run
+    /// use bouvet_host::LogOptions;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut log = sandbox.logs(LogOptions { follow: true, ..LogOptions::default() });
+    /// while let Some(record) = log.next().await {
+    ///     if record.data.starts_with(b"listening") {
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn next(&mut self) -> Option<LogRecord> {
         let journal = self.journal.clone();
         loop {

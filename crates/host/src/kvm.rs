@@ -10,6 +10,19 @@ const DEVICE: &str = "/dev/kvm";
 const API_VERSION: i32 = 12;
 
 /// KVM, as this process finds it.
+///
+/// ```
+/// use bouvet_host::Kvm;
+///
+/// let kvm = Kvm::find();
+/// assert_eq!(matches!(kvm, Kvm::Missing { .. }), !std::fs::exists("/dev/kvm")?);
+/// match kvm {
+///     Kvm::Hardware => println!("sandboxes start in milliseconds"),
+///     Kvm::Denied => println!("add yourself to the group `kvm`"),
+///     other => println!("sandboxes will be emulated: {other:?}"),
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kvm {
     /// It can be used, and hardware stands behind it.

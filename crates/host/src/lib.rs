@@ -3,6 +3,26 @@
 //! [`Host::start`] prepares one directory and one engine; [`Host::create`] makes a [`Sandbox`] from a
 //! [`BoxConfig`]. Each sandbox is owned by one task, which does every transition of its state; everybody
 //! else holds a handle that asks that task and watches.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use bouvet_host::{BoxConfig, ExecRequest, Host, HostOptions};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let host = Host::start(HostOptions::new("/var/lib/agents", "vmlinux", "debian-devbox.ext4")).await?;
+//!     let sandbox = host.create(BoxConfig { image: "nginx:alpine".into(), ..BoxConfig::default() }).await?;
+//!     let result = sandbox.exec(ExecRequest::arguments(["nginx", "-t"])?).await?.finish().await?;
+//!     println!("exit code {}: {}", result.exit.exit_code, result.stderr.text());
+//!     sandbox.stop(Duration::from_secs(10)).await?;
+//!     sandbox.destroy().await;
+//!     host.shut_down().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Programs to run are in `examples/`; what a sandbox can be asked to be is in `docs/BOXES.md`.
 
 pub mod attest;
 mod blueprint;
@@ -76,6 +96,14 @@ pub use tunnel::{ConnectError, Tunnel};
 pub use volume::{ConfineError, VolumeError, VolumeSpec, Volumes};
 
 /// An error and its causes in one line: `could not do this: because of that`.
+///
+/// ```
+/// use bouvet_host::{StartError, chain};
+///
+/// let full = std::io::Error::other("the disk is full");
+/// let error = StartError::Directory("/var/lib/agents".into(), full);
+/// assert_eq!(chain(&error), "could not make `/var/lib/agents`: the disk is full");
+/// ```
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -22,6 +22,15 @@ use crate::template::Shape;
 const REST: Duration = Duration::from_millis(100);
 
 /// What a pool is made of.
+///
+/// ```
+/// use bouvet_host::{HostOptions, PoolOptions, ResourceConfig};
+///
+/// let pool = PoolOptions { size: 3, boots: 2, resources: ResourceConfig::default() };
+/// let options = HostOptions::new("/var/lib/agents", "vmlinux", "debian-devbox.ext4");
+/// let options = HostOptions { pool: Some(pool), ..options };
+/// assert!(options.templates.is_some(), "clones are made from them");
+/// ```
 #[derive(Debug, Clone)]
 pub struct PoolOptions {
     /// Clones that wait at any time.

@@ -6,6 +6,17 @@ use bouvet_wire::v1;
 use bytes::Bytes;
 
 /// A value in all the forms that it can be shown in.
+///
+/// ```
+/// use bouvet_host::{Form, RichOutput};
+///
+/// let form = |mime_type: &str, data: &str| {
+///     Form { mime_type: mime_type.into(), data: data.to_owned().into(), omitted_bytes: 0 }
+/// };
+/// let table = RichOutput { forms: vec![form("text/plain", "a b"), form("text/html", "<table>…</table>")] };
+/// assert_eq!(table.form("text/html").unwrap().data, "<table>…</table>");
+/// assert_eq!(table.form("image/png"), None);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RichOutput {
     /// Its forms, as the program gave them.
@@ -20,6 +31,20 @@ impl RichOutput {
 }
 
 /// One form of a value.
+///
+/// ```no_run
+/// use bouvet_host::{ContextRequest, ExecRequest, Program};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let context = sandbox.create_context(ContextRequest::new(Program::Python)).await?;
+/// let mut request = ExecRequest::new(Program::Python, "[n * n for n in range(5)]");
+/// request.context = Some(context.id);
+/// let result = sandbox.exec(request).await?.finish().await?;
+/// for form in result.results.iter().flat_map(|output| &output.forms) {
+///     println!("{}: {} bytes", form.mime_type, form.data.len());
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Form {
     /// Its MIME type: at most 128 visible ASCII characters, a `/` among them.

@@ -29,6 +29,18 @@ const PART_BYTES: usize = 32 * 1024;
 const PARTS: usize = 2;
 
 /// Why a program in a sandbox could not be connected to.
+///
+/// ```no_run
+/// use bouvet_host::ConnectError;
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// match sandbox.connect_sidecar().await {
+///     Ok(_connection) => println!("it takes orders"),
+///     Err(ConnectError::NotListening(why)) => println!("not yet: {why}"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The sandbox cannot take it now.
@@ -69,6 +81,17 @@ const LINGER: Duration = Duration::from_secs(10);
 
 /// A connection to a program in a sandbox: what is written the program reads, and the other way round. Each direction
 /// ends by itself. One that breaks is an error of whoever reads, not an end. Dropping it closes both.
+///
+/// ```no_run
+/// use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut control = BufReader::new(sandbox.connect_sidecar().await?);
+/// control.write_all(b"allow example.org\n").await?;
+/// let mut answer = String::new();
+/// control.read_line(&mut answer).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Tunnel {
     stream: DuplexStream,

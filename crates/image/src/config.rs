@@ -7,6 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 
 /// How an image is to be run: the part of its configuration that is about its containers.
+///
+/// ```no_run
+/// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+/// let Some(image) = images.get("nginx:alpine").await? else { return Ok(()) };
+/// println!("it runs {:?} {:?} as {:?}", image.config.entrypoint, image.config.cmd, image.config.user);
+/// println!("and stops by {:?}", image.config.stop_signal);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
     /// The program, before [`cmd`](Self::cmd).

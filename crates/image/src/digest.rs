@@ -10,6 +10,15 @@ const PREFIX: &str = "sha256:";
 const HEX_DIGITS: usize = 64;
 
 /// A SHA-256 digest. Shown as `sha256:` and 64 hexadecimal digits.
+///
+/// ```
+/// use bouvet_image::Digest;
+///
+/// let digest = Digest::of(b"");
+/// assert!(digest.to_string().starts_with("sha256:e3b0c44298fc1c14"));
+/// assert_eq!(digest.to_string().parse::<Digest>()?, digest);
+/// # Ok::<(), bouvet_image::digest::DigestError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(String);

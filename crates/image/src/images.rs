@@ -15,6 +15,14 @@ use crate::reference::Reference;
 use crate::registry::{Client, RegistryError, RegistryOptions};
 
 /// How images are pulled, beside where they are kept.
+///
+/// ```
+/// use bouvet_image::ImagesOptions;
+///
+/// let mut options = ImagesOptions::default();
+/// options.registry.insecure_registries.push("registry.lan:5000".into());
+/// options.limits.max_layers = 64;
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct ImagesOptions {
     /// Which registries are spoken with, and how.
@@ -24,6 +32,16 @@ pub struct ImagesOptions {
 }
 
 /// Why pulling cannot be prepared.
+///
+/// ```
+/// use bouvet_image::images::OpenError;
+/// use bouvet_image::{Images, ImagesOptions};
+///
+/// match Images::uncached("/proc/images", ImagesOptions::default()) {
+///     Err(OpenError::Cache(error)) => assert!(error.to_string().contains("/proc/images")),
+///     other => panic!("{other:?}"),
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The directory cannot be used.
@@ -35,6 +53,17 @@ pub enum OpenError {
 }
 
 /// Pulls images, and keeps them. Cheap to clone.
+///
+/// ```no_run
+/// use bouvet_image::{CacheOptions, Images, ImagesOptions};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let cache = CacheOptions::new("images");
+/// let images = Images::open(cache, ImagesOptions::default())?;
+/// let image = images.pull(&"nginx:alpine".parse()?, |_| ()).await?;
+/// println!("{} is at {}", image.id, image.rootfs.display());
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Images {
     shared: Arc<Shared>,
@@ -55,6 +84,14 @@ enum Home {
 }
 
 /// An image that can be booted. While it is held, nobody removes its root file system.
+///
+/// ```no_run
+/// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+/// if let Some(image) = images.get("nginx:alpine").await? {
+///     println!("{} takes {} bytes at {}", image.id, image.size_bytes, image.rootfs.display());
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Image {
     /// The digest of its configuration.
@@ -93,6 +130,16 @@ impl Images {
 
     /// The image that `reference` means now, by what its registry says. Downloads and converts what is missing;
     /// `progress` is told how far that is.
+    ///
+    /// ```no_run
+    /// use bouvet_image::Reference;
+    ///
+    /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+    /// let reference: Reference = "nginx:alpine".parse()?;
+    /// let image = images.pull(&reference, |event| println!("{event:?}")).await?;
+    /// println!("{} runs {:?}", image.reference, image.config.cmd);
+    /// # Ok(()) }
+    /// ```
     pub async fn pull(
         &self,
         reference: &Reference,
@@ -116,6 +163,15 @@ impl Images {
 
     /// The image that a reference meant when it was pulled last, or that has this id (at least 12 digits of it), if
     /// it is in the cache. Asks no registry.
+    ///
+    /// ```no_run
+    /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+    /// match images.get("nginx:alpine").await? {
+    ///     Some(image) => println!("{}", image.id),
+    ///     None => println!("it was not pulled yet"),
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn get(&self, what: &str) -> Result<Option<Image>, CacheError> {
         let Home::Cache(store) = &self.shared.home else { return Ok(None) };
         let found = store.get(what).await?;
@@ -126,6 +182,13 @@ impl Images {
     }
 
     /// What is in the cache, the longest unused first.
+    ///
+    /// ```no_run
+    /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+    /// let used_bytes: u64 = images.list().await?.iter().map(|image| image.size_bytes).sum();
+    /// println!("{used_bytes} bytes");
+    /// # Ok(()) }
+    /// ```
     pub async fn list(&self) -> Result<Vec<ImageInfo>, CacheError> {
         let Home::Cache(store) = &self.shared.home else { return Ok(Vec::new()) };
         let store = store.clone();
@@ -134,6 +197,12 @@ impl Images {
 
     /// Removes from the cache: a reference, and with the last one its image; or by its id (at least 12 digits of it)
     /// an image and all its references. What is in use is refused.
+    ///
+    /// ```no_run
+    /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+    /// images.remove("nginx:alpine").await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn remove(&self, what: &str) -> Result<(), CacheError> {
         let Home::Cache(store) = &self.shared.home else { return Err(CacheError::Unknown(what.to_owned())) };
         let (store, what) = (store.clone(), what.to_owned());

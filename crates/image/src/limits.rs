@@ -1,6 +1,14 @@
 //! Bounds on what an image may make us do. Whoever made it is not trusted.
 
 /// What an image may cost. The defaults hold any image that is of use in a VM.
+///
+/// ```
+/// use bouvet_image::{ImagesOptions, Limits};
+///
+/// let limits = Limits { max_image_bytes: 1 << 30, ..Limits::default() };
+/// assert!(limits.max_image_bytes < Limits::default().max_image_bytes);
+/// let options = ImagesOptions { limits, ..ImagesOptions::default() };
+/// ```
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Bytes of one layer, as it is transferred and as it is unpacked.

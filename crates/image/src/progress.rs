@@ -3,6 +3,20 @@
 use crate::digest::Digest;
 
 /// A step of a pull. Of each kind with numbers the last has `done_bytes` equal to `total_bytes`.
+///
+/// ```no_run
+/// use bouvet_image::PullEvent;
+///
+/// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+/// let progress = |event| match event {
+///     PullEvent::Resolved { id, layers } => println!("{id} of {} layers", layers.len()),
+///     PullEvent::Layer { done_bytes, total_bytes, .. } => println!("{done_bytes}/{total_bytes}"),
+///     PullEvent::Waiting => println!("somebody else pulls it"),
+///     PullEvent::Converting { done_bytes, total_bytes } => println!("{done_bytes}/{total_bytes}"),
+/// };
+/// images.pull(&"nginx:alpine".parse()?, progress).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PullEvent {
     /// Which image the reference means now.

@@ -31,6 +31,14 @@ const LAYERS_AT_ONCE: usize = 3;
 const EVENT_BYTES: u64 = 1 << 20;
 
 /// Why an image could not be pulled.
+///
+/// ```no_run
+/// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+/// if let Err(error) = images.pull(&"nginx:alpine".parse()?, |_| ()).await {
+///     eprintln!("could not pull {}: {}", error.reference, error.cause);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("could not pull the image `{reference}`")]
 pub struct PullError {
@@ -42,6 +50,20 @@ pub struct PullError {
 }
 
 /// What went wrong in a pull.
+///
+/// ```no_run
+/// use bouvet_image::pull::PullCause;
+///
+/// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+/// match images.pull(&"oci:/srv/layout:1".parse()?, |_| ()).await {
+///     Ok(image) => println!("{}", image.id),
+///     Err(error) => match error.cause {
+///         PullCause::Local(why) => eprintln!("it is not there: {why}"),
+///         why => eprintln!("it is no image for this machine: {why}"),
+///     },
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum PullCause {
     /// The registry did not give the image.

@@ -26,6 +26,16 @@ const MAX_TAG: usize = 128;
 /// In a registry: `nginx:alpine`, `ghcr.io/org/app@sha256:…`, `localhost:5000/a/b:tag`. On this machine:
 /// `oci:/path[:tag]`, a directory or archive in the OCI image layout, and `docker-archive:/path[:reference]`,
 /// what `docker save` writes. A path is absolute and has no colon.
+///
+/// ```
+/// use bouvet_image::Reference;
+///
+/// let reference: Reference = "nginx".parse()?;
+/// assert_eq!(reference.normalized(), "docker.io/library/nginx:latest");
+/// assert_eq!("localhost:5000/a/b".parse::<Reference>()?.registry(), Some("localhost:5000"));
+/// assert_eq!("oci:/srv/layout:1".parse::<Reference>()?.registry(), None);
+/// # Ok::<(), bouvet_image::reference::ReferenceError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Reference {
@@ -55,6 +65,13 @@ pub(crate) struct Remote {
 }
 
 /// Why a text is no reference.
+///
+/// ```
+/// use bouvet_image::Reference;
+///
+/// let error = "Nginx".parse::<Reference>().unwrap_err();
+/// assert!(error.to_string().starts_with("`Nginx` is not a reference to an image: "));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("`{text}` is not a reference to an image: {reason}")]
 pub struct ReferenceError {

@@ -41,6 +41,18 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 10;
 
 /// Which registries are spoken with, and how.
+///
+/// ```
+/// use bouvet_image::{ImagesOptions, RegistryOptions};
+///
+/// let registry = RegistryOptions {
+///     docker_config: Some("/root/.docker/config.json".into()),
+///     root_certificates: vec!["/etc/ssl/registry.pem".into()],
+///     ..RegistryOptions::default()
+/// };
+/// let options = ImagesOptions { registry, ..ImagesOptions::default() };
+/// assert!(options.registry.insecure_registries.is_empty());
+/// ```
 #[derive(Debug, Clone)]
 pub struct RegistryOptions {
     /// Docker's `config.json`, for credentials.

@@ -14,6 +14,22 @@ const MIN_CPU_QUOTA_US: i64 = 1_000;
 const MAX_CPUS: u32 = 4096;
 
 /// Limits on a sandbox's programs. `None`: no other limit than its VM's.
+///
+/// ```
+/// use bouvet_host::{BoxConfig, ResourceLimits};
+///
+/// let limits = ResourceLimits {
+///     pids_limit: Some(100),
+///     ulimits: vec!["nofile=1024:2048".into()],
+///     cpu_quota: Some(50_000),
+///     ..ResourceLimits::default()
+/// };
+/// let config = BoxConfig { resource_limits: limits.clone(), ..BoxConfig::default() };
+/// assert_eq!(config.validate(), Ok(()));
+/// let resource_limits = ResourceLimits { ulimits: vec!["files=1024".into()], ..limits };
+/// let error = BoxConfig { resource_limits, ..config }.validate().unwrap_err();
+/// assert_eq!((error.field, error.value.as_str()), ("resource_limits.ulimits", "`files=1024`"));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ResourceLimits {

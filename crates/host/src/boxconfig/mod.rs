@@ -126,6 +126,18 @@ pub struct BoxConfig {
 }
 
 /// What a sandbox may use.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use bouvet_host::{BoxConfig, ResourceConfig};
+///
+/// let timeout = Duration::from_secs(600);
+/// let resources = ResourceConfig { vcpus: 1, memory_mb: 64, timeout, ..ResourceConfig::default() };
+/// assert_eq!(resources.disk_mb, 4096);
+/// let error = BoxConfig { resources, ..BoxConfig::default() }.validate().unwrap_err();
+/// assert_eq!(error.to_string(), "`resources.memory_mb` is 64 MiB; 128 to 1048576 MiB are allowed");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ResourceConfig {
@@ -162,6 +174,15 @@ mod seconds {
 }
 
 /// A field with a value that cannot be had.
+///
+/// ```
+/// use bouvet_host::BoxConfig;
+///
+/// let config = BoxConfig { port_map: vec!["80".into()], ..BoxConfig::default() };
+/// let error = config.validate().unwrap_err();
+/// assert_eq!((error.field, error.value.as_str()), ("port_map", "`80`"));
+/// assert!(error.allowed.starts_with("`host_port:guest_port`"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` is {value}; {allowed}")]
 pub struct InvalidConfig {
@@ -182,6 +203,17 @@ impl InvalidConfig {
 
 impl BoxConfig {
     /// Whether this can be had on any machine.
+    ///
+    /// ```
+    /// use bouvet_host::BoxConfig;
+    ///
+    /// let wrong = |config: BoxConfig| config.validate().unwrap_err().field;
+    /// assert_eq!(wrong(BoxConfig { tmpfs: vec!["run".into()], ..BoxConfig::default() }), "tmpfs");
+    /// assert_eq!(wrong(BoxConfig { volumes: vec!["/data".into()], ..BoxConfig::default() }), "volumes");
+    /// assert_eq!(wrong(BoxConfig { dns: vec!["localhost".into()], ..BoxConfig::default() }), "dns");
+    /// let right = BoxConfig { volumes: vec!["/data:/srv:ro".into()], ..BoxConfig::default() };
+    /// assert_eq!(right.validate(), Ok(()));
+    /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         self.plan().map(drop)
     }

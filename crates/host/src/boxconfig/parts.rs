@@ -7,6 +7,15 @@ use serde::{Deserialize, Serialize};
 use crate::attest::Technology;
 
 /// What of a sandbox's life is worth a line in the host's log.
+///
+/// ```
+/// use bouvet_host::{BoxConfig, LogLevel};
+///
+/// let config: BoxConfig = serde_json::from_str(r#"{"log_level": "warn"}"#)?;
+/// assert_eq!(config.log_level, LogLevel::Warn);
+/// assert!(BoxConfig::default().log_level < config.log_level);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -27,6 +36,14 @@ pub enum LogLevel {
 ///
 /// No engine has the hardware's yet. Simulated, nothing is encrypted; the sandbox is booted for itself, not cloned, and
 /// what it is launched from is measured, for [`Sandbox::attest`](crate::Sandbox::attest).
+///
+/// ```
+/// use bouvet_host::{BoxConfig, TeeConfig};
+///
+/// let tee = TeeConfig::Tdx { workload_id: String::new(), simulate: true };
+/// let error = BoxConfig { tee, ..BoxConfig::default() }.validate().unwrap_err();
+/// assert_eq!(error.field, "tee.workload_id");
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TeeConfig {
@@ -66,6 +83,15 @@ impl TeeConfig {
 }
 
 /// Generations of AMD's processors with SEV-SNP.
+///
+/// ```
+/// use bouvet_host::{SevSnpGeneration, TeeConfig};
+///
+/// let tee = serde_json::from_str(r#"{"sev_snp": {"workload_id": "agent", "generation": "genoa"}}"#)?;
+/// let generation = SevSnpGeneration::Genoa;
+/// assert_eq!(TeeConfig::SevSnp { workload_id: "agent".into(), generation, simulate: false }, tee);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SevSnpGeneration {
@@ -77,6 +103,16 @@ pub enum SevSnpGeneration {
 }
 
 /// Where images are kept, and how many.
+///
+/// ```
+/// use bouvet_host::{BoxConfig, CacheConfig};
+///
+/// let fresh = CacheConfig { enabled: false, ..CacheConfig::default() };
+/// let config = BoxConfig { image: "nginx:alpine".into(), cache: fresh, ..BoxConfig::default() };
+/// let written = serde_json::to_string(&config)?;
+/// assert!(!serde_json::from_str::<BoxConfig>(&written)?.cache.enabled);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheConfig {
@@ -97,6 +133,16 @@ impl Default for CacheConfig {
 }
 
 /// Sandboxes of one description that wait ready.
+///
+/// ```
+/// use bouvet_host::{BoxConfig, PoolConfig};
+///
+/// let pool = PoolConfig { enabled: true, min_idle: 2, ..PoolConfig::default() };
+/// assert!(BoxConfig { pool: pool.clone(), ..BoxConfig::default() }.validate().is_ok());
+/// let pool = PoolConfig { max_size: 1, ..pool };
+/// let error = BoxConfig { pool, ..BoxConfig::default() }.validate().unwrap_err();
+/// assert_eq!(error.to_string(), "`pool.min_idle` is 2; 0 to `pool.max_size` are allowed");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PoolConfig {
@@ -125,6 +171,15 @@ impl Default for PoolConfig {
 }
 
 /// How a pool follows demand.
+///
+/// ```
+/// use bouvet_host::{BoxConfig, PoolConfig, ScalingPolicy};
+///
+/// let scaling = ScalingPolicy { enabled: true, scale_up_threshold: 1.5, ..ScalingPolicy::default() };
+/// let pool = PoolConfig { enabled: true, scaling, ..PoolConfig::default() };
+/// let error = BoxConfig { pool, ..BoxConfig::default() }.validate().unwrap_err();
+/// assert_eq!(error.to_string(), "`pool.scaling.scale_up_threshold` is 1.5; 0 to 1 are allowed");
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScalingPolicy {
@@ -159,6 +214,15 @@ impl Default for ScalingPolicy {
 }
 
 /// What a sandbox can reach.
+///
+/// ```
+/// use bouvet_host::{BoxConfig, NetworkMode};
+///
+/// let config: BoxConfig = serde_json::from_str(r#"{"network": {"bridge": {"network": "agents"}}}"#)?;
+/// assert_eq!(config.network, NetworkMode::Bridge { network: "agents".into() });
+/// assert_eq!(BoxConfig::default().network, NetworkMode::None);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkMode {
@@ -175,6 +239,16 @@ pub enum NetworkMode {
 }
 
 /// A second image's program that runs beside the main one.
+///
+/// ```
+/// use bouvet_host::{BoxConfig, SidecarConfig};
+///
+/// let proxy = SidecarConfig { image: "ghcr.io/org/proxy:1".into(), ..SidecarConfig::default() };
+/// let config = BoxConfig { sidecar: Some(proxy.clone()), ..BoxConfig::default() };
+/// assert_eq!(config.validate(), Ok(()));
+/// let sidecar = Some(SidecarConfig { vsock_port: 0, ..proxy });
+/// assert_eq!(BoxConfig { sidecar, ..config }.validate().unwrap_err().field, "sidecar.vsock_port");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SidecarConfig {

@@ -1,6 +1,14 @@
 //! Sizes as people write them: `512`, `64k`, `100m`, `1.5g`.
 
 /// The bytes that `text` stands for: a number and a unit of 1024, as Docker has them; without a unit, bytes.
+///
+/// ```
+/// use bouvet_host::parse_size;
+///
+/// assert_eq!(parse_size("512"), Some(512));
+/// assert_eq!(parse_size("1.5g"), Some(1536 * 1024 * 1024));
+/// assert_eq!(parse_size("many"), None);
+/// ```
 pub fn parse(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());

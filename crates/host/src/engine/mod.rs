@@ -29,6 +29,15 @@ use crate::confine::Spawner;
 use crate::undo::Undo;
 
 /// Which engine to use.
+///
+/// ```
+/// use bouvet_host::{EngineChoice, HostOptions};
+///
+/// let options = HostOptions::new("/var/lib/agents", "vmlinux", "debian-devbox.ext4");
+/// assert_ne!(options.resolved_engine(), EngineChoice::Auto, "it stands for another");
+/// let options = HostOptions { engine: EngineChoice::Firecracker, ..options };
+/// assert_eq!(options.resolved_engine(), EngineChoice::Firecracker);
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum EngineChoice {
     /// The strongest that this machine can run.
@@ -55,6 +64,13 @@ impl EngineChoice {
 }
 
 /// What executes a guest's instructions.
+///
+/// ```
+/// use bouvet_host::Acceleration;
+///
+/// assert_eq!(Acceleration::Hardware.name(), "kvm");
+/// assert_eq!(Acceleration::Software.name(), "tcg");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acceleration {
     /// The processor, through KVM.
@@ -81,6 +97,16 @@ impl Acceleration {
 }
 
 /// Why an engine cannot be used, or could not start a VM.
+///
+/// ```
+/// use std::path::Path;
+///
+/// use bouvet_host::{EngineError, images};
+///
+/// let error = images::check_kernel(Path::new("/nonexistent/vmlinux")).unwrap_err();
+/// assert!(matches!(error, EngineError::Missing { what: "kernel", .. }));
+/// assert_eq!(error.to_string(), "could not open the kernel `/nonexistent/vmlinux`");
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// A file that VMs boot from is missing or unreadable.
@@ -252,6 +278,16 @@ pub(crate) struct Freezing {
 }
 
 /// One layer of what confines the process of each VM.
+///
+/// ```no_run
+/// use bouvet_host::{Host, HostOptions};
+///
+/// # async fn example(options: &HostOptions) -> Result<(), bouvet_host::StartError> {
+/// for layer in Host::probe(options).await?.confinement {
+///     println!("{}: {}", layer.name, if layer.in_force { "in force" } else { "missing" });
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layer {
     /// What it is: `seccomp filters`.
@@ -267,6 +303,17 @@ impl Layer {
 }
 
 /// What an engine is, once it was made ready.
+///
+/// ```no_run
+/// use bouvet_host::{Acceleration, Host, HostOptions};
+///
+/// # async fn example(options: &HostOptions) -> Result<(), bouvet_host::StartError> {
+/// let facts = Host::probe(options).await?;
+/// if facts.acceleration != Acceleration::Hardware {
+///     println!("{} works by {} here: everything takes longer", facts.version, facts.acceleration.name());
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineFacts {
     /// Its name: `firecracker`.

@@ -6,6 +6,14 @@ use crate::context::Death;
 use crate::results::RichOutput;
 
 /// One stream of a program's output: its beginning, and its end if there was more than fits.
+///
+/// ```
+/// use bouvet_host::Captured;
+///
+/// let output = Captured { head: b"first".to_vec(), dropped_bytes: 7, tail: b"last".to_vec() };
+/// assert_eq!(output.text(), "first\n[… 7 bytes left out …]\nlast");
+/// assert_eq!(output.clipped(2).dropped_bytes, 7 + 3 + 2);
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Captured {
     /// The first bytes.
@@ -49,6 +57,21 @@ impl Captured {
 }
 
 /// How a program ended.
+///
+/// ```no_run
+/// use bouvet_host::{ExecRequest, Program};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let request = ExecRequest::new(Program::Command, "make test");
+/// let exit = sandbox.exec(request).await?.finish().await?.exit;
+/// match exit.exit_code {
+///     0 => println!("passed in {:?}", exit.duration),
+///     _ if exit.timed_out => println!("was too slow"),
+///     _ if exit.out_of_memory => println!("needs more memory"),
+///     code => println!("failed with exit code {code}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecExit {
     /// Its exit code; 128 + the signal's number when a signal ended it.
@@ -64,6 +87,19 @@ pub struct ExecExit {
 }
 
 /// All of a program's run.
+///
+/// ```no_run
+/// use bouvet_host::{ExecRequest, Program};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let request = ExecRequest::new(Program::Command, "cat /var/log/dpkg.log");
+/// let result = sandbox.exec(request).await?.finish().await?;
+/// if result.truncated() {
+///     println!("{} bytes of it were left out", result.stdout.dropped_bytes);
+/// }
+/// println!("{}", result.stdout.text());
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecResult {
     /// How it ended.

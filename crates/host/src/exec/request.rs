@@ -22,6 +22,15 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const _: () = assert!(MAX_COMMAND_BYTES <= MAX_PROGRAM_BYTES);
 
 /// The kinds of program.
+///
+/// ```
+/// use bouvet_host::{ExecRequest, Program};
+///
+/// let script = ExecRequest::new(Program::Bash, "for n in 1 2 3; do echo $n; done");
+/// let command = ExecRequest::arguments(["git", "status"])?;
+/// assert_eq!((script.program, command.program), (Program::Bash, Program::Arguments));
+/// # Ok::<(), bouvet_host::InvalidConfig>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
     /// A shell command line of at most 1 MiB.
@@ -39,6 +48,15 @@ pub enum Program {
 }
 
 /// The size of a terminal, in characters.
+///
+/// ```
+/// use bouvet_host::{ExecRequest, WindowSize};
+///
+/// let terminal = WindowSize { columns: 132, ..WindowSize::default() };
+/// assert_eq!(terminal.rows, 24);
+/// let shell = ExecRequest { terminal: Some(terminal), ..ExecRequest::arguments(["bash", "-i"])? };
+/// # Ok::<(), bouvet_host::InvalidConfig>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowSize {
     /// Lines.
@@ -60,6 +78,21 @@ impl From<WindowSize> for v1::WindowSize {
 }
 
 /// A program to run.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use bouvet_host::{ExecRequest, Program};
+///
+/// let mut request = ExecRequest {
+///     stdin: "1 2 3\n".into(),
+///     cwd: "/srv".into(),
+///     timeout: Duration::from_secs(5),
+///     ..ExecRequest::new(Program::Python, "print(sum(map(int, input().split())))")
+/// };
+/// request.env.insert("LANG".into(), "C.UTF-8".into());
+/// assert!(request.user.is_empty(), "whom the sandbox says");
+/// ```
 #[derive(Debug, Clone)]
 pub struct ExecRequest {
     /// What `source` is.
@@ -85,6 +118,15 @@ pub struct ExecRequest {
 
 impl ExecRequest {
     /// Runs `source` in the home directory, with no input, for at most a minute.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use bouvet_host::{ExecRequest, Program};
+    ///
+    /// let request = ExecRequest::new(Program::Command, "make && make test");
+    /// assert_eq!((request.timeout, request.terminal), (Duration::from_secs(60), None));
+    /// ```
     pub fn new(program: Program, source: impl Into<Bytes>) -> Self {
         Self {
             program,

@@ -27,6 +27,13 @@ const RTMAX: u32 = 64;
 pub struct Signal(u32);
 
 /// No signal has this name or number.
+///
+/// ```
+/// use bouvet_host::Signal;
+///
+/// let error = "STOPP".parse::<Signal>().unwrap_err();
+/// assert!(error.to_string().starts_with("`STOPP` is no signal"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no signal; names as `TERM`, with or without SIG, and numbers from 1 to 64 are")]
 pub struct ParseSignalError(String);

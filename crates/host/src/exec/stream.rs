@@ -33,6 +33,21 @@ pub(crate) enum Role {
 }
 
 /// What a program does to whose output somebody is attached.
+///
+/// ```no_run
+/// use bouvet_host::{ExecRequest, StreamEvent};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut program = sandbox.exec_stream(ExecRequest::arguments(["vmstat", "1", "5"])?).await?;
+/// while let Some(event) = program.next().await? {
+///     match event {
+///         StreamEvent::Stdout(data) => print!("{}", String::from_utf8_lossy(&data)),
+///         StreamEvent::Stderr(data) => eprint!("{}", String::from_utf8_lossy(&data)),
+///         StreamEvent::Exit(exit) => println!("exit code {}", exit.exit_code),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamEvent {
     /// It printed.
@@ -45,6 +60,20 @@ pub enum StreamEvent {
 
 /// A running program to which its caller is attached. Dropping it kills the program and all that it started. What it
 /// prints waits until it is taken, and then the program waits too.
+///
+/// ```no_run
+/// use bouvet_host::ExecRequest;
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut program = sandbox.exec_stream(ExecRequest::arguments(["sort"])?).await?;
+/// let control = program.control();
+/// control.write("b\na\n".into()).await?;
+/// control.close_stdin().await?;
+/// while let Some(event) = program.next().await? {
+///     println!("{event:?}");
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct ExecStream {
     outputs: Streaming<v1::ExecOutput>,
@@ -95,6 +124,17 @@ impl ExecStream {
     }
 
     /// What the program does next; `None` after its exit.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{ExecRequest, StreamEvent};
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut program = sandbox.exec_stream(ExecRequest::arguments(["tail", "-f", "/var/log/app"])?).await?;
+    /// while let Some(StreamEvent::Stdout(data)) = program.next().await? {
+    ///     print!("{}", String::from_utf8_lossy(&data));
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn next(&mut self) -> Result<Option<StreamEvent>, ExecError> {
         let received = self.receive().await;
         Place::explained(self.place.as_ref(), received).await
@@ -131,6 +171,16 @@ impl From<v1::ExecExit> for ExecExit {
 }
 
 /// Speaks to a running program. Cheap to clone; it does not keep the program alive.
+///
+/// ```no_run
+/// use bouvet_host::{ExecRequest, Signal};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let program = sandbox.exec_stream(ExecRequest::arguments(["sleep", "1000"])?).await?;
+/// let control = program.control();
+/// tokio::spawn(async move { control.signal(Signal::INT).await });
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ExecControl {
     client: Client,
@@ -140,6 +190,15 @@ pub struct ExecControl {
 
 impl ExecControl {
     /// Writes to its standard input. Waits while the program does not read.
+    ///
+    /// ```no_run
+    /// use bouvet_host::ExecRequest;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let program = sandbox.exec_stream(ExecRequest::arguments(["python3", "-i"])?).await?;
+    /// program.control().write("print(6 * 7)\n".into()).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn write(&self, data: Bytes) -> Result<(), ExecError> {
         for chunk in chunks(data) {
             self.input.send(message(Input::Stdin(chunk))).await.map_err(|_| ExecError::Ended)?;
@@ -148,12 +207,35 @@ impl ExecControl {
     }
 
     /// Ends its standard input, as Ctrl-D does at a terminal.
+    ///
+    /// ```no_run
+    /// use bouvet_host::ExecRequest;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let program = sandbox.exec_stream(ExecRequest::arguments(["wc", "-l"])?).await?;
+    /// program.control().write("one line\n".into()).await?;
+    /// program.control().close_stdin().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn close_stdin(&self) -> Result<(), ExecError> {
         let close = message(Input::CloseStdin(v1::CloseStdin {}));
         self.input.send(close).await.map_err(|_| ExecError::Ended)
     }
 
     /// Sends it a signal.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{ExecError, ExecRequest, Signal};
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let program = sandbox.exec_stream(ExecRequest::arguments(["sleep", "1"])?).await?;
+    /// match program.control().signal(Signal::TERM).await {
+    ///     Ok(()) => println!("it was asked to end"),
+    ///     Err(ExecError::Ended) => println!("it had ended"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn signal(&self, signal: Signal) -> Result<(), ExecError> {
         let request = v1::SignalRequest { pid: self.pid, signal: signal.number() };
         let mut client = self.client.clone();
@@ -161,6 +243,17 @@ impl ExecControl {
     }
 
     /// Says how large its terminal is now.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{ExecRequest, WindowSize};
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let terminal = Some(WindowSize::default());
+    /// let request = ExecRequest { terminal, ..ExecRequest::arguments(["top"])? };
+    /// let program = sandbox.exec_stream(request).await?;
+    /// program.control().resize(WindowSize { rows: 50, columns: 132 }).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn resize(&self, size: WindowSize) -> Result<(), ExecError> {
         let request = v1::ResizeRequest { pid: self.pid, terminal: Some(size.into()) };
         let mut client = self.client.clone();

@@ -17,6 +17,17 @@ use crate::link::Client;
 const WAITING_CHUNKS: usize = 4;
 
 /// A file being read. Dropping it ends that.
+///
+/// ```no_run
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut reader = sandbox.read_stream("/srv/large", 0).await?;
+/// let mut read_bytes = 0;
+/// while let Some(part) = reader.next().await? {
+///     read_bytes += part.len() as u64;
+///     println!("{read_bytes} of {}", reader.file_bytes());
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct FileReader {
     chunks: Streaming<v1::ReadChunk>,
@@ -57,6 +68,14 @@ impl FileReader {
     }
 
     /// The next bytes, which are never none; `None` at the end. Waits at most 60 s for them.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut reader = sandbox.read_stream("/srv/large", 0).await?;
+    /// let first = reader.next().await?.unwrap_or_default();
+    /// println!("{:?}", first.get(..4));
+    /// # Ok(()) }
+    /// ```
     pub async fn next(&mut self) -> Result<Option<Bytes>, FileError> {
         // Only the chunk with the size may be empty: a guest that went on with such would hold its reader for good.
         let first = self.first.take().filter(|data| !data.is_empty());

@@ -22,6 +22,15 @@ use crate::engine::Rootfs;
 const MAX_OPENED: usize = 16;
 
 /// Where a host's images are kept, and how they are pulled.
+///
+/// ```
+/// use bouvet_host::{HostOptions, ImageOptions, ImagesOptions};
+///
+/// let mut pull = ImagesOptions::default();
+/// pull.registry.insecure_registries.push("registry.lan:5000".into());
+/// let images = Some(ImageOptions { dir: "/var/cache/images".into(), pull });
+/// let options = HostOptions { images, ..HostOptions::new("/var/lib/agents", "vmlinux", "base.ext4") };
+/// ```
 #[derive(Debug, Clone)]
 pub struct ImageOptions {
     /// The directory of the cache, made for the first image.
@@ -54,6 +63,20 @@ impl Opened {
 }
 
 /// Why an image could not be had.
+///
+/// ```no_run
+/// use bouvet_host::{ImageError, PullCause};
+///
+/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+/// match host.pull("nginx:alpine", |_| ()).await {
+///     Ok(image) => println!("{}", image.id),
+///     Err(ImageError::Pull(error)) if matches!(error.cause, PullCause::Registry(_)) => {
+///         println!("its registry does not give it: {}", bouvet_host::chain(&error));
+///     }
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// This host has no place for images.
@@ -157,6 +180,20 @@ impl From<&ImageConfig> for ImageWords {
 
 impl Host {
     /// Pulls an image into the cache; `progress` is told how far that is.
+    ///
+    /// ```no_run
+    /// use bouvet_host::PullEvent;
+    ///
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let progress = |event| {
+    ///     if let PullEvent::Layer { digest, done_bytes, total_bytes } = event {
+    ///         println!("{digest}: {done_bytes} of {total_bytes} bytes");
+    ///     }
+    /// };
+    /// let image = host.pull("nginx:alpine", progress).await?;
+    /// println!("{} runs {:?}", image.reference, image.config.cmd);
+    /// # Ok(()) }
+    /// ```
     pub async fn pull(
         &self,
         reference: &str,
@@ -167,16 +204,39 @@ impl Host {
     }
 
     /// The image that a reference meant when it was pulled last, or that has this id, if it is in the cache.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// match host.image("nginx:alpine").await? {
+    ///     Some(image) => println!("{} takes {} bytes", image.id, image.size_bytes),
+    ///     None => println!("it was not pulled yet"),
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn image(&self, what: &str) -> Result<Option<Image>, ImageError> {
         Ok(self.images(&CacheConfig::default())?.get(what).await?)
     }
 
     /// The images in the cache, the longest unused first.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// for image in host.list_images().await? {
+    ///     println!("{} {:?} {} bytes", image.id, image.references, image.size_bytes);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn list_images(&self) -> Result<Vec<ImageInfo>, ImageError> {
         Ok(self.images(&CacheConfig::default())?.list().await?)
     }
 
     /// Removes a reference, and with the last one its image, or an image by its id. What is in use stays.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// host.remove_image("nginx:alpine").await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn remove_image(&self, what: &str) -> Result<(), ImageError> {
         Ok(self.images(&CacheConfig::default())?.remove(what).await?)
     }

@@ -1,13 +1,12 @@
 //! A sandbox: the handle that clients hold. What it does is asked of its owner; see [`owner`].
 
 pub(crate) mod create;
+mod info;
 pub(crate) mod owner;
 pub(crate) mod post_mortem;
 pub(crate) mod state;
 
-use std::fmt;
 use std::io;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -15,11 +14,9 @@ use bouvet_wire::limits::{MAX_CONNECTIONS, MAX_OPEN_EXECS, MAX_TRANSFERS};
 use bouvet_wire::v1;
 use bytes::Bytes;
 use futures_util::Stream;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use uuid::Uuid;
 
+pub use self::info::{Attachment, SandboxId, SandboxInfo, Stats};
 use self::owner::{Answer, ControlError, Order};
 use self::state::{Refusal, Request, State, Stop};
 use crate::attest::{self, AttestError, MAX_REPORT_DATA_BYTES, Measured, Report};
@@ -36,84 +33,20 @@ use crate::volume::{VolumeError, VolumeSpec, Volumes};
 /// How long what programs use may take to be read.
 const STATS_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Names one sandbox. Random, so that nobody finds another's by guessing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SandboxId(Uuid);
-
-impl SandboxId {
-    pub(crate) fn random() -> Self {
-        Self(Uuid::new_v4())
-    }
-
-    /// The first eight digits: enough to tell sandboxes of one host apart for a person.
-    pub(crate) fn short(self) -> String {
-        self.0.simple().to_string()[..8].to_owned()
-    }
-
-    /// The machine-id(5) of its guest. Not the id itself, by which callers name the sandbox.
-    pub(crate) fn machine_id(self) -> String {
-        let digest = Sha256::digest(self.0.as_bytes());
-        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-impl fmt::Display for SandboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for SandboxId {
-    type Err = uuid::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Uuid::try_parse(text.trim()).map(Self)
-    }
-}
-
-/// What is known of a sandbox.
-#[derive(Debug, Clone)]
-pub struct SandboxInfo {
-    /// Its name.
-    pub id: SandboxId,
-    /// Where it is in its life.
-    pub state: State,
-    /// When it was asked for.
-    pub created_at: SystemTime,
-    /// When it will be destroyed if nobody does it before.
-    pub expires_at: Option<SystemTime>,
-    /// What it was asked to be.
-    pub config: BoxConfig,
-}
-
-/// What the programs of a sandbox use now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Stats {
-    /// CPU time that they have had.
-    pub cpu_us: u64,
-    /// Memory that they use, and may use.
-    pub memory_bytes: u64,
-    /// See [`Stats::memory_bytes`].
-    pub memory_limit_bytes: u64,
-    /// Processes and threads that they have, and may have.
-    pub pids: u64,
-    /// See [`Stats::pids`].
-    pub pids_limit: u64,
-}
-
-/// The main program of a sandbox, to those who attach to it: all that it has printed and still prints, and what speaks
-/// to it. The program waits for who is attached and does not read.
-#[derive(Debug)]
-pub struct Attachment {
-    /// What it prints.
-    pub output: LogReader,
-    /// What speaks to it.
-    pub control: ExecControl,
-}
-
 /// A handle to one sandbox. Dropping it changes nothing: a sandbox lives until it is destroyed, its time is
 /// over, or its host ends.
+///
+/// ```no_run
+/// use bouvet_host::{BoxConfig, ExecRequest, Program};
+///
+/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+/// let sandbox = host.create(BoxConfig::default()).await?;
+/// sandbox.write("main.py", "print(6 * 7)".into(), false).await?;
+/// let request = ExecRequest::new(Program::Command, "python3 main.py");
+/// println!("{}", sandbox.exec(request).await?.finish().await?.stdout.text());
+/// sandbox.destroy().await;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Sandbox(Arc<Inner>);
 
@@ -212,6 +145,16 @@ impl Sandbox {
     }
 
     /// Starts a program.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{ExecRequest, Program};
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let request = ExecRequest::new(Program::Command, "uname -a");
+    /// let result = sandbox.exec(request).await?.finish().await?;
+    /// println!("{}", result.stdout.text());
+    /// # Ok(()) }
+    /// ```
     pub async fn exec(&self, request: ExecRequest) -> Result<Exec, ExecError> {
         let place = self.place()?;
         let started = Exec::start(self.client()?, request).await;
@@ -219,6 +162,22 @@ impl Sandbox {
     }
 
     /// Starts a program to which the caller is attached: its input may go on, and all its output comes.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{ExecRequest, StreamEvent, WindowSize};
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let terminal = Some(WindowSize::default());
+    /// let shell = ExecRequest { terminal, ..ExecRequest::arguments(["bash", "-i"])? };
+    /// let mut shell = sandbox.exec_stream(shell).await?;
+    /// shell.control().write("exit 3\n".into()).await?;
+    /// while let Some(event) = shell.next().await? {
+    ///     if let StreamEvent::Exit(exit) = event {
+    ///         assert_eq!(exit.exit_code, 3);
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn exec_stream(&self, request: ExecRequest) -> Result<ExecStream, ExecError> {
         let place = self.place()?;
         let started = ExecStream::start(self.client()?, request, Role::Other).await;
@@ -232,36 +191,93 @@ impl Sandbox {
     }
 
     /// Starts a context: an interpreter that keeps its variables from one program to the next.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{ContextRequest, ExecRequest, Program};
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let context = sandbox.create_context(ContextRequest::new(Program::Python)).await?;
+    /// for source in ["x = 6", "print(x * 7)"] {
+    ///     let mut request = ExecRequest::new(Program::Python, source);
+    ///     request.context = Some(context.id);
+    ///     print!("{}", sandbox.exec(request).await?.finish().await?.stdout.text());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn create_context(&self, request: ContextRequest) -> Result<Context, ContextError> {
         let created = context::create(self.client()?, request).await;
         self.context_explained(created).await
     }
 
     /// Its contexts, oldest first, those that died too.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// for context in sandbox.contexts().await? {
+    ///     println!("{} of {:?} is {:?}", context.id, context.program, context.state);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn contexts(&self) -> Result<Vec<Context>, ContextError> {
         let contexts = context::list(self.client()?).await;
         self.context_explained(contexts).await
     }
 
     /// Kills a context with all that it started, and forgets it.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// for context in sandbox.contexts().await? {
+    ///     sandbox.destroy_context(context.id).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn destroy_context(&self, id: ContextId) -> Result<(), ContextError> {
         let destroyed = context::destroy(self.client()?, id).await;
         self.context_explained(destroyed).await
     }
 
     /// Reads at most `limit_bytes` of a file from `offset` on.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let content = sandbox.read("/etc/os-release", 0, 4096).await?;
+    /// println!("{} bytes in all: {}", content.file_bytes, String::from_utf8_lossy(&content.bytes));
+    /// # Ok(()) }
+    /// ```
     pub async fn read(&self, path: &str, offset: u64, limit_bytes: usize) -> Result<FileContent, FileError> {
         let read = files::read(self.client()?, path.to_owned(), offset, limit_bytes).await;
         self.explained(read).await
     }
 
     /// Writes a file, whole or not at all; or adds to its end with `append`. Returns the bytes written.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// sandbox.write("/srv/log", "begun\n".into(), false).await?;
+    /// let written_bytes = sandbox.write("/srv/log", "done\n".into(), true).await?;
+    /// assert_eq!(written_bytes, 5);
+    /// # Ok(()) }
+    /// ```
     pub async fn write(&self, path: &str, content: Bytes, append: bool) -> Result<u64, FileError> {
         let written = files::write(self.client()?, path.to_owned(), content, append).await;
         self.explained(written).await
     }
 
     /// Begins to read a file of any size from `offset` on.
+    ///
+    /// ```no_run
+    /// use tokio::io::AsyncWriteExt as _;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut copy = tokio::fs::File::create("model.bin").await?;
+    /// let mut reader = sandbox.read_stream("/srv/model.bin", 0).await?;
+    /// while let Some(part) = reader.next().await? {
+    ///     copy.write_all(&part).await?;
+    /// }
+    /// copy.flush().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn read_stream(&self, path: &str, offset: u64) -> Result<FileReader, FileError> {
         let permit = self.transfer()?;
         let opened = FileReader::open(self.client()?, path.to_owned(), offset, u64::MAX).await;
@@ -270,6 +286,16 @@ impl Sandbox {
 
     /// Like [`Sandbox::write`], for content of any size, which must not pause for more than a minute. If it fails,
     /// or this is dropped, nothing was written, but for what was appended until then.
+    ///
+    /// ```no_run
+    /// use tokio_util::io::ReaderStream;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let data = tokio::fs::File::open("data.csv").await?;
+    /// let written_bytes = sandbox.write_stream("/srv/data.csv", ReaderStream::new(data), false).await?;
+    /// println!("{written_bytes} bytes");
+    /// # Ok(()) }
+    /// ```
     pub async fn write_stream(
         &self,
         path: &str,
@@ -280,6 +306,15 @@ impl Sandbox {
     }
 
     /// Like [`Sandbox::write_stream`], and gives the file these permission bits.
+    ///
+    /// ```no_run
+    /// use futures_util::stream;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let script = stream::iter([Ok("#!/bin/sh\necho hello\n".into())]);
+    /// sandbox.write_file("/usr/local/bin/hello", script, 0o755).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn write_file(
         &self,
         path: &str,
@@ -305,28 +340,73 @@ impl Sandbox {
     }
 
     /// Lists a directory.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// for entry in sandbox.list("/srv").await?.entries {
+    ///     println!("{} {} {} bytes", entry.kind, entry.name, entry.size);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn list(&self, path: &str) -> Result<Listing, FileError> {
         let listing = files::list(self.client()?, path.to_owned()).await;
         self.explained(listing).await
     }
 
     /// Has its VM stand still: it uses no CPU until it is resumed.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// sandbox.pause().await?;
+    /// assert_eq!(sandbox.state().name(), "paused");
+    /// sandbox.resume().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn pause(&self) -> Result<(), ControlError> {
         self.order(Order::Pause).await
     }
 
     /// Lets a paused one go on.
+    ///
+    /// ```no_run
+    /// use bouvet_host::State;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// if sandbox.state() == State::Paused {
+    ///     sandbox.resume().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn resume(&self) -> Result<(), ControlError> {
         self.order(Order::Resume).await
     }
 
     /// Ends its programs and gives up its VM. The main program is asked by its image's signal, and killed when it has
     /// not ended within `grace`. What it wrote is kept if it is persistent.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// sandbox.stop(Duration::from_secs(10)).await?;
+    /// println!("its exit code was {}", sandbox.wait().await?.exit_code);
+    /// # Ok(()) }
+    /// ```
     pub async fn stop(&self, grace: Duration) -> Result<(), ControlError> {
         self.order(Order::Stop(grace)).await
     }
 
     /// Makes one that has stopped or failed a VM again, and returns when its main program runs.
+    ///
+    /// ```no_run
+    /// use bouvet_host::State;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let State::Stopped(_) | State::Failed(_) = sandbox.state() {
+    ///     sandbox.start().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn start(&self) -> Result<(), ControlError> {
         self.order(Order::Start).await
     }
@@ -346,6 +426,16 @@ impl Sandbox {
     }
 
     /// Waits until it has stopped, and says how. Fails if it fails or is destroyed instead.
+    ///
+    /// ```no_run
+    /// use bouvet_host::BoxConfig;
+    ///
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let cmd = vec!["sh".into(), "-c".into(), "exit 3".into()];
+    /// let sandbox = host.create(BoxConfig { cmd, ..BoxConfig::default() }).await?;
+    /// assert_eq!(sandbox.wait().await?.exit_code, 3);
+    /// # Ok(()) }
+    /// ```
     pub async fn wait(&self) -> Result<Stop, Refusal> {
         let mut state = self.watch();
         let ended = |state: &State| !state.is_live();
@@ -358,16 +448,50 @@ impl Sandbox {
     }
 
     /// Reads what its main program has printed.
+    ///
+    /// ```no_run
+    /// use bouvet_host::LogOptions;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut log = sandbox.logs(LogOptions { tail_lines: Some(100), ..LogOptions::default() });
+    /// while let Some(record) = log.next().await {
+    ///     print!("{}", String::from_utf8_lossy(&record.data));
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn logs(&self, options: LogOptions) -> LogReader {
         self.0.journals.main.read(options)
     }
 
     /// Reads what its sidecar has printed since the host took it in.
+    ///
+    /// ```no_run
+    /// use bouvet_host::LogOptions;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut log = sandbox.sidecar_logs(LogOptions { follow: true, ..LogOptions::default() });
+    /// while let Some(record) = log.next().await {
+    ///     print!("{}", String::from_utf8_lossy(&record.data));
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn sidecar_logs(&self, options: LogOptions) -> LogReader {
         self.0.journals.sidecar.read(options)
     }
 
     /// Connects to the control port of its sidecar: of vsock if it listens there, else of TCP on the loopback interface.
+    ///
+    /// ```no_run
+    /// use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut control = sandbox.connect_sidecar().await?;
+    /// control.write_all(b"stats\n").await?;
+    /// control.shutdown().await?;
+    /// let mut answer = String::new();
+    /// control.read_to_string(&mut answer).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn connect_sidecar(&self) -> Result<Tunnel, ConnectError> {
         let sidecar = self.0.config.sidecar.as_ref().ok_or(ConnectError::NoSidecar)?;
         let permit = self.0.tunnels.clone().try_acquire_owned();
@@ -397,6 +521,13 @@ impl Sandbox {
     }
 
     /// Attaches to its main program.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let attachment = sandbox.attach()?;
+    /// attachment.control.write("help\n".into()).await?;
+    /// # Ok(()) }
+    /// ```
     pub fn attach(&self) -> Result<Attachment, Refusal> {
         state::legal(&self.state(), Request::Use)?;
         let control = self.ends().main.clone().ok_or(Refusal::NoMain)?;
@@ -404,6 +535,12 @@ impl Sandbox {
     }
 
     /// Sends its main program a signal.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// sandbox.signal("HUP".parse()?).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn signal(&self, signal: exec::Signal) -> Result<(), ExecError> {
         state::legal(&self.state(), Request::Use)?;
         let control = self.ends().main.clone().ok_or(Refusal::NoMain)?;
@@ -411,6 +548,15 @@ impl Sandbox {
     }
 
     /// What its programs use now.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let before = sandbox.stats().await?;
+    /// tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// let used_us = sandbox.stats().await?.cpu_us - before.cpu_us;
+    /// println!("{} % of one CPU", used_us / 10_000);
+    /// # Ok(()) }
+    /// ```
     pub async fn stats(&self) -> Result<Stats, ExecError> {
         let mut client = self.client()?;
         let stats = tokio::time::timeout(STATS_DEADLINE, client.stats(v1::StatsRequest {})).await;
@@ -425,6 +571,17 @@ impl Sandbox {
     }
 
     /// Mounts directories and files of the host in it, all of `specs` or none, until what this returns is dropped.
+    ///
+    /// ```no_run
+    /// use bouvet_host::{ExecRequest, Program, VolumeSpec};
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let volumes = sandbox.mount(&[VolumeSpec::parse("/home/me/project:/workspace")?]).await?;
+    /// let request = ExecRequest { cwd: "/workspace".into(), ..ExecRequest::new(Program::Command, "make") };
+    /// sandbox.exec(request).await?.finish().await?;
+    /// drop(volumes);
+    /// # Ok(()) }
+    /// ```
     pub async fn mount(&self, specs: &[VolumeSpec]) -> Result<Volumes, VolumeError> {
         match Volumes::attach(self.client()?, specs).await {
             Err(VolumeError::Link(fact)) => {
@@ -436,6 +593,15 @@ impl Sandbox {
     }
 
     /// Ends the sandbox, and returns when nothing of it is left. To destroy it twice is no error.
+    ///
+    /// ```no_run
+    /// use bouvet_host::State;
+    ///
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// sandbox.destroy().await;
+    /// assert_eq!(sandbox.state(), State::Destroyed);
+    /// # Ok(()) }
+    /// ```
     pub async fn destroy(&self) {
         if state::legal(&self.state(), Request::Destroy).is_err() {
             return;

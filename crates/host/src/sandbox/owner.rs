@@ -48,6 +48,17 @@ impl Order {
 }
 
 /// Why an order was not carried out.
+///
+/// ```no_run
+/// use bouvet_host::{ControlError, Refusal};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// match sandbox.pause().await {
+///     Ok(()) | Err(ControlError::Refused(Refusal::Paused)) => println!("it stands still"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
     /// The sandbox cannot take it now.

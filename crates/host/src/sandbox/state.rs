@@ -20,6 +20,14 @@
 use serde::{Deserialize, Serialize};
 
 /// Where a sandbox is in its life.
+///
+/// ```
+/// use bouvet_host::{State, Stop};
+///
+/// let state = State::Stopped(Stop { exit_code: 3, out_of_memory: false });
+/// assert_eq!(state.name(), "stopped");
+/// assert!(matches!(state, State::Stopped(stop) if stop.exit_code == 3));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Its VM is being made.
@@ -62,6 +70,17 @@ impl State {
 }
 
 /// How a sandbox stopped.
+///
+/// ```no_run
+/// use bouvet_host::Stop;
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// match sandbox.wait().await? {
+///     Stop { out_of_memory: true, .. } => println!("it needs more memory"),
+///     Stop { exit_code, .. } => println!("exit code {exit_code}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
     /// The exit code of its main program; 128 + the signal's number when a signal ended it. 0 without such a program.
@@ -111,6 +130,18 @@ pub(crate) enum Event {
 }
 
 /// Why a request cannot be served.
+///
+/// ```no_run
+/// use bouvet_host::Refusal;
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// match sandbox.wait().await {
+///     Ok(stop) => println!("exit code {}", stop.exit_code),
+///     Err(Refusal::Failed(why)) => println!("it failed: {why}"),
+///     Err(error) => println!("{error}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It is not ready yet.

@@ -23,6 +23,20 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(600);
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why templates cannot be kept.
+///
+/// ```no_run
+/// use bouvet_host::{Host, HostOptions, StartError, StoreError};
+///
+/// # async fn example(options: HostOptions) -> Result<(), StartError> {
+/// let host = match Host::start(options.clone()).await {
+///     // Slower, but it goes without them.
+///     Err(StartError::Templates(StoreError { .. })) => {
+///         Host::start(HostOptions { templates: None, ..options }).await?
+///     }
+///     started => started?,
+/// };
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("could not keep templates in `{dir}`")]
 pub struct StoreError {

@@ -29,6 +29,17 @@ const KEPT: CapabilitySet =
     CapabilitySet::CHOWN.union(CapabilitySet::DAC_OVERRIDE).union(CapabilitySet::FOWNER);
 
 /// Why a thread could not be confined.
+///
+/// ```no_run
+/// use bouvet_host::{ConfineError, VolumeError, VolumeSpec};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let mounted = sandbox.mount(&[VolumeSpec::parse("/home/me/project:/workspace")?]).await;
+/// if let Err(VolumeError::Confine(_, ConfineError::Landlock(error))) = mounted {
+///     println!("this kernel refuses: {error}");
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
     /// The kernel refused.

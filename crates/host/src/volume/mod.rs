@@ -62,6 +62,18 @@ const THREADS: usize = 2;
 const WAITING: usize = 8;
 
 /// Why a sandbox could not have a volume.
+///
+/// ```no_run
+/// use bouvet_host::{VolumeError, VolumeSpec};
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// match sandbox.mount(&[VolumeSpec::parse("/home/me/project:/workspace")?]).await {
+///     Ok(volumes) => drop(volumes),
+///     Err(VolumeError::Invalid(error)) => println!("{} {}", error.value, error.allowed),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     /// It asks for what cannot be had.
@@ -107,6 +119,17 @@ impl From<Status> for VolumeError {
 
 /// The volumes of one sandbox. Dropping this ends them: they are unmounted, and what programs in the sandbox still have
 /// open of them fails.
+///
+/// ```no_run
+/// use bouvet_host::VolumeSpec;
+///
+/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let specs = ["/home/me/data:/data:ro", "/tmp/results:/results"].map(VolumeSpec::parse);
+/// let volumes = sandbox.mount(&specs.into_iter().collect::<Result<Vec<_>, _>>()?).await?;
+/// // … what works with them …
+/// drop(volumes);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Volumes {
     _volumes: Vec<Volume>,

@@ -23,6 +23,16 @@ pub struct VolumeSpec {
 impl VolumeSpec {
     /// Parses `host_path:guest_path[:ro|:rw]`. Only the path on the host may have a colon in it. It may be relative
     /// here: the caller knows to what, and makes it absolute.
+    ///
+    /// ```
+    /// use bouvet_host::VolumeSpec;
+    ///
+    /// let volume = VolumeSpec::parse("/home/me/project:/workspace:ro")?;
+    /// assert_eq!((volume.guest.as_str(), volume.read_only), ("/workspace", true));
+    /// let error = VolumeSpec::parse("/home/me/project:/proc").unwrap_err();
+    /// assert!(error.to_string().starts_with("`volumes` is `/proc`; nothing may be mounted at"));
+    /// # Ok::<(), bouvet_host::InvalidConfig>(())
+    /// ```
     pub fn parse(text: &str) -> Result<Self, InvalidConfig> {
         let (paths, read_only) = match text.rsplit_once(':') {
             Some((paths, "ro")) => (paths, true),
@@ -39,6 +49,17 @@ impl VolumeSpec {
 
     /// Whether a sandbox can have all of `specs`: they are not too many or in each other's place, and what they name
     /// is there.
+    ///
+    /// ```
+    /// use bouvet_host::VolumeSpec;
+    ///
+    /// let dir = tempfile::tempdir()?;
+    /// let at = |guest: &str| VolumeSpec { host: dir.path().into(), guest: guest.into(), read_only: false };
+    /// assert_eq!(VolumeSpec::validate_all(&[at("/data"), at("/results")]), Ok(()));
+    /// let error = VolumeSpec::validate_all(&[at("/data"), at("/data")]).unwrap_err();
+    /// assert_eq!(error.allowed, "only one volume can be mounted at a path");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn validate_all(specs: &[Self]) -> Result<(), InvalidConfig> {
         Self::check_together(specs)?;
         specs.iter().try_for_each(Self::check_host)

@@ -51,6 +51,18 @@ impl CacheOptions {
 }
 
 /// Why the cache did not do something.
+///
+/// ```no_run
+/// use bouvet_image::cache::CacheError;
+///
+/// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+/// match images.remove("nginx:alpine").await {
+///     Ok(()) => println!("removed"),
+///     Err(CacheError::InUse(id)) => println!("a sandbox is made of {id}"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// A file or directory of it failed.
@@ -77,6 +89,14 @@ pub enum CacheError {
 }
 
 /// An image in the cache.
+///
+/// ```no_run
+/// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+/// for image in images.list().await?.iter().filter(|image| !image.in_use) {
+///     println!("{} was used last at {:?}", image.id, image.last_used);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageInfo {
     /// The digest of its configuration.

@@ -8,6 +8,19 @@ use crate::credentials::CredentialsError;
 use crate::digest::Digest;
 
 /// Why a registry did not give what was asked for.
+///
+/// ```no_run
+/// use bouvet_image::pull::PullCause;
+/// use bouvet_image::registry::RegistryError;
+///
+/// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+/// if let Err(error) = images.pull(&"ghcr.io/org/app:1".parse()?, |_| ()).await
+///     && let PullCause::Registry(RegistryError::Denied { registry, .. }) = error.cause
+/// {
+///     println!("log in to {registry} first");
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// A certificate cannot be used.

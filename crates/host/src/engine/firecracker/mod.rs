@@ -39,6 +39,18 @@ use crate::undo::Undo;
 const OVERHEAD_MB: u64 = 128;
 
 /// What can be asked of Firecracker beside what every VM is.
+///
+/// ```
+/// use bouvet_host::{EngineChoice, FirecrackerOptions, HostOptions};
+///
+/// let firecracker = FirecrackerOptions { disk_mb_per_second: Some(200), ..FirecrackerOptions::default() };
+/// let options = HostOptions {
+///     engine: EngineChoice::Firecracker,
+///     firecracker,
+///     ..HostOptions::new("/var/lib/agents", "vmlinux", "debian-devbox.ext4")
+/// };
+/// assert_eq!(options.firecracker.cpu_template, None, "guests see the processor as it is");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirecrackerOptions {
     /// The executable, with the jailer beside it where VMs are to be jailed.
