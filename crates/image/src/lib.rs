@@ -18,6 +18,7 @@ pub mod pull;
 pub mod reference;
 pub mod registry;
 mod tree;
+mod writeback;
 
 pub use cache::{CacheOptions, ImageInfo};
 pub use config::ImageConfig;

@@ -24,6 +24,7 @@ use crate::progress::PullEvent;
 use crate::reference::{Reference, Remote, Source};
 use crate::registry::{Client, RegistryError, Session};
 use crate::tree::{MergeError, Tree};
+use crate::writeback;
 
 /// Layers that are transferred and unpacked at once.
 const LAYERS_AT_ONCE: usize = 3;
@@ -399,11 +400,14 @@ fn write(
     fs::create_dir(dir)?;
     let rootfs = File::options().read(true).write(true).create_new(true).open(dir.join("rootfs.erofs"))?;
     let told = AtomicU64::new(0);
-    erofs::write(tree, layers, &rootfs, &|done_bytes, total_bytes| {
-        if done_bytes - told.load(Ordering::Relaxed) >= EVENT_BYTES || done_bytes == total_bytes {
-            told.store(done_bytes, Ordering::Relaxed);
-            progress(PullEvent::Converting { done_bytes, total_bytes });
-        }
+    writeback::while_written(&rootfs, |writeback| {
+        erofs::write(tree, layers, &rootfs, &|done_bytes, total_bytes| {
+            if done_bytes - told.load(Ordering::Relaxed) >= EVENT_BYTES || done_bytes == total_bytes {
+                told.store(done_bytes, Ordering::Relaxed);
+                writeback.wrote(done_bytes);
+                progress(PullEvent::Converting { done_bytes, total_bytes });
+            }
+        })
     })?;
     // The directory above is ours alone; VMs may be shown the file.
     rootfs.set_permissions(fs::Permissions::from_mode(0o444))?;
