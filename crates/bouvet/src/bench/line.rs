@@ -32,9 +32,12 @@ pub(crate) struct Line {
     /// Also draw the medians into this file, as SVG
     #[arg(long, value_name = "FILE")]
     pub(super) svg: Option<PathBuf>,
-    /// Also put the tables into this Markdown file: between its lines `<!-- bench … -->` and `<!-- end -->`
+    /// Also put the tables into this Markdown file: between its lines `<!-- bench: … -->` and `<!-- end -->`
     #[arg(long, value_name = "FILE")]
     pub(super) markdown: Option<PathBuf>,
+    /// The block of that file which the tables go into: it begins with `<!-- bench NAME: … -->`
+    #[arg(long, value_name = "NAME", requires = "markdown", value_parser = block)]
+    pub(super) block: Option<String>,
 }
 
 /// What can be measured.
@@ -126,6 +129,11 @@ impl Line {
     }
 }
 
+fn block(text: &str) -> Result<String, &'static str> {
+    let sound = !text.is_empty() && text.chars().all(|letter| letter.is_ascii_lowercase());
+    sound.then(|| text.to_owned()).ok_or("it must consist of lower-case letters")
+}
+
 fn url(text: &str) -> Result<String, &'static str> {
     let sound = text.starts_with("http://") || text.starts_with("https://");
     sound.then(|| text.to_owned()).ok_or("it must begin with http:// or https://")
@@ -186,6 +194,7 @@ mod tests {
             "--sandboxes 256",
             "--cycles 1000000",
             "--cycles 1 --concurrency 64",
+            "--markdown page.md --block images",
         ] {
             assert!(parse(good).is_ok(), "{good}");
         }
@@ -197,6 +206,8 @@ mod tests {
             "--cycles 0",
             "--cycles 1000001",
             "--concurrency 65",
+            "--block images",
+            "--markdown page.md --block a-b",
             "--only everything",
             "--url 127.0.0.1:8080",
             "--only",
