@@ -30,6 +30,7 @@ bench: deps build images ## Measure, against targets and podman [BENCH="--only c
 figures: deps build images ## Measure everything, and put it into docs/performance.md
 	@$(AS_ROOT) target/release/bouvet bench --only creation,rivals,calls,files,memory,alive,burst,soak \
 		--concurrency 8 --markdown docs/performance.md --svg docs/performance.svg $(BENCH)
+	@$(AS_ROOT) target/release/bouvet bench --only images --markdown docs/performance.md --block images
 
 images: kernel rootfs ## Make what VMs boot from, unless it is there
 

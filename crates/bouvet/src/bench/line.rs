@@ -11,7 +11,7 @@ pub(crate) struct Line {
     /// Server to measure, like http://127.0.0.1:8080/mcp; servers are started if this is left out
     #[arg(long, value_parser = url)]
     pub(super) url: Option<String>,
-    /// Scenarios to run; all but the soak if this is left out
+    /// Scenarios to run; all but images and soak if this is left out
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SCENARIO,…")]
     pub(super) only: Vec<Scenario>,
     /// How often each thing is measured
@@ -57,6 +57,8 @@ pub(crate) enum Scenario {
     Alive,
     /// many sandboxes asked for at once
     Burst,
+    /// images of 100 MB and 1 GB, pulled and started, with podman beside it where that is installed
+    Images,
     /// many cycles of create, run and destroy, and what they leave behind
     Soak,
 }
@@ -70,9 +72,9 @@ pub(crate) enum LineError {
     /// No scenario counts sandboxes.
     #[error("`--sandboxes` is for memory, alive, burst and rivals: add one of them to --only")]
     NoCount,
-    /// It looks at the server's processes.
-    #[error("`memory` looks at the processes of a server of its own: leave out --url")]
-    NotOurs,
+    /// It looks at the server's processes, or needs no server.
+    #[error("`{0}` measures what is its own: leave out --url")]
+    NotOurs(&'static str),
 }
 
 impl Scenario {
@@ -85,6 +87,7 @@ impl Scenario {
             Self::Memory => "memory",
             Self::Alive => "alive",
             Self::Burst => "burst",
+            Self::Images => "images",
             Self::Soak => "soak",
         }
     }
@@ -95,6 +98,8 @@ impl Scenario {
         let times = match self {
             Self::Creation | Self::Rivals | Self::Calls | Self::Files => 4 * line.repeat,
             Self::Memory | Self::Alive | Self::Burst => 2 * line.sandboxes.unwrap_or(100),
+            // A few pulls, whatever it is told, and images to be made.
+            Self::Images => 60,
             Self::Soak => line.cycles.unwrap_or(1000),
         };
         base + each * times
@@ -122,8 +127,9 @@ impl Line {
         if self.sandboxes.is_some() && !any(&[Memory, Alive, Burst, Rivals]) {
             return Err(LineError::NoCount);
         }
-        if self.url.is_some() && any(&[Memory]) {
-            return Err(LineError::NotOurs);
+        let of_its_own = [Memory, Images].into_iter().find(|scenario| any(&[*scenario]));
+        if let Some(scenario) = of_its_own.filter(|_| self.url.is_some()) {
+            return Err(LineError::NotOurs(scenario.name()));
         }
         Ok(scenarios)
     }
@@ -160,11 +166,12 @@ mod tests {
     }
 
     #[test]
-    fn all_but_the_soak_is_run_unless_told_otherwise() {
+    fn all_but_images_and_the_soak_is_run_unless_told_otherwise() {
         use Scenario::*;
         assert_eq!(scenarios("").unwrap(), [Creation, Rivals, Calls, Files, Memory, Alive, Burst]);
         assert_eq!(scenarios("--only burst,creation,burst").unwrap(), [Creation, Burst]);
         assert_eq!(scenarios("--only soak --only calls").unwrap(), [Calls, Soak]);
+        assert_eq!(scenarios("--only images").unwrap(), [Images]);
         assert_eq!(
             scenarios("--url http://127.0.0.1:1/mcp").unwrap(),
             [Creation, Calls, Files, Alive, Burst]
@@ -182,7 +189,10 @@ mod tests {
         assert_eq!(scenarios("--only calls --cycles 5"), Err(LineError::NoSoak("--cycles")));
         assert_eq!(scenarios("--concurrency 8"), Err(LineError::NoSoak("--concurrency")));
         assert_eq!(scenarios("--only calls --sandboxes 5"), Err(LineError::NoCount));
-        assert_eq!(scenarios("--only memory --url http://127.0.0.1:1/mcp"), Err(LineError::NotOurs));
+        for only in ["memory", "images"] {
+            let line = format!("--only {only} --url http://127.0.0.1:1/mcp");
+            assert_eq!(scenarios(&line), Err(LineError::NotOurs(only)));
+        }
         assert!(scenarios("--only alive --sandboxes 5").is_ok());
     }
 

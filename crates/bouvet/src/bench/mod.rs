@@ -8,13 +8,17 @@ mod chart;
 mod creation;
 mod crowd;
 mod files;
+mod images;
 mod line;
 mod machine;
 mod memory;
 mod output;
+mod podman;
 mod program;
+mod registry;
 mod report;
 mod rivals;
+mod sample;
 mod session;
 mod soak;
 mod targets;
@@ -75,6 +79,7 @@ impl Run {
             Scenario::Memory => memory::memory(self).await,
             Scenario::Alive => crowd::alive(self).await,
             Scenario::Burst => crowd::burst(self).await,
+            Scenario::Images => images::images(self).await,
             Scenario::Soak => soak::soak(self).await,
         }
     }

@@ -83,6 +83,14 @@ const TARGETS: &[Target] = {
         target("get-1mb", P50, AtLeast, 0.5, Row("link-read-1mb")),
         target("put-100mb", P50, AtLeast, 0.5, Row("link-write-100mb")),
         target("get-100mb", P50, AtLeast, 0.5, Row("link-read-100mb")),
+        target("image-100mb-pull", P50, AtMost, 1.0, Row("podman-image-100mb-pull")),
+        target("image-100mb-cache", P50, AtMost, 1.0, Row("podman-image-100mb-store")),
+        target("image-100mb-later", P50, AtMost, 1.0 / 4.0, Row("image-100mb-first")),
+        target("image-1gb-pull", P50, AtMost, 1.0, Row("podman-image-1gb-pull")),
+        target("image-1gb-cache", P50, AtMost, 1.0, Row("podman-image-1gb-store")),
+        target("image-1gb-later", P50, AtMost, 1.0 / 4.0, Row("image-1gb-first")),
+        // What is not read costs nothing, however much there is of it.
+        target("image-1gb-later", P50, AtMost, 1.5, Row("image-100mb-later")),
     ]
 };
 
@@ -114,7 +122,11 @@ impl Verdict {
             Side::AtLeast => "at least",
         };
         let Some(id) = self.relative_to else { return format!("{side} {} {}", self.factor, unit.name()) };
-        let part = if self.factor < 1.0 { part(self.factor) } else { "that".to_owned() };
+        let part = match self.factor {
+            factor if factor < 1.0 => part(factor),
+            factor if factor > 1.0 => format!("{factor} times that"),
+            _ => "that".to_owned(),
+        };
         match &self.reference {
             Some(reference) => format!("{side} {part} of {reference}"),
             None => format!("{side} {part} of {id}, which was not measured"),
@@ -216,6 +228,15 @@ mod tests {
         let verdict = &verdicts(vec![row("first-result-pool", Unit::Ms, 90.0)])[1];
         let wanted = "at most that of podman-crun-run-python, which was not measured";
         assert_eq!(verdict.wanted(Unit::Ms), wanted);
+    }
+
+    #[test]
+    fn a_bound_may_be_more_than_the_other_row_s_median() {
+        let rows = vec![row("image-1gb-later", Unit::Ms, 310.0), row("image-100mb-later", Unit::Ms, 200.0)];
+        let verdict = &verdicts(rows)[1];
+        assert_eq!((verdict.bound, verdict.met), (Some(300.0), Some(false)));
+        assert_eq!(verdict.wanted(Unit::Ms), "at most 1.5 times that of image-100mb-later");
+        assert_eq!(verdict.found(Unit::Ms), "1.55 times");
     }
 
     #[test]
