@@ -9,8 +9,8 @@ use bouvet_e2e::registry::{Access, Layout, Registry};
 use bouvet_e2e::site::{Site, Vmm, small};
 use bouvet_e2e::system;
 use bouvet_host::{
-    BoxConfig, CacheConfig, ConnectError, CreateError, ExecRequest, Host, LogOptions, PoolConfig, Program,
-    Sandbox, SidecarConfig, State, Stop,
+    BoxConfig, CacheConfig, ConnectError, CreateError, ExecRequest, Host, LogOptions, LogStream, PoolConfig,
+    Program, Sandbox, SidecarConfig, State, Stop,
 };
 use tar::{Builder, EntryType, Header};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -50,6 +50,23 @@ async fn ran(host: &Host, config: BoxConfig) -> (String, i32) {
     let printed = log(&sandbox).await;
     sandbox.destroy().await;
     (printed, stop.exit_code)
+}
+
+/// Waits until the sidecar has printed `what` on its standard output, and nothing else.
+async fn sidecar_says(sandbox: &Sandbox, what: &str) {
+    let mut log = sandbox.sidecar_logs(LogOptions { follow: true, ..LogOptions::default() });
+    let mut said = String::new();
+    let all = async {
+        while said.len() < what.len()
+            && let Some(record) = log.next().await
+        {
+            if record.stream == LogStream::Stdout {
+                said.push_str(&String::from_utf8_lossy(&record.data));
+            }
+        }
+    };
+    let waited = tokio::time::timeout(patient(60), all).await;
+    assert!(waited.is_ok() && said == what, "it said {said:?}, and not {what:?}");
 }
 
 /// An image of the system with one more layer, configured by arguments of `umoci config`.
@@ -287,6 +304,30 @@ async fn a_sidecar_is_there_first_and_takes_orders() {
 
     let alone = site.host.create(of("")).await.unwrap();
     assert!(matches!(alone.connect_sidecar().await, Err(ConnectError::NoSidecar)));
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_persistent_sandbox_keeps_what_its_sidecar_wrote() {
+    let Some(layout) = system::layout() else { return };
+    let Some(site) = Site::pooled(Vmm::Qemu, None).await else { return };
+    let script = "cat /kept; echo kept >> /kept; echo ready; trap exit TERM; sleep 1000 & wait";
+    layout.derive(system::TAG, "keeper");
+    layout.configure(
+        "keeper",
+        &["--config.entrypoint=sh", "--config.cmd=-c", &format!("--config.cmd={script}")],
+    );
+    let image = format!("oci:{}:keeper", layout.path().display());
+    for (persistent, kept) in [(true, "kept\n"), (false, "")] {
+        let sidecar = Some(SidecarConfig { image: image.clone(), ..SidecarConfig::default() });
+        let cmd = words(&["sh", "-c", "trap exit TERM; sleep 1000 & wait"]);
+        let sandbox = site.host.create(BoxConfig { cmd, sidecar, persistent, ..of("") }).await.unwrap();
+        sidecar_says(&sandbox, "ready\n").await;
+        sandbox.stop(patient(30)).await.unwrap();
+        sandbox.start().await.unwrap();
+        sidecar_says(&sandbox, &format!("ready\n{kept}ready\n")).await;
+        sandbox.destroy().await;
+    }
     site.end().await;
 }
 
