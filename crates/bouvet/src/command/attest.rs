@@ -131,22 +131,24 @@ fn nonce() -> Result<Vec<u8>, Failed> {
 }
 
 fn show(claims: &Claims, expected: &Expected) -> Result<(), Failed> {
+    // The value last: a kernel's command line is long.
+    let row = |name: &str, compared: &str, value: String| vec![name.to_owned(), compared.to_owned(), value];
     let mut rows = vec![
-        vec!["workload".to_owned(), claims.workload_id.clone(), compared(expected.workload_id.is_some())],
-        vec!["sandbox".to_owned(), claims.sandbox_id.clone(), String::new()],
-        vec!["nonce".to_owned(), claims.report_data.clone(), compared(expected.report_data.is_some())],
+        row("workload", compared(expected.workload_id.is_some()), claims.workload_id.clone()),
+        row("sandbox", "", claims.sandbox_id.clone()),
+        row("nonce", compared(expected.report_data.is_some()), claims.report_data.clone()),
     ];
     for part in [Part::Measurement, Part::Kernel, Part::Initramfs, Part::Rootfs, Part::Sidecar] {
         let Some(digest) = claims.launch.digest(part) else { continue };
         let known = expected.parts.iter().any(|(known, _)| *known == part);
-        rows.push(vec![part.name().to_owned(), digest.to_string(), compared(known)]);
+        rows.push(row(part.name(), compared(known), digest.to_string()));
     }
-    rows.push(vec!["command line".to_owned(), claims.launch.command_line.clone(), String::new()]);
-    table::print(&["CLAIM", "VALUE", "AS EXPECTED"], rows)
+    rows.push(row("command line", "", claims.launch.command_line.clone()));
+    table::print(&["CLAIM", "AS EXPECTED", "VALUE"], rows)
 }
 
-fn compared(known: bool) -> String {
-    if known { "yes".to_owned() } else { "not compared".to_owned() }
+fn compared(known: bool) -> &'static str {
+    if known { "yes" } else { "not compared" }
 }
 
 #[cfg(test)]

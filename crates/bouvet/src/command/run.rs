@@ -200,9 +200,9 @@ struct Tee {
     /// What its reports call what runs; its image if nothing is said
     #[arg(long, value_name = "NAME", requires = "tee")]
     tee_workload: Option<String>,
-    /// The generation of AMD's processor
-    #[arg(long, value_enum, value_name = "GENERATION", default_value_t = Generation::Milan, requires = "tee")]
-    tee_generation: Generation,
+    /// The generation of AMD's processor [default: milan]
+    #[arg(long, value_enum, value_name = "GENERATION", requires = "tee")]
+    tee_generation: Option<Generation>,
 }
 
 /// Confidential computing of a processor.
@@ -215,10 +215,9 @@ enum Technology {
 }
 
 /// A generation of AMD's processors.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Generation {
     /// EPYC 7003.
-    #[default]
     Milan,
     /// EPYC 9004.
     Genoa,

@@ -50,7 +50,7 @@ impl Line {
             require_hardware: rights.require_hardware,
             persistent: how.persistent,
             sidecar: self.sidecar(environment)?,
-            tee: self.tee(),
+            tee: self.tee()?,
             name: how.name.clone(),
             user: how.user.clone(),
             working_dir: how.workdir.clone(),
@@ -76,19 +76,23 @@ impl Line {
         }
     }
 
-    fn tee(&self) -> TeeConfig {
+    fn tee(&self) -> Result<TeeConfig, Failed> {
         let Tee { tee, tee_simulate: simulate, tee_workload, tee_generation } = &self.tee;
         let (simulate, workload_id) = (*simulate, tee_workload.clone().unwrap_or_else(|| self.image.clone()));
-        match tee {
-            None => TeeConfig::None,
-            Some(Technology::SevSnp) => {
-                let generation = match tee_generation {
-                    Generation::Milan => SevSnpGeneration::Milan,
-                    Generation::Genoa => SevSnpGeneration::Genoa,
-                };
-                TeeConfig::SevSnp { workload_id, generation, simulate }
+        let generation = tee_generation.map(|generation| match generation {
+            Generation::Milan => SevSnpGeneration::Milan,
+            Generation::Genoa => SevSnpGeneration::Genoa,
+        });
+        match (tee, generation) {
+            (None, _) => Ok(TeeConfig::None),
+            (Some(Technology::SevSnp), generation) => {
+                let generation = generation.unwrap_or_default();
+                Ok(TeeConfig::SevSnp { workload_id, generation, simulate })
             }
-            Some(Technology::Tdx) => TeeConfig::Tdx { workload_id, simulate },
+            (Some(Technology::Tdx), None) => Ok(TeeConfig::Tdx { workload_id, simulate }),
+            (Some(Technology::Tdx), Some(_)) => {
+                Err(Failed::new("`--tee-generation` is of AMD's processors, and `--tee` asks for Intel's"))
+            }
         }
     }
 
@@ -340,6 +344,8 @@ mod tests {
         assert_eq!(tee("--tee sev-snp --tee-simulate --tee-workload web --tee-generation genoa alpine"), snp);
         let tdx = TeeConfig::Tdx { workload_id: "alpine".into(), simulate: false };
         assert_eq!(tee("--tee tdx alpine"), tdx);
+        let failed = describe("--tee tdx --tee-generation genoa alpine").unwrap_err();
+        assert!(failed.text.starts_with("`--tee-generation` is of AMD's"), "{failed:?}");
         let failed = describe(&format!("--tee tdx --tee-workload {} alpine", "w".repeat(65))).unwrap_err();
         assert!(failed.text.starts_with("`--tee-workload` is "), "{failed:?}");
     }
