@@ -143,12 +143,24 @@ impl Measured {
 }
 
 /// A file could not be measured.
+///
+/// ```no_run
+/// # async fn example(host: &bouvet_host::Host, config: bouvet_host::BoxConfig) {
+/// use bouvet_host::CreateError;
+///
+/// if let Err(CreateError::Measure(error)) = host.create(config).await {
+///     println!("what is at {}? {}", error.path.display(), error.source);
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("could not measure `{path}`")]
 pub struct MeasureError {
-    path: PathBuf,
+    /// The file.
+    pub path: PathBuf,
+    /// The system's answer.
     #[source]
-    source: io::Error,
+    pub source: io::Error,
 }
 
 /// Measures launches. Files that it has seen, and that nobody has written to since, it does not read again.

@@ -42,6 +42,18 @@ pub use self::report::{
 use crate::sandbox::state::Refusal;
 
 /// Why there is no report of a sandbox.
+///
+/// ```no_run
+/// # fn example(sandbox: &bouvet_host::Sandbox) {
+/// use bouvet_host::attest::AttestError;
+///
+/// match sandbox.attest(b"a number used once") {
+///     Ok(report) => println!("{report:?}"),
+///     Err(AttestError::NotMeasured) => println!("make it with `tee`"),
+///     Err(error) => println!("{error}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AttestError {
     /// The sandbox cannot do it now.

@@ -27,6 +27,14 @@ const SIMULATED_KEY: &str =
 const SIMULATED_KEY_ID: &str = "bouvet-simulated";
 
 /// Whose confidential computing a report is about.
+///
+/// ```
+/// use bouvet_host::attest::Technology;
+///
+/// assert_eq!(serde_json::to_string(&Technology::SevSnp)?, r#""sev-snp""#);
+/// assert_eq!(Technology::SevSnp.name(), "AMD SEV-SNP");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Technology {
@@ -47,6 +55,17 @@ impl Technology {
 }
 
 /// What a report says.
+///
+/// ```no_run
+/// # fn example(report: bouvet_host::attest::Report) -> Result<(), bouvet_host::attest::VerifyError> {
+/// use bouvet_host::attest::Expected;
+///
+/// let claims = report.verify(&Expected::default())?;
+/// println!("{} was launched from {}", claims.workload_id, claims.launch.rootfs);
+/// assert!(claims.simulated, "it proves nothing");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
@@ -94,6 +113,15 @@ struct Signature {
 }
 
 /// What whoever verifies a report knows beforehand. The default expects nothing.
+///
+/// ```
+/// use bouvet_host::attest::{Expected, Part};
+///
+/// let digest = "0".repeat(96).parse()?; // of sha384sum
+/// let expected = Expected { parts: vec![(Part::Kernel, digest)], ..Expected::default() };
+/// assert!(expected.report_data.is_none() && expected.workload_id.is_none());
+/// # Ok::<(), bouvet_host::attest::ParseDigestError>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Expected {
     /// What must be in it, if that is known.
@@ -105,6 +133,13 @@ pub struct Expected {
 }
 
 /// Why a report is not believed.
+///
+/// ```
+/// use bouvet_host::attest::{MAX_REPORT_BYTES, Report, VerifyError};
+///
+/// let error = Report::from_json(&vec![b' '; MAX_REPORT_BYTES + 1]).unwrap_err();
+/// assert_eq!(error, VerifyError::TooLong(MAX_REPORT_BYTES + 1));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// It is not read.
