@@ -1,263 +1,49 @@
 //! The host: one directory, one engine, and the sandboxes on them.
 
+mod error;
 mod ground;
 mod image;
 mod life;
+mod options;
 mod pools;
 mod registry;
 
 use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bouvet_image::ImagesOptions;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+pub use self::error::{CreateError, FindError, StartError};
 use self::ground::Ground;
 pub(crate) use self::image::GroundRecord;
 pub use self::image::{ImageError, ImageOptions};
+pub use self::options::HostOptions;
 use self::pools::Pools;
 use self::registry::Registry;
-use crate::attest::{self, MeasureError, Measurer};
+use crate::attest::{self, Measurer};
 use crate::boxconfig::limits::Limits;
 use crate::boxconfig::{BoxConfig, InvalidConfig};
-use crate::boxes::{Boxes, KeepError};
-use crate::cgroup::{CgroupChoice, CgroupError};
+use crate::boxes::Boxes;
 use crate::confine::Spawner;
 use crate::disk::Blanks;
 #[cfg(feature = "fake")]
 use crate::engine::fake::Fake;
-use crate::engine::firecracker::{Firecracker, FirecrackerOptions};
+use crate::engine::firecracker::Firecracker;
 use crate::engine::qemu::Qemu;
 use crate::engine::{self, Acceleration, Engine, EngineChoice, EngineError, EngineFacts, Rootfs};
 use crate::event::{EventWatch, Events};
-use crate::instance::ClaimError;
-use crate::pool::{Pool, PoolOptions};
-use crate::sandbox::create::BringUpError;
+use crate::pool::Pool;
 use crate::sandbox::{Sandbox, SandboxId, SandboxInfo};
-use crate::template::{StoreError, Templates};
-use crate::volume::VolumeError;
+use crate::template::Templates;
 
 /// Callers that may wait for a VM to start. On the smallest machine that is half a minute.
 const MAX_WAITING: usize = 256;
-/// What a host is made of.
-#[derive(Debug, Clone)]
-pub struct HostOptions {
-    /// Everything that the host writes goes into a directory of its own in here. Made if it is missing.
-    pub dir: PathBuf,
-    /// What makes the VMs.
-    pub engine: EngineChoice,
-    /// What is particular to Firecracker.
-    pub firecracker: FirecrackerOptions,
-    /// The kernel: an uncompressed `vmlinux`, with its modules in `KERNEL.modules.cpio` beside it.
-    pub kernel: PathBuf,
-    /// What the kernel is told beside what its engine tells it.
-    pub kernel_args: String,
-    /// The root file system that all sandboxes share: an ext4, squashfs or erofs image.
-    pub rootfs: PathBuf,
-    /// Sandboxes that may exist at once.
-    pub max_sandboxes: u32,
-    /// Where the VMs' cgroups go.
-    pub cgroup: CgroupChoice,
-    /// The first of the user ids that VMs run as, one each. Unused without privilege.
-    pub first_uid: u32,
-    /// Where templates are kept, which outlive the host and may be shared by hosts. `None`: every sandbox is a
-    /// VM that is booted for it.
-    pub templates: Option<PathBuf>,
-    /// Clones that wait ready. Needs templates.
-    pub pool: Option<PoolOptions>,
-    /// Where images are kept, and how they are pulled. `None`: there is the base image alone.
-    pub images: Option<ImageOptions>,
-    /// Where persistent sandboxes are kept, which outlive the host. `None`: there can be none.
-    pub boxes: Option<PathBuf>,
-}
-
-impl HostOptions {
-    /// A host that keeps all that is its own in `dir`: what its VMs need, and what outlives it, which are `templates`,
-    /// `images` and `boxes` there. Otherwise it is as `bouvet` is without configuration, but keeps no VMs ready.
-    ///
-    /// ```
-    /// use bouvet_host::{EngineChoice, HostOptions};
-    ///
-    /// let options = HostOptions::new("/var/lib/agents", "images/vmlinux", "images/debian-devbox.ext4");
-    /// assert_eq!(options.boxes, Some("/var/lib/agents/boxes".into()));
-    /// let small = HostOptions { max_sandboxes: 4, engine: EngineChoice::Qemu, ..options };
-    /// assert_eq!(small.resolved_engine(), EngineChoice::Qemu);
-    /// ```
-    pub fn new(dir: impl Into<PathBuf>, kernel: impl Into<PathBuf>, rootfs: impl Into<PathBuf>) -> Self {
-        let dir = dir.into();
-        Self {
-            engine: EngineChoice::Auto,
-            firecracker: FirecrackerOptions::default(),
-            kernel: kernel.into(),
-            kernel_args: String::new(),
-            rootfs: rootfs.into(),
-            max_sandboxes: 100,
-            cgroup: CgroupChoice::Detect,
-            first_uid: 1_900_000_000,
-            templates: Some(dir.join("templates")),
-            pool: None,
-            images: Some(ImageOptions { dir: dir.join("images"), pull: ImagesOptions::default() }),
-            boxes: Some(dir.join("boxes")),
-            dir,
-        }
-    }
-
-    /// The engine that is meant: what [`EngineChoice::Auto`] stands for here.
-    pub fn resolved_engine(&self) -> EngineChoice {
-        match self.engine {
-            EngineChoice::Auto if self.firecracker.can_run() => EngineChoice::Firecracker,
-            EngineChoice::Auto => EngineChoice::Qemu,
-            chosen => chosen,
-        }
-    }
-}
-
-/// Why a host could not start.
-///
-/// ```no_run
-/// use bouvet_host::{EngineError, Host, HostOptions, StartError};
-///
-/// # async fn example(options: HostOptions) {
-/// match Host::start(options).await {
-///     Ok(host) => println!("on {}", host.engine()),
-///     Err(StartError::Engine(EngineError::Missing { what, path, .. })) => {
-///         eprintln!("there is no {what} at {}", path.display());
-///     }
-///     Err(error) => eprintln!("{}", bouvet_host::chain(&error)),
-/// }
-/// # }
-/// ```
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no place for it.
-    #[error(transparent)]
-    Claim(#[from] ClaimError),
-    /// Something in its directory could not be made.
-    #[error("could not make `{0}`")]
-    Directory(PathBuf, #[source] io::Error),
-    /// VMs cannot be bounded.
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    /// VMs cannot be made.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// Templates cannot be kept.
-    #[error(transparent)]
-    Templates(#[from] StoreError),
-    /// Persistent sandboxes cannot be kept, or read.
-    #[error(transparent)]
-    Boxes(#[from] KeepError),
-    /// A thread could not be started.
-    #[error("could not start a thread")]
-    Thread(#[source] io::Error),
-}
-
-/// Why a sandbox could not be made.
-///
-/// ```no_run
-/// use bouvet_host::{BoxConfig, CreateError};
-///
-/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
-/// match host.create(BoxConfig { name: "db".into(), ..BoxConfig::default() }).await {
-///     Ok(sandbox) => println!("{}", sandbox.id()),
-///     Err(CreateError::NameTaken(name)) => host.find(&name)?.start().await?,
-///     Err(CreateError::AtCapacity(limit)) => println!("one of the {limit} must go first"),
-///     Err(error) => return Err(error.into()),
-/// }
-/// # Ok(()) }
-/// ```
-#[derive(Debug, thiserror::Error)]
-pub enum CreateError {
-    /// It asks for what cannot be had anywhere.
-    #[error(transparent)]
-    Invalid(#[from] InvalidConfig),
-    /// It demands hardware virtualization.
-    #[error("hardware virtualization was required, and this host has none: it runs on {0}")]
-    NoHardware(&'static str),
-    /// There are as many as may be.
-    #[error("there are {0} sandboxes, which is the limit")]
-    AtCapacity(u32),
-    /// It asks for a pool that cannot be had.
-    #[error("`pool` is enabled, and cannot be: {0}")]
-    NoPool(&'static str),
-    /// It asks for confidential computing, which this host does not have.
-    #[error(
-        "`tee` asks for {technology}, which this host does not have: {why}; with `simulate` it is simulated"
-    )]
-    NoTee {
-        /// Whose.
-        technology: &'static str,
-        /// What is missing.
-        why: String,
-    },
-    /// What it begins with could not be measured.
-    #[error(transparent)]
-    Measure(#[from] MeasureError),
-    /// Another has its name.
-    #[error("there is a sandbox called `{0}` already")]
-    NameTaken(String),
-    /// It is to be kept, and this host keeps none.
-    #[error("this host has no directory for sandboxes that are persistent")]
-    NoStore,
-    /// An image of it could not be had.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// What is kept of it could not be written.
-    #[error(transparent)]
-    Store(#[from] KeepError),
-    /// More are asked for than this machine keeps up with.
-    #[error("{0} sandboxes wait to be made, which is the limit")]
-    Busy(usize),
-    /// The host is ending.
-    #[error("the host is shutting down")]
-    ShuttingDown,
-    /// It did not come up.
-    #[error(transparent)]
-    BringUp(BringUpError),
-    /// Its template could not be kept or read.
-    #[error(transparent)]
-    Templates(#[from] StoreError),
-}
-
-impl From<BringUpError> for CreateError {
-    fn from(error: BringUpError) -> Self {
-        match error {
-            BringUpError::ShuttingDown => Self::ShuttingDown,
-            BringUpError::Volume(VolumeError::Invalid(error)) => Self::Invalid(error),
-            error => Self::BringUp(error),
-        }
-    }
-}
-
-/// Why a text names no sandbox.
-///
-/// ```no_run
-/// use bouvet_host::FindError;
-///
-/// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
-/// match host.find("67e5") {
-///     Ok(sandbox) => println!("{}", sandbox.id()),
-///     Err(FindError::Ambiguous(text)) => println!("there are several that begin with {text}"),
-///     Err(error @ FindError::None(_)) => return Err(error.into()),
-/// }
-/// # Ok(()) }
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FindError {
-    /// There is none.
-    #[error("there is no sandbox `{0}`")]
-    None(String),
-    /// There are several.
-    #[error("`{0}` is the beginning of several sandboxes' ids")]
-    Ambiguous(String),
-}
 
 /// Makes and keeps sandboxes. Cheap to clone; every clone is the same host.
 ///
@@ -624,24 +410,5 @@ mod tests {
         assert!(matches!(Place::in_line(&waiting), Err(CreateError::Busy(MAX_WAITING))));
         drop(places);
         assert!(Place::in_line(&waiting).is_ok(), "a place is given back, also one that was refused");
-    }
-
-    #[test]
-    fn auto_takes_firecracker_only_where_it_is_and_hardware_backs_it() {
-        let with = |engine, binary: &str| HostOptions {
-            engine,
-            firecracker: FirecrackerOptions { binary: binary.into(), ..FirecrackerOptions::default() },
-            ..HostOptions::new("", "", "")
-        };
-        let there = std::env::current_exe().unwrap();
-        let there = there.to_str().unwrap();
-        let auto = |binary| with(EngineChoice::Auto, binary).resolved_engine();
-        assert_eq!(auto("/nonexistent/firecracker"), EngineChoice::Qemu);
-        let hardware = crate::kvm::Kvm::find() == crate::kvm::Kvm::Hardware;
-        let expected = if hardware { EngineChoice::Firecracker } else { EngineChoice::Qemu };
-        assert_eq!(auto(there), expected);
-        // Named, it is never replaced by another.
-        let named = with(EngineChoice::Firecracker, "/nonexistent/firecracker");
-        assert_eq!(named.resolved_engine(), EngineChoice::Firecracker);
     }
 }
