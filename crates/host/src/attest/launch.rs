@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha384};
+use tokio::sync::Mutex;
 
 use super::Digest;
 use crate::engine::{Rootfs, file_identity};
@@ -163,21 +164,25 @@ pub struct MeasureError {
     pub source: io::Error,
 }
 
-/// Measures launches. Files that it has seen, and that nobody has written to since, it does not read again.
+/// Digests by the path of a file, and what tells whether it was written to since.
+type Known = HashMap<(PathBuf, String), Digest>;
+
+/// Measures launches, one at a time: who waits finds most of its digests known. Files that it has seen, and that nobody
+/// has written to since, it does not read again.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Measurer(Arc<Mutex<HashMap<(PathBuf, String), Digest>>>);
+pub(crate) struct Measurer(Arc<Mutex<Known>>);
 
 impl Measurer {
     /// What a sandbox is that begins with `launch` and `rootfs`. Reads gigabytes the first time.
     pub(crate) async fn measure(&self, launch: Launch, rootfs: Rootfs) -> Result<Measured, MeasureError> {
-        let measurer = self.clone();
+        let mut known = self.0.clone().lock_owned().await;
         let measure = move || {
             Ok(Measured {
-                kernel: measurer.file(&launch.kernel)?,
-                initramfs: measurer.file(&launch.initramfs)?,
+                kernel: digest_of(&launch.kernel, &mut known)?,
+                initramfs: digest_of(&launch.initramfs, &mut known)?,
                 command_line: launch.command_line,
-                rootfs: measurer.file(&rootfs.path)?,
-                sidecar: rootfs.sidecar.map(|path| measurer.file(&path)).transpose()?,
+                rootfs: digest_of(&rootfs.path, &mut known)?,
+                sidecar: rootfs.sidecar.map(|path| digest_of(&path, &mut known)).transpose()?,
             })
         };
         match tokio::task::spawn_blocking(measure).await {
@@ -185,26 +190,25 @@ impl Measurer {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     }
+}
 
-    fn file(&self, path: &Path) -> Result<Digest, MeasureError> {
-        let failed = |source| MeasureError { path: path.to_owned(), source };
-        let key = (path.to_owned(), file_identity(path).map_err(failed)?);
-        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(*known);
-        }
-        let mut digest = Sha384::new();
-        File::open(path).and_then(|mut file| io::copy(&mut file, &mut digest)).map_err(failed)?;
-        if file_identity(path).map_err(failed)? != key.1 {
-            return Err(failed(io::Error::other("it was written to meanwhile")));
-        }
-        let digest = Digest(digest.finalize().into());
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() == MAX_REMEMBERED {
-            known.clear();
-        }
-        known.insert(key, digest);
-        Ok(digest)
+fn digest_of(path: &Path, known: &mut Known) -> Result<Digest, MeasureError> {
+    let failed = |source| MeasureError { path: path.to_owned(), source };
+    let key = (path.to_owned(), file_identity(path).map_err(failed)?);
+    if let Some(digest) = known.get(&key) {
+        return Ok(*digest);
     }
+    let mut digest = Sha384::new();
+    File::open(path).and_then(|mut file| io::copy(&mut file, &mut digest)).map_err(failed)?;
+    if file_identity(path).map_err(failed)? != key.1 {
+        return Err(failed(io::Error::other("it was written to meanwhile")));
+    }
+    let digest = Digest(digest.finalize().into());
+    if known.len() == MAX_REMEMBERED {
+        known.clear();
+    }
+    known.insert(key, digest);
+    Ok(digest)
 }
 
 #[cfg(test)]
@@ -270,10 +274,10 @@ pub(super) mod tests {
         let rootfs = Rootfs { path: file("rootfs"), identity: String::new(), is_base: true, sidecar: None };
         let measurer = Measurer::default();
         assert_eq!(measurer.measure(launch.clone(), rootfs.clone()).await.unwrap(), measured());
-        let remembered = || measurer.0.lock().unwrap().len();
-        assert_eq!(remembered(), 3);
+        let remembered = async || measurer.0.lock().await.len();
+        assert_eq!(remembered().await, 3);
         measurer.measure(launch.clone(), rootfs.clone()).await.unwrap();
-        assert_eq!(remembered(), 3);
+        assert_eq!(remembered().await, 3);
         std::fs::write(&rootfs.path, "another").unwrap();
         let changed = measurer.measure(launch.clone(), rootfs.clone()).await.unwrap();
         assert_eq!(changed, Measured { rootfs: digest("another"), ..measured() });

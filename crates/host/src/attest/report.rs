@@ -146,7 +146,7 @@ pub enum VerifyError {
     #[error("the report is {0} bytes long; {MAX_REPORT_BYTES} are allowed")]
     TooLong(usize),
     /// It is not in the form of one.
-    #[error("it is no report: {0}")]
+    #[error("it is no report: {}", .0.escape_debug())]
     Malformed(String),
     /// Nobody that is known has signed it.
     #[error("the report is not signed by a key that is known")]
@@ -158,7 +158,7 @@ pub enum VerifyError {
     #[error("the measurement is not that of the parts that the report has")]
     Inconsistent,
     /// It was made for somebody else, or at another time.
-    #[error("the report carries `{found}`, and not `{expected}`")]
+    #[error("the report carries `{}`, and not `{expected}`", found.escape_debug())]
     ReportData {
         /// What it should carry, as hexadecimal digits.
         expected: String,
@@ -166,7 +166,7 @@ pub enum VerifyError {
         found: String,
     },
     /// It is about something else.
-    #[error("the report is about the workload `{found}`, and not `{expected}`")]
+    #[error("the report is about the workload `{}`, and not `{expected}`", found.escape_debug())]
     Workload {
         /// What it should be about.
         expected: String,
@@ -373,6 +373,21 @@ mod tests {
         assert!(matches!(verified(&real), Err(VerifyError::Malformed(_))));
         let more = changed(|claims| claims["trusted"] = true.into());
         assert!(matches!(verified(&more), Err(VerifyError::Malformed(_))));
+    }
+
+    /// Everybody can sign one that says anything, and a terminal obeys what it is told.
+    #[test]
+    fn errors_steer_no_terminal() {
+        let hostile = "\u{1b}[2J";
+        let said = |report: &Report, expected: &Expected| report.verify(expected).unwrap_err().to_string();
+        let workload = changed(|claims| claims["workload_id"] = hostile.into());
+        let data = changed(|claims| claims["report_data"] = hostile.into());
+        let field = changed(|claims| claims[hostile] = true.into());
+        let expected = Expected { workload_id: Some("w".into()), ..Expected::default() };
+        let carrying = Expected { report_data: Some(b"once".to_vec()), ..Expected::default() };
+        for error in [said(&workload, &expected), said(&data, &carrying), said(&field, &expected)] {
+            assert!(error.contains("[2J") && !error.contains(char::is_control), "{error:?}");
+        }
     }
 
     #[test]
