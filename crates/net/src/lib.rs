@@ -12,9 +12,12 @@
 
 mod address;
 pub mod claim;
+pub mod dns;
 mod flow;
+mod judge;
 mod name;
 pub mod names;
+mod own;
 pub mod packet;
 mod policy;
 mod refusal;
