@@ -11,21 +11,38 @@
 //! [`Limits`] before anything is done for them. See `docs/NETWORK.md` for what a policy means.
 
 mod address;
+pub mod authority;
 pub mod claim;
+mod count;
 pub mod dns;
 mod flow;
+mod gateway;
+pub mod intercept;
 mod judge;
+mod limit;
 mod name;
 pub mod names;
+mod network;
 mod own;
 pub mod packet;
+mod ping;
 mod policy;
 mod refusal;
+mod reply;
 mod resolvers;
+mod router;
 mod rule;
+pub mod secret;
+mod shared;
+mod tcp;
+mod udp;
 
+pub use count::{Counts, MAX_REFUSALS, Refused};
 pub use flow::{Flow, Protocol};
+pub use limit::{LimitError, Limits};
 pub use name::{Name, NameError};
+pub use network::{Ended, Inbound, Network, NetworkOptions, Outbound};
 pub use policy::{Claimed, Grant, MAX_RULES, Policy, Surroundings};
 pub use refusal::Refusal;
 pub use rule::{Rule, RuleError};
+pub use shared::Addresses;

@@ -1,0 +1,139 @@
+//! The authority of one sandbox: proves to its guest, and to nobody else, that we are the servers to which its secrets
+//! go. Its key never leaves this process's memory.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose, NameConstraints,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+
+use crate::name::Name;
+use crate::secret::Domain;
+
+/// How long a guest may trust it: longer than sandboxes live, and not for long.
+const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How far the clock of a guest may be behind ours.
+const LATE: Duration = Duration::from_secs(24 * 3600);
+/// Certificates that are kept. A guest that asks for more names gets new ones.
+const MAX_LEAVES: usize = 128;
+
+/// Makes certificates for names below the domains that it is limited to.
+///
+/// ```
+/// use bouvet_net::authority::Authority;
+///
+/// let authority = Authority::new(&["api.example.com".parse()?])?;
+/// // What the guest has to trust.
+/// assert!(authority.certificate().starts_with("-----BEGIN CERTIFICATE-----"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    leaves: Mutex<HashMap<Name, Arc<CertifiedKey>>>,
+}
+
+/// Why there is no authority, or no certificate from it.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// A key or a certificate could not be made.
+    #[error("could not make a certificate for `{subject}`")]
+    Certificate {
+        /// Whose.
+        subject: String,
+        /// What the library says.
+        source: rcgen::Error,
+    },
+    /// TLS cannot work with it.
+    #[error("could not use the certificate for `{subject}`")]
+    Unusable {
+        /// Whose.
+        subject: String,
+        /// What the library says.
+        source: rustls::Error,
+    },
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// A new one for `domains`, with a new key, for the next 30 days.
+    pub fn new(domains: &[Domain]) -> Result<Self, AuthorityError> {
+        let subject = "Bouvet, for one sandbox";
+        let failed = |source| AuthorityError::Certificate { subject: subject.into(), source };
+        let mut params = of_now(subject);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let permitted = domains.iter().map(|domain| GeneralSubtree::DnsName(domain.name().to_string()));
+        // Addresses are names of a kind of their own, which limits of domains don't limit (RFC 5280, 4.2.1.10).
+        let addresses = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let every = |address: IpAddr| GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(address, 0));
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: permitted.collect(),
+            excluded_subtrees: addresses.map(every).into(),
+        });
+        let key = KeyPair::generate().map_err(failed)?;
+        let issuer = CertifiedIssuer::self_signed(params, key).map_err(failed)?;
+        Ok(Self { issuer, leaves: Mutex::default() })
+    }
+
+    /// Its certificate as PEM, for the guest to trust.
+    pub fn certificate(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// What proves that we are `name`. The caller knows that a secret is for it.
+    pub(crate) fn leaf(&self, name: &Name) -> Result<Arc<CertifiedKey>, AuthorityError> {
+        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(leaf) = leaves.get(name) {
+            return Ok(Arc::clone(leaf));
+        }
+        if leaves.len() == MAX_LEAVES {
+            leaves.clear();
+        }
+        let leaf = Arc::new(self.certify(name)?);
+        leaves.insert(name.clone(), Arc::clone(&leaf));
+        Ok(leaf)
+    }
+
+    fn certify(&self, name: &Name) -> Result<CertifiedKey, AuthorityError> {
+        let failed = |source| AuthorityError::Certificate { subject: name.to_string(), source };
+        let mut params = of_now(name.as_str());
+        let subject = name.as_str().try_into().map_err(failed)?;
+        params.subject_alt_names = vec![rcgen::SanType::DnsName(subject)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().map_err(failed)?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
+        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone(), self.issuer.der().clone()];
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let unusable = |source| AuthorityError::Unusable { subject: name.to_string(), source };
+        CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider()).map_err(unusable)
+    }
+}
+
+fn of_now(subject: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    // Common names have 64 characters at most (RFC 5280, A.1), names of DNS more: names are in the extension.
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Bouvet");
+    if subject.len() <= 64 {
+        params.distinguished_name.push(DnType::CommonName, subject);
+    }
+    let now = SystemTime::now();
+    params.not_before = (now - LATE).into();
+    params.not_after = (now + LIFE).into();
+    params
+}

@@ -1,0 +1,238 @@
+//! Each packet of the sandbox to whom it is for: the one task that sees all of them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::count::add;
+use crate::dns::Transport as Carrier;
+use crate::flow::{Flow, Protocol};
+use crate::limit::Rate;
+use crate::packet::{self, Packet, Transport};
+use crate::ping::{self, Echo};
+use crate::refusal::Refusal;
+use crate::reply::{self, Unreachable};
+use crate::shared::Shared;
+use crate::tcp::{self, Way};
+use crate::udp::{self, Datagram};
+
+/// Two ends: the sandbox's, and the other.
+type Ends = (SocketAddr, SocketAddr);
+
+/// The port of names.
+const DNS_PORT: u16 = 53;
+
+#[derive(Debug)]
+pub(crate) struct Router {
+    shared: Arc<Shared>,
+    connections: HashMap<Ends, mpsc::Sender<Bytes>>,
+    datagrams: HashMap<Ends, mpsc::Sender<Datagram>>,
+    /// Those of them that have ended are known by the ends that they return.
+    tasks: JoinSet<Option<(Protocol, Ends)>>,
+    packets: Rate,
+    bytes: Rate,
+    asked: usize,
+}
+
+/// Names that are asked for and echoes that are waited for at once.
+const MAX_ASKED: usize = 256;
+
+impl Router {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let limits = shared.limits;
+        Self {
+            shared,
+            connections: HashMap::new(),
+            datagrams: HashMap::new(),
+            tasks: JoinSet::new(),
+            packets: Rate::per_second(limits.packets_per_s),
+            bytes: Rate::per_second(limits.bytes_per_s),
+            asked: 0,
+        }
+    }
+
+    /// Takes packets until there will be no more. All that came of them then ends.
+    pub(crate) async fn run(mut self, mut inbound: mpsc::Receiver<Vec<Bytes>>) {
+        loop {
+            tokio::select! {
+                batch = inbound.recv() => {
+                    let Some(batch) = batch else { return };
+                    let bytes = batch.iter().map(Bytes::len).sum();
+                    add(&self.shared.counters.sent_packets, batch.len());
+                    add(&self.shared.counters.sent_bytes, bytes);
+                    self.packets.take(batch.len()).await;
+                    self.bytes.take(bytes).await;
+                    for packet in batch {
+                        self.take(packet);
+                    }
+                }
+                Some(ended) = self.tasks.join_next() => self.forget(ended.ok().flatten()),
+            }
+        }
+    }
+
+    fn forget(&mut self, ended: Option<(Protocol, Ends)>) {
+        match ended {
+            // Another may have begun between the same ends.
+            Some((Protocol::Tcp, ends)) => {
+                if self.connections.get(&ends).is_some_and(mpsc::Sender::is_closed) {
+                    self.connections.remove(&ends);
+                }
+            }
+            Some((_, ends)) => {
+                if self.datagrams.get(&ends).is_some_and(mpsc::Sender::is_closed) {
+                    self.datagrams.remove(&ends);
+                }
+            }
+            None => self.asked -= 1,
+        }
+    }
+
+    fn take(&mut self, bytes: Bytes) {
+        let packet = match packet::parse(&bytes) {
+            Ok(packet) => packet,
+            Err(refusal) => return self.shared.counters.refuse(refusal, None, None),
+        };
+        let (source, destination) = packet.ends();
+        if !self.shared.addresses.is_own(source.ip()) {
+            let protocol = protocol(&packet);
+            return self.shared.refuse(Refusal::Source, Flow { protocol, source, destination });
+        }
+        match packet.transport {
+            Transport::Tcp { syn, ack, rst, .. } => {
+                let begins = syn && !ack && !rst;
+                self.take_segment((source, destination), begins, bytes);
+            }
+            Transport::Udp { payload, .. } => {
+                let payload = bytes.slice_ref(payload);
+                self.take_datagram((source, destination), Datagram { packet: bytes, payload });
+            }
+            Transport::Echo { id, sequence, payload } => {
+                let payload = bytes.slice_ref(payload);
+                let (source, destination) = (source.ip(), destination.ip());
+                self.take_echo(Echo { source, destination, number: (id, sequence), payload, packet: bytes });
+            }
+        }
+    }
+
+    fn take_segment(&mut self, ends: Ends, begins: bool, bytes: Bytes) {
+        if let Some(queue) = self.connections.get(&ends).filter(|queue| !queue.is_closed()) {
+            // Full: it is lost, and comes again.
+            queue.try_send(bytes).ok();
+            return;
+        }
+        if !begins {
+            return self.shared.answer(reply::reset(&bytes));
+        }
+        let flow = Flow { protocol: Protocol::Tcp, source: ends.0, destination: ends.1 };
+        let way = match self.connections.len() < self.shared.limits.max_connections as usize {
+            true => Way::of(&self.shared, flow),
+            false => Err(Refusal::Limit),
+        };
+        match way {
+            Ok(way) => {
+                let (queue, packets) = mpsc::channel(tcp::QUEUE);
+                self.connections.insert(ends, queue);
+                let run = tcp::run(self.shared.clone(), (flow, way), bytes, packets);
+                self.tasks.spawn(async move {
+                    run.await;
+                    Some((Protocol::Tcp, ends))
+                });
+            }
+            Err(refusal) => {
+                self.shared.refuse(refusal, flow);
+                self.shared.answer(reply::reset(&bytes));
+            }
+        }
+    }
+
+    fn take_datagram(&mut self, ends: Ends, datagram: Datagram) {
+        if self.shared.addresses.is_gateway(ends.1.ip()) && ends.1.port() == DNS_PORT {
+            return self.take_query(ends, datagram);
+        }
+        let open = self.datagrams.len();
+        let entry = match self.datagrams.entry(ends) {
+            Entry::Occupied(entry) if !entry.get().is_closed() => {
+                // Full: it is lost, as datagrams are.
+                entry.get().try_send(datagram).ok();
+                return;
+            }
+            entry => entry,
+        };
+        let flow = Flow { protocol: Protocol::Udp, source: ends.0, destination: ends.1 };
+        let way = match open < self.shared.limits.max_datagram_flows as usize {
+            true => Way::of(&self.shared, flow),
+            false => Err(Refusal::Limit),
+        };
+        match way {
+            Ok(way) => {
+                let (queue, datagrams) = mpsc::channel(udp::QUEUE);
+                // There is room: nothing was sent yet.
+                queue.try_send(datagram).ok();
+                entry.insert_entry(queue);
+                let run = udp::run(self.shared.clone(), (flow, way), datagrams);
+                self.tasks.spawn(async move {
+                    run.await;
+                    Some((Protocol::Udp, ends))
+                });
+            }
+            Err(refusal) => {
+                self.shared.refuse(refusal, flow);
+                self.shared.answer(reply::unreachable(&datagram.packet, Unreachable::Prohibited));
+            }
+        }
+    }
+
+    fn take_query(&mut self, (source, destination): Ends, datagram: Datagram) {
+        let flow = Flow { protocol: Protocol::Udp, source, destination };
+        if self.asked >= MAX_ASKED {
+            return self.shared.refuse(Refusal::Limit, flow);
+        }
+        self.asked += 1;
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let answer = shared.name_server.answer(&datagram.payload, Carrier::Udp).await;
+            if let Some(answer) = answer {
+                shared.answer(reply::datagram(destination, source, &answer));
+            }
+            None
+        });
+    }
+
+    fn take_echo(&mut self, echo: Echo) {
+        add(&self.shared.counters.echoes, 1);
+        if self.shared.addresses.is_gateway(echo.destination) {
+            return self.shared.answer(echo.reply());
+        }
+        let end = |address| SocketAddr::new(address, 0);
+        let (source, destination) = (end(echo.source), end(echo.destination));
+        let flow = Flow { protocol: Protocol::Icmp, source, destination };
+        let opened = match self.asked < MAX_ASKED && self.shared.echoes.try_take() {
+            true => self.shared.open(Protocol::Icmp, destination, None).map(drop),
+            false => Err(Refusal::Limit),
+        };
+        if let Err(refusal) = opened {
+            self.shared.refuse(refusal, flow);
+            return self.shared.answer(reply::unreachable(&echo.packet, Unreachable::Prohibited));
+        }
+        self.asked += 1;
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            ping::run(shared, echo).await;
+            None
+        });
+    }
+}
+
+fn protocol(packet: &Packet<'_>) -> Protocol {
+    match packet.transport {
+        Transport::Tcp { .. } => Protocol::Tcp,
+        Transport::Udp { .. } => Protocol::Udp,
+        Transport::Echo { .. } => Protocol::Icmp,
+    }
+}

@@ -1,0 +1,132 @@
+//! What all tasks of one sandbox's network share.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use crate::count::Counters;
+use crate::flow::{Flow, Protocol};
+use crate::gateway::NameServer;
+use crate::intercept::Interceptor;
+use crate::judge::{Judge, Permit};
+use crate::limit::{Limits, Rate};
+use crate::name::Name;
+use crate::names::Names;
+use crate::own;
+use crate::policy::Surroundings;
+use crate::refusal::Refusal;
+
+/// The addresses of a sandbox and of its gateway, with the lengths of their prefixes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// The sandbox's own.
+    pub ipv4: (Ipv4Addr, u8),
+    /// See `ipv4`.
+    pub ipv6: (Ipv6Addr, u8),
+    /// Whom it sends everything to, and asks for names.
+    pub gateway_ipv4: Ipv4Addr,
+    /// See `gateway_ipv4`.
+    pub gateway_ipv6: Ipv6Addr,
+}
+
+impl Default for Addresses {
+    /// Those of a sandbox that is alone in its network: every sandbox has the same.
+    fn default() -> Self {
+        let ipv6 = |last| Ipv6Addr::new(0xfd00, 0xb0e7, 0, 0, 0, 0, 0, last);
+        Self {
+            ipv4: (Ipv4Addr::new(10, 0, 2, 15), 24),
+            ipv6: (ipv6(0x15), 64),
+            gateway_ipv4: Ipv4Addr::new(10, 0, 2, 2),
+            gateway_ipv6: ipv6(2),
+        }
+    }
+}
+
+impl Addresses {
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => address == self.ipv4.0,
+            IpAddr::V6(address) => address == self.ipv6.0,
+        }
+    }
+
+    pub(crate) fn is_gateway(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => address == self.gateway_ipv4,
+            IpAddr::V6(address) => address == self.gateway_ipv6,
+        }
+    }
+
+    /// Whether it is on the sandbox's own wire.
+    pub(crate) fn is_near(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => {
+                let bits =
+                    (address.to_bits() ^ self.ipv4.0.to_bits()).checked_shr(32 - u32::from(self.ipv4.1));
+                bits.unwrap_or(0) == 0
+            }
+            IpAddr::V6(address) => {
+                let bits =
+                    (address.to_bits() ^ self.ipv6.0.to_bits()).checked_shr(128 - u32::from(self.ipv6.1));
+                bits.unwrap_or(0) == 0
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) addresses: Addresses,
+    pub(crate) limits: Limits,
+    pub(crate) judge: Arc<watch::Sender<Arc<Judge>>>,
+    pub(crate) names: Arc<Mutex<Names>>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) name_server: Arc<NameServer>,
+    pub(crate) interceptor: Option<Arc<Interceptor>>,
+    pub(crate) echoes: Rate,
+    /// To the sandbox.
+    pub(crate) outbound: mpsc::Sender<Bytes>,
+}
+
+impl Shared {
+    pub(crate) fn judge(&self) -> Arc<Judge> {
+        self.judge.borrow().clone()
+    }
+
+    /// Whether something may be sent to `destination`, which is not the gateway, with the names that it has now, or with
+    /// the one that it was said to be.
+    pub(crate) fn open(
+        &self,
+        protocol: Protocol,
+        destination: SocketAddr,
+        said: Option<&Name>,
+    ) -> Result<Permit, Refusal> {
+        if self.addresses.is_near(destination.ip()) {
+            return Err(Refusal::Sandbox);
+        }
+        let names = match said {
+            Some(name) => vec![name.clone()],
+            None => self.names_of(destination.ip()),
+        };
+        let surroundings = Surroundings { is_host: own::is_own(destination.ip()), names: &names };
+        self.judge().open(protocol, destination, surroundings)
+    }
+
+    fn names_of(&self, address: IpAddr) -> Vec<Name> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).of(address, Instant::now())
+    }
+
+    pub(crate) fn refuse(&self, refusal: Refusal, flow: Flow) {
+        self.counters.refuse(refusal, Some(flow), None);
+    }
+
+    /// Sends a packet that answers another, if there is room: whoever waits for it asks again.
+    pub(crate) fn answer(&self, packet: Option<Bytes>) {
+        if let Some(packet) = packet {
+            self.outbound.try_send(packet).ok();
+        }
+    }
+}

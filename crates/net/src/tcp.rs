@@ -1,0 +1,164 @@
+//! Connections: each is ended here, towards the sandbox by a [`machine`], towards its destination by a socket of the host.
+
+mod machine;
+mod relay;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use self::relay::{Connection, Ending};
+use crate::count::add;
+use crate::flow::Flow;
+use crate::intercept::{Proxy, Server};
+use crate::judge::Permit;
+use crate::name::Name;
+use crate::policy::Claimed;
+use crate::refusal::Refusal;
+use crate::reply;
+use crate::shared::Shared;
+
+/// Packets of one connection that wait for it. More than a window's are lost, and come again.
+pub(crate) const QUEUE: usize = 64;
+/// The port of names.
+const DNS_PORT: u16 = 53;
+
+/// Where a connection leads.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    /// To its destination.
+    Out(Permit),
+    /// To this port of the host's loopback.
+    Host,
+    /// To whom names are asked for.
+    Names,
+}
+
+impl Way {
+    /// Where a connection of `flow` may lead now.
+    pub(crate) fn of(shared: &Shared, flow: Flow) -> Result<Self, Refusal> {
+        let Flow { protocol, destination, .. } = flow;
+        if !shared.addresses.is_gateway(destination.ip()) {
+            return shared.open(protocol, destination, None).map(Self::Out);
+        }
+        match destination.port() {
+            DNS_PORT => Ok(Self::Names),
+            port => shared.judge().host(protocol, port).map(|()| Self::Host),
+        }
+    }
+}
+
+/// One that is there, for as long as this is held.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn new(shared: Arc<Shared>) -> Self {
+        add(&shared.counters.open_connections, 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.counters.open_connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Makes the connection that `syn` asks for, and has it end. Its other packets come by `packets`.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    (flow, way): (Flow, Way),
+    syn: Bytes,
+    packets: mpsc::Receiver<Bytes>,
+) {
+    let _open = Open::new(shared.clone());
+    let mut connection = Connection::new(shared.clone(), flow, way, packets);
+    if let Way::Names = connection.way {
+        let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
+        connection.accept(syn);
+        tokio::join!(connection.run(near), shared.name_server.serve_stream(far));
+        return;
+    }
+    // First the host's own connection: what cannot be had is refused as if nobody were in between.
+    let way = connection.way.clone();
+    let socket = tokio::select! {
+        dialled = dial(&shared, flow, &way) => dialled,
+        refusal = connection.revoked() => {
+            shared.refuse(refusal, flow);
+            Err(io::ErrorKind::ConnectionAborted.into())
+        }
+    };
+    let Ok(mut socket) = socket else {
+        return shared.answer(reply::reset(&syn));
+    };
+    add(&shared.counters.connections, 1);
+    connection.accept(syn);
+    match connection.run(&mut socket).await {
+        Ending::Over => {}
+        // Neither is what it said last to be taken for all.
+        Ending::Broken => drop(socket.set_zero_linger()),
+        Ending::Requests => serve_requests(&shared, connection, socket).await,
+        Ending::Secrets => serve_secrets(&shared, connection, socket).await,
+    }
+}
+
+/// Passes on what requests of plain HTTP are allowed, each by the policy as it is then.
+async fn serve_requests(shared: &Arc<Shared>, mut connection: Connection, socket: TcpStream) {
+    let Way::Out(permit) = connection.way.clone() else { return };
+    let (flow, judge) = (connection.flow, shared.clone());
+    let is_allowed = move |name: &Name| {
+        let claimed = judge.judge().claim(&permit, flow.destination, Claimed::Http(Some(name)));
+        let judged = claimed.and_then(|()| judge.open(flow.protocol, flow.destination, Some(name)));
+        if let Err(refusal) = judged {
+            judge.counters.refuse(refusal, Some(flow), Some(name));
+        }
+        judged.is_ok()
+    };
+    let server = Server::Judged(Box::new(is_allowed), flow.destination.port());
+    let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
+    let served = async {
+        if let Err(error) = Proxy::new(server, Vec::new()).serve_http1(far, socket).await {
+            debug!(error = &error as &dyn std::error::Error, "a connection of HTTP was broken off");
+        }
+    };
+    tokio::join!(connection.run(near), served);
+}
+
+/// Ends the sandbox's TLS, and has the server's instead, to put secrets into requests.
+async fn serve_secrets(shared: &Shared, mut connection: Connection, socket: TcpStream) {
+    let (Some(interceptor), Some(name)) = (&shared.interceptor, connection.name().cloned()) else { return };
+    let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
+    let served = async {
+        if let Err(error) = interceptor.serve(far, socket, &name).await {
+            debug!(%name, error = &error as &dyn std::error::Error, "a connection with secrets was broken off");
+        }
+    };
+    tokio::join!(connection.run(near), served);
+}
+
+/// Between a connection and what serves it in this process.
+const DUPLEX_BYTES: usize = 64 * 1024;
+
+async fn dial(shared: &Shared, flow: Flow, way: &Way) -> io::Result<TcpStream> {
+    let port = flow.destination.port();
+    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let connect = async {
+        match way {
+            Way::Host => {
+                TcpStream::connect(&loopback.map(|address| SocketAddr::new(address, port))[..]).await
+            }
+            _ => TcpStream::connect(flow.destination).await,
+        }
+    };
+    let timeout = Duration::from_millis(shared.limits.dial_timeout_ms.into());
+    let socket = tokio::time::timeout(timeout, connect).await??;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}

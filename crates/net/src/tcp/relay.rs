@@ -1,0 +1,304 @@
+//! Bytes between a machine and whoever is at the other end, with what a connection says of itself judged before any of
+//! it is passed on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::Way;
+use super::machine::Machine;
+use crate::claim::{self, Claim};
+use crate::flow::Flow;
+use crate::judge::Judge;
+use crate::name::Name;
+use crate::policy::Claimed;
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+
+/// How long a connection may take to say what it is for, once it has begun to.
+const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
+/// The most that is read from a socket at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// How a connection went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Both sides have said all.
+    Over,
+    /// One side broke it off, or it was refused.
+    Broken,
+    /// It is HTTP, and each of its requests is to be judged.
+    Requests,
+    /// It is TLS for a server that a secret is for.
+    Secrets,
+}
+
+/// What is known of what the sandbox's side is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing yet; nothing of it is passed on.
+    Open,
+    /// It may go on, by this name if it said one.
+    Pass(Option<Name>),
+}
+
+/// A connection, seen from the sandbox.
+#[derive(Debug)]
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    pub(super) flow: Flow,
+    pub(super) way: Way,
+    machine: Machine,
+    packets: mpsc::Receiver<Bytes>,
+    judge: watch::Receiver<Arc<Judge>>,
+    verdict: Verdict,
+    claim_until: Option<Instant>,
+    idle_since: Instant,
+    /// Whether the other end has said all, and whether it was told that the sandbox has.
+    peer_ended: bool,
+    told_end: bool,
+}
+
+/// Passes some of what was said on, or that there will be no more.
+async fn pass<W: AsyncWrite + Unpin>(writer: &mut W, said: &[u8]) -> Event {
+    match said.is_empty() {
+        true => Event::Ended(writer.shutdown().await),
+        false => Event::Passed(writer.write(said).await),
+    }
+}
+
+/// What happened.
+enum Event {
+    Packet(Option<Bytes>),
+    Said(std::io::Result<usize>),
+    Passed(std::io::Result<usize>),
+    Ended(std::io::Result<()>),
+    Judge,
+    Time,
+}
+
+impl Connection {
+    pub(super) fn new(shared: Arc<Shared>, flow: Flow, way: Way, packets: mpsc::Receiver<Bytes>) -> Self {
+        let buffer_bytes = shared.limits.buffer_bytes as usize;
+        let machine = Machine::new(flow.destination, buffer_bytes, rand::random());
+        let verdict = match way {
+            Way::Out(_) => Verdict::Open,
+            Way::Host | Way::Names => Verdict::Pass(None),
+        };
+        Self {
+            judge: shared.judge.subscribe(),
+            shared,
+            flow,
+            way,
+            machine,
+            packets,
+            verdict,
+            claim_until: None,
+            idle_since: Instant::now(),
+            peer_ended: false,
+            told_end: false,
+        }
+    }
+
+    /// Takes the packet with which it begins.
+    pub(super) fn accept(&mut self, syn: Bytes) {
+        self.machine.input(syn);
+    }
+
+    /// Waits until a new policy no longer allows it.
+    pub(super) async fn revoked(&mut self) -> Refusal {
+        loop {
+            if self.judge.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            if let Err(refusal) = self.judge_again() {
+                return refusal;
+            }
+        }
+    }
+
+    fn judge_again(&mut self) -> Result<(), Refusal> {
+        let said = match &self.verdict {
+            Verdict::Pass(name) => name.clone(),
+            Verdict::Open => None,
+        };
+        let protocol = self.flow.protocol;
+        match &self.way {
+            Way::Names => {}
+            Way::Host => self.shared.judge().host(protocol, self.flow.destination.port())?,
+            Way::Out(_) => {
+                let permit = self.shared.open(protocol, self.flow.destination, said.as_ref())?;
+                if let Some(name) = &said {
+                    self.shared.judge().claim(&permit, self.flow.destination, Claimed::Tls(Some(name)))?;
+                }
+                self.way = Way::Out(permit);
+            }
+        }
+        Ok(())
+    }
+
+    /// The name that it said, if it did.
+    pub(super) fn name(&self) -> Option<&Name> {
+        match &self.verdict {
+            Verdict::Pass(name) => name.as_ref(),
+            Verdict::Open => None,
+        }
+    }
+
+    /// Passes bytes between the sandbox and `peer` until it has come to an end.
+    pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(&mut self, peer: S) -> Ending {
+        let (mut reader, mut writer) = tokio::io::split(peer);
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            if let Some(ending) = self.settle().await {
+                return ending;
+            }
+            let wake = self.wake_at();
+            let room = if self.peer_ended { 0 } else { self.machine.room().min(READ_BYTES) };
+            let passes = matches!(self.verdict, Verdict::Pass(_));
+            let says_end = passes && !self.told_end && self.machine.has_said_all();
+            let said = if passes { self.machine.received() } else { &[] };
+            let event = tokio::select! {
+                packet = self.packets.recv() => Event::Packet(packet),
+                read = reader.read(&mut buffer[..room]), if room > 0 => Event::Said(read),
+                passed = pass(&mut writer, said), if says_end || !said.is_empty() => passed,
+                changed = self.judge.changed() => match changed {
+                    Ok(()) => Event::Judge,
+                    // The network has ended, and this with it.
+                    Err(_) => return self.abort().await,
+                },
+                () = tokio::time::sleep_until(wake) => Event::Time,
+            };
+            if !matches!(event, Event::Time | Event::Judge) {
+                self.idle_since = Instant::now();
+            }
+            if !self.happen(event, &buffer) {
+                return self.abort().await;
+            }
+        }
+    }
+
+    /// Takes what happened. Says whether the connection goes on.
+    fn happen(&mut self, event: Event, buffer: &[u8]) -> bool {
+        match event {
+            Event::Packet(None) => return false,
+            Event::Packet(Some(packet)) => {
+                self.machine.input(packet);
+                while let Ok(packet) = self.packets.try_recv() {
+                    self.machine.input(packet);
+                }
+            }
+            Event::Said(Ok(0)) => {
+                self.peer_ended = true;
+                self.machine.close();
+            }
+            Event::Said(Ok(length)) => {
+                // There is room for all of it.
+                self.machine.say(&buffer[..length]);
+            }
+            Event::Passed(Ok(length)) => self.machine.consume(length),
+            Event::Ended(Ok(())) => self.told_end = true,
+            Event::Said(Err(_)) | Event::Passed(Err(_)) | Event::Ended(Err(_)) => return false,
+            Event::Judge => {
+                if let Err(refusal) = self.judge_again() {
+                    self.shared.refuse(refusal, self.flow);
+                    return false;
+                }
+            }
+            Event::Time => return self.idle_since.elapsed() < self.idle(),
+        }
+        true
+    }
+
+    /// Sends what is to be sent, and looks where the connection is. Says how it ended, if it has.
+    async fn settle(&mut self) -> Option<Ending> {
+        self.machine.poll();
+        self.flush().await;
+        if self.machine.is_broken() {
+            return Some(Ending::Broken);
+        }
+        if self.machine.is_over() && self.told_end {
+            return Some(Ending::Over);
+        }
+        if self.verdict == Verdict::Open {
+            match self.judge_claim() {
+                Ok(None) => {}
+                Ok(Some(ending)) => return Some(ending),
+                Err((refusal, name)) => {
+                    self.shared.counters.refuse(refusal, Some(self.flow), name.as_ref());
+                    return Some(self.abort().await);
+                }
+            }
+        }
+        None
+    }
+
+    /// Judges what the sandbox has said so far.
+    fn judge_claim(&mut self) -> Result<Option<Ending>, (Refusal, Option<Name>)> {
+        let Way::Out(permit) = self.way.clone() else { return Ok(None) };
+        let judge = self.shared.judge();
+        let ended = self.machine.has_said_all();
+        let said = self.machine.received();
+        if said.is_empty() && !ended {
+            return Ok(None);
+        }
+        let is_full = said.len() >= self.shared.limits.buffer_bytes as usize;
+        let claim = claim::read(said);
+        let (claimed, name) = match &claim {
+            Claim::More if ended && said.is_empty() => (Claimed::Nothing, None),
+            Claim::More if ended || is_full => return Err((Refusal::Malformed, None)),
+            Claim::More => {
+                let until = *self.claim_until.get_or_insert_with(|| Instant::now() + CLAIM_DEADLINE);
+                let is_late = until <= Instant::now();
+                return if is_late { Err((Refusal::Nameless, None)) } else { Ok(None) };
+            }
+            Claim::Broken => return Err((Refusal::Malformed, None)),
+            Claim::Http if judge.judges_requests(&permit) => {
+                self.verdict = Verdict::Pass(None);
+                return Ok(Some(Ending::Requests));
+            }
+            // Then it does not matter what it says.
+            Claim::Http => (Claimed::Nothing, None),
+            Claim::Tls(name) => (Claimed::Tls(name.as_ref()), name.clone()),
+            Claim::Nothing => (Claimed::Nothing, None),
+        };
+        if claim != Claim::Http {
+            let judged = judge.claim(&permit, self.flow.destination, claimed);
+            judged.map_err(|refusal| (refusal, name.clone()))?;
+        }
+        let is_for = |name: &Name| self.shared.interceptor.as_ref().is_some_and(|one| one.is_for(name));
+        let has_secrets = name.as_ref().is_some_and(is_for);
+        self.verdict = Verdict::Pass(name);
+        Ok(has_secrets.then_some(Ending::Secrets))
+    }
+
+    fn idle(&self) -> Duration {
+        Duration::from_secs(self.shared.limits.idle_connection_s.into())
+    }
+
+    fn wake_at(&mut self) -> Instant {
+        let idle = self.idle_since + self.idle();
+        let machine = self.machine.wake_in().map(|wait| Instant::now() + wait);
+        let claim = self.claim_until.filter(|_| self.verdict == Verdict::Open);
+        [machine, claim].into_iter().flatten().fold(idle, Instant::min)
+    }
+
+    async fn flush(&mut self) {
+        let outbound = self.shared.outbound.clone();
+        while let Some(packet) = self.machine.outputs().pop_front() {
+            // Closed: there is no sandbox any more.
+            outbound.send(packet).await.ok();
+        }
+    }
+
+    async fn abort(&mut self) -> Ending {
+        self.machine.abort();
+        self.machine.poll();
+        self.flush().await;
+        Ending::Broken
+    }
+}
