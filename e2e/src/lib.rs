@@ -5,8 +5,10 @@
 
 pub mod conformance;
 pub mod drive;
+pub mod internet;
 pub mod probe;
 pub mod registry;
 pub mod site;
 pub mod skip;
 pub mod system;
+pub mod zone;

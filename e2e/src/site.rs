@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bouvet_host::{
     BoxConfig, CgroupChoice, EngineChoice, FirecrackerOptions, Host, HostOptions, ImageOptions,
-    ImagesOptions, PoolOptions, ResourceConfig,
+    ImagesOptions, NetworkMode, PoolOptions, ResourceConfig,
 };
 use tempfile::TempDir;
 
@@ -190,8 +190,8 @@ pub fn images() -> Option<(PathBuf, PathBuf)> {
     Some((kernel, rootfs))
 }
 
-/// The sandbox of most tests: as small as MCP's.
+/// The sandbox of most tests: as small as MCP's, and as alone.
 pub fn small() -> BoxConfig {
     let resources = ResourceConfig { vcpus: 1, memory_mb: 256, ..ResourceConfig::default() };
-    BoxConfig { resources, privileged: true, ..BoxConfig::default() }
+    BoxConfig { resources, privileged: true, network: NetworkMode::None, ..BoxConfig::default() }
 }

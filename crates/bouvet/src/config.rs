@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bouvet_host::{
     BoxConfig, CgroupChoice, EngineChoice, FirecrackerOptions, HostOptions, ImageOptions, ImagesOptions,
-    PoolOptions, RegistryOptions, ResourceConfig,
+    NetworkMode, PoolOptions, RegistryOptions, ResourceConfig, Rule,
 };
 
 /// One variable.
@@ -78,6 +78,18 @@ pub const VARIABLES: &[Variable] = &[
         "docker.io",
         "registries, separated by commas, * for all, or none",
         "registries from which MCP clients may take images",
+    ),
+    variable(
+        "BOUVET_ALLOWED_EGRESS",
+        "*",
+        "rules like *.example.com:443, separated by commas, * for all that is public, or none",
+        "what sandboxes of MCP clients may reach at most, for those that ask for a network; none gives them none",
+    ),
+    variable(
+        "BOUVET_EGRESS_CERTIFICATES",
+        "",
+        "a comma-separated list",
+        "PEM files with certificates of authorities, beside the system's, by which servers are trusted that get secrets of sandboxes",
     ),
     variable("BOUVET_POOL_ENABLED", "true", "true or false", "whether sandboxes wait ready to be created"),
     variable("BOUVET_POOL_MIN_SIZE", "3", "0 to 1000", "sandboxes that wait ready"),
@@ -256,6 +268,8 @@ pub struct Config {
     pub socket: SocketChoice,
     /// A sandbox whose creator asked for nothing special.
     pub sandbox: BoxConfig,
+    /// What sandboxes of MCP clients may reach at most, as rules. `None`: they get no network.
+    pub egress: Option<Vec<String>>,
     /// Where MCP clients may take images from.
     pub registries: Registries,
 }
@@ -311,6 +325,11 @@ impl Config {
                 pool: values.pool(&resources)?,
                 images: Some(values.images()?),
                 boxes: Some(values.data()?.join("boxes")),
+                authorities: values
+                    .list("BOUVET_EGRESS_CERTIFICATES")
+                    .into_iter()
+                    .map(PathBuf::from)
+                    .collect(),
             },
             transport: match values.text("BOUVET_TRANSPORT").to_ascii_lowercase().as_str() {
                 "stdio" => Transport::Stdio,
@@ -325,7 +344,13 @@ impl Config {
             },
             socket: values.socket()?,
             // Its client is to be master of the VM, which is what isolates it.
-            sandbox: BoxConfig { resources, privileged: true, ..BoxConfig::default() },
+            sandbox: BoxConfig {
+                resources,
+                privileged: true,
+                network: NetworkMode::None,
+                ..BoxConfig::default()
+            },
+            egress: values.egress()?,
             registries: Registries(match values.list("BOUVET_ALLOWED_REGISTRIES") {
                 only if only == ["none"] => Vec::new(),
                 list => list,
@@ -354,6 +379,15 @@ fn find(name: &str) -> &'static Variable {
 struct Values<'a>(&'a dyn Fn(&str) -> Option<String>);
 
 impl Values<'_> {
+    fn egress(&self) -> Result<Option<Vec<String>>, ConfigError> {
+        const NAME: &str = "BOUVET_ALLOWED_EGRESS";
+        match self.list(NAME) {
+            none if none == ["none"] => Ok(None),
+            rules if rules.iter().all(|rule| rule.parse::<Rule>().is_ok()) => Ok(Some(rules)),
+            _ => Err(self.error(NAME)),
+        }
+    }
+
     fn templates(&self) -> Result<Option<PathBuf>, ConfigError> {
         match self.text("BOUVET_TEMPLATES").as_str() {
             "auto" => Ok(Some(self.path("BOUVET_CHROOT")?.join("templates"))),

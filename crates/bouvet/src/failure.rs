@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Json, Response};
 use bouvet_host::attest::AttestError;
 use bouvet_host::{
     CacheError, ConnectError, ContextError, ControlError, CreateError, ExecError, FileError, FindError,
-    ImageError, InvalidConfig, Refusal, chain,
+    ImageError, InvalidConfig, PolicyError, Refusal, chain,
 };
 
 use crate::api::shape::FailureView;
@@ -40,6 +40,7 @@ pub(crate) enum Kind {
     Stopped,
     NoMain,
     NoSidecar,
+    NoNetwork,
     NotListening,
     NotMeasured,
     Gone,
@@ -68,6 +69,7 @@ impl Kind {
             Self::Stopped => "stopped",
             Self::NoMain => "no_main",
             Self::NoSidecar => "no_sidecar",
+            Self::NoNetwork => "no_network",
             Self::NotListening => "not_listening",
             Self::NotMeasured => "not_measured",
             Self::Gone => "gone",
@@ -92,6 +94,7 @@ impl Kind {
             Self::Running => "stop it first, or remove it with `bouvet rm --force`",
             Self::NoMain => "`bouvet exec` runs a program in it",
             Self::NoSidecar => "`bouvet run --sidecar` makes a sandbox with one",
+            Self::NoNetwork => "`bouvet run --network` makes a sandbox with one",
             Self::NotListening => "it may not be ready yet; `bouvet logs --sidecar` shows what it says",
             Self::NotMeasured => "`bouvet run --tee` makes a sandbox whose launch is measured",
             Self::Gone => "`bouvet rm` removes what is known of it",
@@ -169,6 +172,12 @@ impl Failure {
             fact,
             "Call list_sandboxes to see those that exist, or create_sandbox for a new one.",
         )
+    }
+
+    /// The sandbox that was named has no network.
+    pub(crate) fn no_network() -> Self {
+        let hint = "Create one with `network`: it is given to sandboxes when they are made.";
+        Self::new(Status::CONFLICT, "the sandbox has no network", hint).of_kind(Kind::NoNetwork)
     }
 
     /// `id` names no context.
@@ -349,6 +358,11 @@ impl From<CreateError> for Failure {
             CreateError::NoTee { .. } => {
                 Self::new(Status::CONFLICT, error, "Create it without `tee`, or on another host.")
             }
+            CreateError::Network(_) => Self::new(
+                Status::CONFLICT,
+                chain(&error),
+                "Create it without `secrets`, or on a host that has certificates of authorities.",
+            ),
             CreateError::NoPool(_) => Self::new(Status::CONFLICT, error, "Create it without a pool."),
             CreateError::NameTaken(_) => {
                 Self::new(Status::CONFLICT, error, "Choose another name, or destroy that sandbox first.")
@@ -367,6 +381,19 @@ impl From<CreateError> for Failure {
                 Status::INTERNAL_SERVER_ERROR,
                 chain(&error),
                 "Retry once; if it fails again, the server's log tells its operator more.",
+            ),
+        }
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        match error {
+            PolicyError::Invalid(error) => error.into(),
+            PolicyError::Keep(_) => Self::new(
+                Status::INTERNAL_SERVER_ERROR,
+                chain(&error),
+                "The policy is as it was; the server's log tells its operator more.",
             ),
         }
     }

@@ -17,7 +17,7 @@ use crate::api::{self};
 use crate::config::{Config, SocketChoice};
 pub use crate::http::ListenError;
 use crate::http::{self, MAX_BODY_BYTES};
-use crate::mcp::Server;
+use crate::mcp::{Grants, Server};
 
 /// How long requests under way may take to finish once the server is to end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -58,7 +58,8 @@ pub async fn serve(mut config: Config) -> Result<(), Error> {
         config.host.boxes = None;
     }
     let host = Host::start(config.host).await?;
-    let server = Server::new(host.clone(), config.sandbox, config.registries);
+    let grants = Grants { registries: config.registries, egress: config.egress };
+    let server = Server::new(host.clone(), config.sandbox, grants);
 
     let http = async {
         match listener {

@@ -16,6 +16,7 @@ use crate::connect;
 use crate::exec::{self, Executor};
 use crate::files;
 use crate::furnish;
+use crate::network::Network;
 use crate::personalise::{self, Names};
 
 /// What one guest offers its host.
@@ -27,12 +28,21 @@ pub(crate) struct Service {
     personal: Arc<AtomicBool>,
     names: Arc<Mutex<Names>>,
     connections: Arc<Semaphore>,
+    network: Network,
 }
 
 impl Service {
     pub(crate) fn new(executor: Arc<Executor>, home: PathBuf, owns_kernel: bool) -> Self {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        Self { executor, home, owns_kernel, personal: Arc::default(), names: Arc::default(), connections }
+        Self {
+            executor,
+            home,
+            owns_kernel,
+            personal: Arc::default(),
+            names: Arc::default(),
+            connections,
+            network: Network::default(),
+        }
     }
 
     /// A VM that is nobody's yet may have a twin with the same entropy and names: it must not work.
@@ -181,5 +191,18 @@ impl v1::guest_server::Guest for Service {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         self.require_personal()?;
         connect::connect(&self.connections, request.into_inner()).await.map(Response::new)
+    }
+
+    type NetworkStream = Answers<v1::NetworkOutput>;
+
+    async fn network(
+        &self,
+        request: Request<Streaming<v1::NetworkInput>>,
+    ) -> Result<Response<Self::NetworkStream>, Status> {
+        self.require_personal()?;
+        if !self.owns_kernel {
+            return Err(Status::failed_precondition("a network needs a VM, and this guest runs without one"));
+        }
+        self.network.attach(request.into_inner()).await.map(Response::new)
     }
 }

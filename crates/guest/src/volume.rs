@@ -25,6 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::answers::Answers;
+use crate::poll;
 
 /// Requests that wait to be sent, beside those that the link holds. The kernel keeps the others.
 const WAITING_REQUESTS: usize = 4;
@@ -150,7 +151,7 @@ impl Mounted {
         let read_ahead = format!("/sys/class/bdi/{number}/read_ahead_kb");
         std::fs::write(read_ahead, (READ_AHEAD_BYTES / 1024).to_string()).ok();
         let mut mounted = Self { device: None, number, _place: place };
-        mounted.device = Some(register(device).map_err(failed)?);
+        mounted.device = Some(poll::readable(device).map_err(failed)?);
         Ok(mounted)
     }
 
@@ -217,13 +218,6 @@ fn unescape(field: &[u8]) -> Vec<u8> {
         }
     }
     bytes
-}
-
-fn register(device: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    #[expect(unsafe_code, reason = "tokio has no safe way to poll a device")]
-    // SAFETY: the `AsyncFd` owns the descriptor, which names one open file until it is dropped.
-    let registered = unsafe { AsyncFd::register_with_interest(device, Interest::READABLE)? };
-    Ok(registered)
 }
 
 async fn send_requests(device: &AsyncFd<OwnedFd>, answer: &Answer) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::boxconfig::plan::Plan;
-use crate::boxconfig::{BoxConfig, InvalidConfig};
+use crate::boxconfig::{BoxConfig, InvalidConfig, SecretConfig};
 use crate::exec::Signal;
 use crate::seccomp::{self, Vsock};
 
@@ -95,6 +95,17 @@ impl Blueprint {
             plan,
             config,
         })
+    }
+
+    /// Gives programs these variables, where nothing else is said of them.
+    pub(crate) fn put_variables(&mut self, variables: Vec<(String, String)>) {
+        self.env.splice(0..0, variables);
+    }
+
+    /// What may be shown of its description.
+    pub(crate) fn shown(&self) -> BoxConfig {
+        let secrets = self.config.secrets.iter().map(SecretConfig::without_value).collect();
+        BoxConfig { secrets, ..self.config.clone() }
     }
 
     /// With the sidecar that it asks for, whose image says `words`.

@@ -4,6 +4,7 @@
 //! DIR/ID/box.json       the record
 //! DIR/ID/scratch.ext4   its writable disk
 //! DIR/ID/log.json       the end of what its main program printed
+//! DIR/ID/policy.json    what it may reach, once that was changed
 //! DIR/ID/lock           held by the host that has it
 //! ```
 //!
@@ -15,6 +16,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use bouvet_net::Policy;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -27,6 +29,7 @@ use crate::sandbox::SandboxId;
 use crate::sandbox::state::{State, Stop};
 
 const RECORD: &str = "box.json";
+const POLICY: &str = "policy.json";
 
 /// Why a sandbox could not be kept.
 ///
@@ -116,7 +119,7 @@ impl Boxes {
     ) -> Result<Kept, KeepError> {
         // Disks hold what their sandboxes wrote: only we may read them, and only we may put one there.
         instance::prepare(&self.dir).map_err(|error| failed(&self.dir)(io::Error::other(error)))?;
-        let dir = self.dir.join(id.to_string());
+        let dir = self.dir_of(id);
         let add = || {
             let _all = self.lock_all()?;
             fs::create_dir(&dir)?;
@@ -128,6 +131,11 @@ impl Boxes {
             Ok(kept)
         };
         add().map_err(failed(&self.dir))
+    }
+
+    /// Where a sandbox is, or would be.
+    pub(crate) fn dir_of(&self, id: SandboxId) -> PathBuf {
+        self.dir.join(id.to_string())
     }
 
     /// All that no living host has. One that cannot be read is left where it is.
@@ -199,6 +207,16 @@ impl Kept {
         &self.record
     }
 
+    /// What it may reach, if that was changed since it was made. What cannot be read must not be taken for nothing.
+    pub(crate) fn policy(&self) -> Result<Option<Policy>, KeepError> {
+        let text = match fs::read(self.dir.join(POLICY)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(failed(&self.dir))?,
+        };
+        let policy = serde_json::from_slice(&text).map_err(|error| failed(&self.dir)(error.into()))?;
+        Ok(Some(policy))
+    }
+
     /// Its writable disk, which may not be there yet.
     pub(crate) fn scratch(&self) -> &Path {
         &self.scratch
@@ -222,6 +240,11 @@ impl Kept {
         let removed = fs::remove_file(self.dir.join(RECORD)).and_then(|()| fs::remove_dir_all(&self.dir));
         removed.map_err(failed(&self.dir))
     }
+}
+
+/// Keeps what the sandbox in `dir` may reach from now on.
+pub(crate) fn keep_policy(dir: &Path, policy: &Policy) -> Result<(), KeepError> {
+    write(dir, POLICY, policy).map_err(failed(dir))
 }
 
 /// The lock of the sandbox in `dir`; `None` if a living host holds it.
@@ -264,6 +287,12 @@ mod tests {
         drop(kept);
         let kept = boxes.take_in().unwrap().pop().unwrap();
         assert_eq!((kept.record().id, &kept.record().config, kept.record().state()), (id, &config, state));
+        assert_eq!(kept.policy().unwrap(), None);
+        let policy = Policy { allow: vec!["a.example".parse().unwrap()], deny: Vec::new() };
+        keep_policy(&boxes.dir_of(id), &policy).unwrap();
+        assert_eq!(kept.policy().unwrap(), Some(policy));
+        fs::write(boxes.dir_of(id).join(POLICY), "{").unwrap();
+        assert!(kept.policy().is_err(), "it is not taken for an open one");
         assert_eq!((kept.journal(), fs::read_to_string(kept.scratch()).unwrap()), (vec![log], "disk".into()));
         kept.remove().unwrap();
         drop(kept);

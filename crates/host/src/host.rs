@@ -67,6 +67,7 @@ struct Inner {
     no_limits: Limits,
     events: Events,
     boxes: Option<Boxes>,
+    authorities: Vec<PathBuf>,
     measurer: Measurer,
     images: Option<ImageOptions>,
     opened: image::Opened,
@@ -306,6 +307,7 @@ impl Inner {
         options: &HostOptions,
     ) -> Result<impl FnOnce(Ground) -> Self + use<>, StartError> {
         let dir = ground.instance.dir.join("sandboxes");
+        let authorities = options.authorities.clone();
         fs::create_dir(&dir).map_err(|source| StartError::Directory(dir.clone(), source))?;
         let spawner = Arc::new(Spawner::start().map_err(StartError::Thread)?);
         let engine = start_engine(options, ground, spawner).await?;
@@ -328,6 +330,7 @@ impl Inner {
             engine,
             base,
             no_limits: Limits::default(),
+            authorities,
             events: Events::default(),
             boxes,
             measurer: Measurer::default(),

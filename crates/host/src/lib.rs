@@ -42,6 +42,7 @@ mod instance;
 mod journal;
 mod kvm;
 mod link;
+mod network;
 mod pool;
 mod results;
 mod sandbox;
@@ -61,10 +62,15 @@ pub use bouvet_image::{
     Digest, Image, ImageConfig, ImageInfo, ImagesOptions, Limits as ImageLimits, PullEvent, Reference,
     RegistryOptions,
 };
+/// What a sandbox may reach, and what was refused it.
+pub use bouvet_net::{
+    Counts as NetworkCounts, Flow, Name, Policy, Protocol, Refusal as NetworkRefusal, Refused, Rule,
+    RuleError,
+};
 pub use boxconfig::size::parse as parse_size;
 pub use boxconfig::{
-    BoxConfig, CacheConfig, InvalidConfig, LogLevel, NetworkMode, PoolConfig, ResourceConfig, ResourceLimits,
-    ScalingPolicy, SevSnpGeneration, SidecarConfig, TeeConfig,
+    BoxConfig, CacheConfig, InvalidConfig, LogLevel, NetworkLimits, NetworkMode, PoolConfig, ResourceConfig,
+    ResourceLimits, ScalingPolicy, SecretConfig, SecretValue, SevSnpGeneration, SidecarConfig, TeeConfig,
 };
 pub use boxes::KeepError;
 pub use cgroup::{CgroupChoice, CgroupError};
@@ -85,6 +91,7 @@ pub use instance::ClaimError;
 pub use journal::{LogOptions, LogReader, LogRecord, LogStream};
 pub use kvm::Kvm;
 pub use link::LinkError;
+pub use network::{NetworkControl, NetworkError, PolicyError};
 pub use pool::PoolOptions;
 pub use results::{Form, RichOutput};
 pub use sandbox::create::BringUpError;

@@ -190,6 +190,14 @@ impl tower::Service<http::Request<Body>> for Calls {
     }
 }
 
+/// What a guest says of a failure; the rest of a status is the link's.
+pub(crate) fn said(status: &tonic::Status) -> String {
+    match std::error::Error::source(status) {
+        None => status.message().to_owned(),
+        Some(_) => crate::chain(status),
+    }
+}
+
 /// A stream of bytes in frames of one epoch.
 #[derive(Debug)]
 struct Frames {

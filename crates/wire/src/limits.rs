@@ -65,6 +65,14 @@ pub const MAX_VOLUME_IO_BYTES: usize = 240 * 1024;
 /// 80 bytes (`include/uapi/linux/fuse.h`). The kernel asks for room for 4096.
 pub const MAX_FUSE_MESSAGE_BYTES: usize = MAX_VOLUME_IO_BYTES + 4096;
 
+/// The MTU of a sandbox's network interface, the largest that a TUN device takes (`drivers/net/tun.c`, `MAX_MTU`):
+/// packets never meet a wire, and with it nothing over IPv4 needs to be fragmented.
+pub const NETWORK_MTU_BYTES: u32 = 65_535;
+
+/// Bytes of the packets that one message carries: as many as come at once, up to the first with which they are more
+/// than half of this.
+pub const MAX_PACKETS_BYTES: usize = 2 * NETWORK_MTU_BYTES as usize;
+
 /// What one end may send on one HTTP/2 stream before the other has read it: a millisecond of a link of 200 MB/s,
 /// which is more than a round trip takes.
 pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
@@ -73,7 +81,7 @@ pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 pub const CONNECTION_WINDOW_BYTES: u32 = 28 * 1024 * 1024;
 
 const _: () = assert!(
-    (MAX_OPEN_EXECS + MAX_TRANSFERS + MAX_VOLUMES) * (STREAM_WINDOW_BYTES as usize)
+    (MAX_OPEN_EXECS + MAX_TRANSFERS + MAX_VOLUMES + 1) * (STREAM_WINDOW_BYTES as usize)
         < CONNECTION_WINDOW_BYTES as usize
 );
 const _: () = assert!(MAX_FUSE_MESSAGE_BYTES < MAX_MESSAGE_BYTES, "a FUSE message travels in one message");
@@ -83,6 +91,10 @@ const _: () = assert!(
 );
 
 const _: () = assert!(CHUNK_BYTES < MAX_MESSAGE_BYTES);
+const _: () = assert!(
+    MAX_PACKETS_BYTES < STREAM_WINDOW_BYTES as usize,
+    "packets are never held up by their own stream's window alone"
+);
 const _: () = assert!(2 * MAX_OUTPUT_PART_BYTES < MAX_MESSAGE_BYTES, "both tails travel in one exit message");
 const _: () = assert!(
     MAX_RESULT_BYTES + MAX_RESULT_PARTS * 2 * MAX_MIME_BYTES < MAX_MESSAGE_BYTES,

@@ -8,6 +8,7 @@ mod files;
 pub(crate) mod frame;
 mod images;
 mod logs;
+mod network;
 mod sandboxes;
 mod session;
 pub(crate) mod shape;
@@ -21,7 +22,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Json, Query};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::serve::Listener;
 use bouvet_host::Host;
 use serde::Serialize;
@@ -59,6 +60,8 @@ pub(crate) fn router(host: Host) -> Router {
         .route("/v1/sandboxes/{sandbox}/attach", post(session::attach))
         .route("/v1/sandboxes/{sandbox}/exec", post(session::exec))
         .route("/v1/sandboxes/{sandbox}/attestation", post(sandboxes::attest))
+        .route("/v1/sandboxes/{sandbox}/network", get(network::show))
+        .route("/v1/sandboxes/{sandbox}/network/policy", put(network::set_policy))
         .route("/v1/sandboxes/{sandbox}/sidecar", post(sidecar::connect))
         .route("/v1/sandboxes/{sandbox}/files", get(files::list).post(files::make_directory))
         .route("/v1/sandboxes/{sandbox}/file", get(files::read).put(files::write))

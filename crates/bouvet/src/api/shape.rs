@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use bouvet_host::{ImageInfo, PullEvent, SandboxInfo, State, Stop};
+use bouvet_host::{ImageInfo, NetworkCounts, Policy, PullEvent, Refused, Rule, SandboxInfo, State, Stop};
 use humantime::format_rfc3339_seconds;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -89,6 +89,31 @@ impl From<Stop> for ExitView {
     fn from(stop: Stop) -> Self {
         Self { exit_code: stop.exit_code, out_of_memory: stop.out_of_memory, timed_out: false }
     }
+}
+
+/// What a sandbox may reach, as rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct PolicyView {
+    /// Empty: all that is public.
+    pub(crate) allow: Vec<String>,
+    pub(crate) deny: Vec<String>,
+}
+
+impl From<Policy> for PolicyView {
+    fn from(policy: Policy) -> Self {
+        let texts = |rules: &[Rule]| rules.iter().map(ToString::to_string).collect();
+        Self { allow: texts(&policy.allow), deny: texts(&policy.deny) }
+    }
+}
+
+/// The network of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetworkView {
+    pub(crate) policy: PolicyView,
+    pub(crate) counts: NetworkCounts,
+    /// What was refused last, the oldest first.
+    pub(crate) refusals: Vec<Refused>,
 }
 
 /// A program to be run in a sandbox.

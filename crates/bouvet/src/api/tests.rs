@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bouvet_host::BoxConfig;
+use bouvet_host::{BoxConfig, NetworkMode};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use hyper::Method;
@@ -40,7 +40,12 @@ impl Site {
     }
 
     async fn create(&self, name: &str) -> SandboxView {
-        let config = BoxConfig { name: name.into(), privileged: true, ..BoxConfig::default() };
+        let config = BoxConfig {
+            name: name.into(),
+            privileged: true,
+            network: NetworkMode::None,
+            ..BoxConfig::default()
+        };
         self.client.call(Method::POST, &path(&["sandboxes"], &[]), Some(&config)).await.unwrap()
     }
 

@@ -11,6 +11,7 @@ mod inspect;
 mod kill;
 mod logs;
 mod names;
+mod network;
 mod outcome;
 mod pause;
 mod ps;
@@ -81,6 +82,8 @@ pub(crate) enum Command {
     Rmi(rmi::Line),
     /// Show all that is known of sandboxes or images, as JSON
     Inspect(inspect::Line),
+    /// Networks of sandboxes, and what they can reach
+    Network(network::Line),
     /// Show what sandboxes use
     Stats(stats::Line),
     /// Show what happens to sandboxes, as it happens
@@ -138,6 +141,7 @@ impl Command {
             Self::Pull(line) => pull::run(&line, connection).await,
             Self::Rmi(line) => rmi::run(&line, connection).await,
             Self::Inspect(line) => inspect::run(&line, connection).await,
+            Self::Network(line) => network::run(&line, connection).await,
             Self::Stats(line) => stats::run(&line, connection).await,
             Self::Events(line) => events::run(&line, connection).await,
             Self::Run(_) | Self::Exec(_) | Self::Attach(_) | Self::Start(_) | Self::Completions(_) => {

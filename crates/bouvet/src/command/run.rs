@@ -38,6 +38,8 @@ pub(crate) struct Line {
     #[command(flatten)]
     how: How,
     #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
     resources: Resources,
     #[command(flatten)]
     rights: Rights,
@@ -98,12 +100,6 @@ struct How {
     /// Lead a port of this machine into it
     #[arg(short, long, value_name = "[ADDRESS:]HOST:GUEST[/udp]")]
     publish: Vec<String>,
-    /// What it can reach: none, tsi or the name of a network
-    #[arg(long, default_value = "none")]
-    network: String,
-    /// Address of a DNS server
-    #[arg(long, value_name = "ADDRESS")]
-    dns: Vec<String>,
     /// An image whose program runs beside the main one, in the same VM
     #[arg(long, value_name = "IMAGE")]
     sidecar: Option<String>,
@@ -116,6 +112,28 @@ struct How {
     /// When the image is pulled
     #[arg(long, value_enum, default_value_t = PullPolicy::Missing)]
     pull: PullPolicy,
+}
+
+/// What it can reach, and be reached by.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
+struct Reach {
+    /// What it can reach: `tsi` (the internet), `none`, or the name of a network
+    #[arg(long, default_value = "tsi", value_name = "NETWORK")]
+    network: String,
+    /// Reach what the rule says, and nothing else that no other rule says
+    #[arg(long, value_name = "TARGET[:PORTS][/PROTOCOL]")]
+    allow: Vec<String>,
+    /// Do not reach what the rule says
+    #[arg(long, value_name = "TARGET[:PORTS][/PROTOCOL]")]
+    deny: Vec<String>,
+    /// Address of a DNS server, instead of this machine's
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<String>,
+    /// Put a secret into requests to these domains alone; the sandbox has a placeholder in the variable NAME. Its value
+    /// is this environment's, or what the file holds
+    #[arg(long, value_name = "NAME[=FILE]@DOMAIN[,DOMAIN]")]
+    secret: Vec<String>,
 }
 
 /// What it may use.

@@ -16,11 +16,21 @@ use crate::config::Registries;
 use crate::failure::Failure;
 
 const INSTRUCTIONS: &str = "Bouvet gives you real, isolated Linux computers: each sandbox is a virtual machine with its \
-own kernel, Python 3, Node.js, Bash and Rust, root rights, a disk and no network. Call create_sandbox first and keep \
+own kernel, Python 3, Node.js, Bash and Rust, root rights, a disk and, unless you ask for one, no network. Call create_sandbox first and keep \
 its sandbox_id; files and background processes stay between calls until destroy_sandbox. execute_code runs a \
 program, run_command a shell command line; both return the exit code and what was printed. For work in steps, \
 create_context makes a Python or Node.js context in which execute_code keeps variables from call to call, as a \
-notebook does, and shows values, tables and figures. A sandbox of another image has what is in that image.";
+notebook does, and shows values, tables and figures. A sandbox of another image has what is in that image. One that \
+is refused a connection tells why in network_policy.";
+
+/// What clients may have of the server's operator beside a sandbox.
+#[derive(Debug, Clone)]
+pub(crate) struct Grants {
+    /// Where their images come from.
+    pub(crate) registries: Registries,
+    /// What their sandboxes may reach at most, as rules. `None`: they get no network.
+    pub(crate) egress: Option<Vec<String>>,
+}
 
 /// The server of one client. Cheap to make; all share the host.
 #[derive(Debug, Clone)]
@@ -28,13 +38,13 @@ pub(crate) struct Server {
     host: Host,
     /// A sandbox whose creator asked for nothing special.
     sandbox: BoxConfig,
-    registries: Registries,
+    grants: Grants,
     tools: ToolRouter<Self>,
 }
 
 impl Server {
-    pub(crate) fn new(host: Host, sandbox: BoxConfig, registries: Registries) -> Self {
-        Self { host, sandbox, registries, tools: tools::table() }
+    pub(crate) fn new(host: Host, sandbox: BoxConfig, grants: Grants) -> Self {
+        Self { host, sandbox, grants, tools: tools::table() }
     }
 
     /// The sandbox that a client names.

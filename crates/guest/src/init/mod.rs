@@ -9,7 +9,6 @@
 //! ```
 
 mod disks;
-mod loopback;
 mod modules;
 
 use std::ffi::CStr;
@@ -23,6 +22,8 @@ use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_move, move_mount, open_tree};
 use rustix::process::{Pid, WaitOptions};
 use rustix::system::RebootCommand;
+
+use crate::netlink::Netlink;
 
 const VIRTIO_ID_VSOCK: u32 = 19;
 const NEW_ROOT: &str = "/newroot";
@@ -106,8 +107,9 @@ fn bring_up() -> Result<Link, Error> {
     modules::load("virtio_mmio")?;
     modules::load("virtio_blk")?;
     let link = Link::find()?;
-    // For volumes, which come when the modules can no longer be reached.
+    // For volumes and the network, which come when the modules can no longer be reached.
     modules::load("fuse")?;
+    modules::load("tun")?;
     disks::mount_root(Path::new(NEW_ROOT))?;
     let sidecar = prepare_sidecar()?;
     switch_root()?;
@@ -115,13 +117,19 @@ fn bring_up() -> Result<Link, Error> {
     if let Some(sidecar) = sidecar {
         show_sidecar(&sidecar)?;
     }
-    loopback::bring_up().map_err(|error| Error::Prepare("the loopback interface", error))?;
+    bring_loopback_up().map_err(|error| Error::Prepare("the loopback interface", error))?;
     let settings = |error| Error::Prepare("the kernel's settings", error);
     if !disks::is_durable().map_err(settings)? {
         quieten().map_err(settings)?;
     }
     limit_programs().map_err(|error| Error::Prepare("cgroups", error))?;
     Ok(link)
+}
+
+/// Programs talk to their own servers over it.
+fn bring_loopback_up() -> io::Result<()> {
+    let netlink = Netlink::open()?;
+    netlink.bring_up(netlink.index("lo")?, None)
 }
 
 /// Mounts the sidecar's root, if the VM has one, and takes hold of it before it is out of reach.

@@ -4,6 +4,7 @@
 
 pub(crate) mod capabilities;
 pub(crate) mod limits;
+pub(crate) mod network;
 mod parts;
 pub(crate) mod plan;
 pub(crate) mod ports;
@@ -15,7 +16,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use bouvet_net::Limits as NetworkLimits;
+
 pub use self::limits::ResourceLimits;
+pub use self::network::{SecretConfig, SecretValue};
 pub use self::parts::{
     CacheConfig, LogLevel, NetworkMode, PoolConfig, ScalingPolicy, SevSnpGeneration, SidecarConfig, TeeConfig,
 };
@@ -84,10 +88,20 @@ pub struct BoxConfig {
     /// Ports of the host that lead into the sandbox: `host_port:guest_port`, `address:host_port:guest_port`, either with
     /// `/udp`.
     pub port_map: Vec<String>,
-    /// Addresses of DNS servers. Empty: the host's.
+    /// Addresses of DNS servers, `ADDRESS` or `ADDRESS:PORT`. Empty: the host's.
     pub dns: Vec<String>,
     /// What it can reach.
     pub network: NetworkMode,
+    /// What of it, as rules: `TARGET[:PORTS][/PROTOCOL]`, as in `*.example.com:443`. Empty: all that is public.
+    pub allow: Vec<String>,
+    /// What not, whatever is allowed: rules of the same form.
+    pub deny: Vec<String>,
+    /// What it may be allowed at most, now or later: rules of the same form. `None`: anything.
+    pub network_bound: Option<Vec<String>>,
+    /// How much of everything its network may have.
+    pub network_limits: NetworkLimits,
+    /// Secrets that go into its requests, and not into it.
+    pub secrets: Vec<SecretConfig>,
     /// File systems in memory: `/path`, or `/path:size=100m`.
     pub tmpfs: Vec<String>,
     /// Limits on its programs.

@@ -220,21 +220,21 @@ impl Default for ScalingPolicy {
 ///
 /// let config: BoxConfig = serde_json::from_str(r#"{"network": {"bridge": {"network": "agents"}}}"#)?;
 /// assert_eq!(config.network, NetworkMode::Bridge { network: "agents".into() });
-/// assert_eq!(BoxConfig::default().network, NetworkMode::None);
+/// assert_eq!(BoxConfig::default().network, NetworkMode::Tsi);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkMode {
-    /// The internet, by way of the host. Not available yet.
+    /// What its rules allow, by way of the host: the internet, if nothing is said.
+    #[default]
     Tsi,
-    /// The sandboxes on the same named network. Not available yet.
+    /// The sandboxes on the same named network too. Not available yet.
     Bridge {
         /// The network's name.
         network: String,
     },
-    /// Nothing.
-    #[default]
+    /// Nothing: it has no interface but its own loopback.
     None,
 }
 

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use super::capabilities::Capabilities;
 use super::limits::Limits;
-use super::ports::{self, Port};
+use super::network::NetworkPlan;
+use super::ports::Port;
 use super::tmpfs::Tmpfs;
-use super::{BoxConfig, InvalidConfig, NetworkMode, TeeConfig, check_env, check_guest_path, check_user};
+use super::{BoxConfig, InvalidConfig, TeeConfig, check_env, check_guest_path, check_user};
 use crate::volume::VolumeSpec;
 
 const MAX_NAME_BYTES: usize = 64;
@@ -20,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) tmpfs: Vec<Tmpfs>,
     pub(crate) limits: Limits,
     pub(crate) security: Security,
+    /// `None`: it has none.
+    pub(crate) network: Option<NetworkPlan>,
 }
 
 /// What is taken from a sandbox's programs.
@@ -46,7 +49,7 @@ pub(crate) enum Seccomp {
 impl Plan {
     pub(super) fn of(config: &BoxConfig) -> Result<Self, InvalidConfig> {
         check_names(config)?;
-        check_network(config)?;
+        check_ports(config)?;
         check_pool(config)?;
         check_parts(config)?;
         let mut tmpfs: Vec<_> =
@@ -65,6 +68,7 @@ impl Plan {
             tmpfs,
             limits: config.resource_limits.plan(config.resources.memory_mb)?,
             security: Security::of(config)?,
+            network: NetworkPlan::of(config)?,
         })
     }
 }
@@ -136,7 +140,7 @@ fn check_names(config: &BoxConfig) -> Result<(), InvalidConfig> {
 }
 
 /// What is right, and not available yet, is said as clearly as what is wrong.
-fn check_network(config: &BoxConfig) -> Result<(), InvalidConfig> {
+fn check_ports(config: &BoxConfig) -> Result<(), InvalidConfig> {
     let ports: Vec<_> = config.port_map.iter().map(|text| Port::parse(text)).collect::<Result<_, _>>()?;
     for (index, port) in ports.iter().enumerate() {
         let same = |other: &Port| other.host == port.host && other.protocol == port.protocol;
@@ -148,17 +152,10 @@ fn check_network(config: &BoxConfig) -> Result<(), InvalidConfig> {
             ));
         }
     }
-    config.dns.iter().try_for_each(|text| ports::parse_dns(text).map(drop))?;
-    let unavailable = "sandboxes have no network yet: it must be left out";
-    let missing = |field, value: String| Err(InvalidConfig { field, value, allowed: unavailable.into() });
-    if config.network != NetworkMode::None {
-        return missing("network", format!("{:?}", config.network));
-    }
     if !config.port_map.is_empty() {
-        return missing("port_map", config.port_map.join(", "));
-    }
-    if !config.dns.is_empty() {
-        return missing("dns", config.dns.join(", "));
+        let (value, allowed) =
+            (config.port_map.join(", "), "ports are not mapped yet: it must be left out".into());
+        return Err(InvalidConfig { field: "port_map", value, allowed });
     }
     Ok(())
 }
@@ -269,10 +266,8 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_read_and_not_there_yet() {
-        assert_eq!(field(|c| c.network = NetworkMode::Tsi), "network");
+    fn ports_are_read_and_not_there_yet() {
         assert_eq!(field(|c| c.port_map = list("8080:80")), "port_map");
-        assert_eq!(field(|c| c.dns = list("1.1.1.1")), "dns");
         let error = plan(|c| c.port_map = list("eighty")).unwrap_err().to_string();
         assert!(error.contains("host_port:guest_port"), "{error}");
         let twice = plan(|c| c.port_map = vec!["8080:80".into(), "8080:81".into()]).unwrap_err();

@@ -1,4 +1,4 @@
-//! `port_map` and `dns`.
+//! `port_map`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -47,11 +47,6 @@ impl Port {
     }
 }
 
-/// Parses the address of a DNS server.
-pub(crate) fn parse_dns(text: &str) -> Result<IpAddr, InvalidConfig> {
-    text.parse().map_err(|_| InvalidConfig::text("dns", text, "an IPv4 or IPv6 address is allowed"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +67,5 @@ mod tests {
         {
             assert!(Port::parse(wrong).is_err(), "{wrong}");
         }
-        assert!(parse_dns("1.1.1.1").is_ok() && parse_dns("::1").is_ok() && parse_dns("dns").is_err());
     }
 }

@@ -10,6 +10,7 @@ use crate::boxes::KeepError;
 use crate::cgroup::CgroupError;
 use crate::engine::EngineError;
 use crate::instance::ClaimError;
+use crate::network::NetworkError;
 use crate::sandbox::create::BringUpError;
 use crate::template::StoreError;
 use crate::volume::VolumeError;
@@ -95,6 +96,9 @@ pub enum CreateError {
     /// What it begins with could not be measured.
     #[error(transparent)]
     Measure(#[from] MeasureError),
+    /// It could not have its network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Another has its name.
     #[error("there is a sandbox called `{0}` already")]
     NameTaken(String),

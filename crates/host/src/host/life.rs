@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bouvet_net::Network;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -17,8 +18,9 @@ use crate::boxes::{KeepError, Kept};
 use crate::engine::{Frozen, Rootfs};
 use crate::event::Happening;
 use crate::journal::{Journal, Journals};
+use crate::network::{self, NetworkControl};
 use crate::pool::Entry;
-use crate::sandbox::create::{self, Live, Origin, Site};
+use crate::sandbox::create::{self, Live, Origin, Site, Wanted};
 use crate::sandbox::owner::{ControlError, End, Owner};
 use crate::sandbox::state::{Event, State};
 use crate::sandbox::{Birth, Ends, Sandbox, SandboxId};
@@ -38,6 +40,8 @@ struct Home {
     ground: Option<Ground>,
     blueprint: Blueprint,
     journals: Journals,
+    /// Its network, through all of its starts.
+    network: Option<Network>,
     /// Where it is kept, if it is persistent.
     kept: Option<Kept>,
 }
@@ -45,11 +49,12 @@ struct Home {
 impl Host {
     pub(super) async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
         let ground = self.ground(&config).await?;
-        let blueprint = ground.record.blueprint(config)?;
+        let mut blueprint = ground.record.blueprint(config)?;
+        let network = self.network(&mut blueprint)?;
         self.pool_for(&ground, &blueprint).await?;
         // Before a clone is taken from the pool: refills would start at once.
         let _refills_wait = self.0.pools.hold_back();
-        let (sandbox, owner, mut home, pooled) = self.admit(blueprint, ground)?;
+        let (sandbox, owner, mut home, pooled) = self.admit(blueprint, network, ground)?;
         let (id, slot, started, warm) = (home.id, home.slot, Instant::now(), pooled.is_some());
         self.0.events.happened(id, Happening::Create);
         let made = match self.keep(&mut home) {
@@ -80,6 +85,7 @@ impl Host {
     fn admit(
         &self,
         blueprint: Blueprint,
+        network: Option<Network>,
         ground: Ground,
     ) -> Result<(Sandbox, Owner, Home, Option<Entry>), CreateError> {
         let config = &blueprint.config;
@@ -93,7 +99,7 @@ impl Host {
             None => (SandboxId::random(), registry.take_slot()),
         };
         let journals = Journals::default();
-        let home = Home { id, slot, ground: Some(ground), blueprint, journals, kept: None };
+        let home = Home { id, slot, ground: Some(ground), blueprint, journals, network, kept: None };
         let (sandbox, owner) = self.enrol(&mut registry, &home, SystemTime::now(), State::Starting);
         Ok((sandbox, owner, home, pooled))
     }
@@ -109,13 +115,24 @@ impl Host {
         let (id, journals) = (*id, journals.clone());
         let (sender, state) = watch::channel(state);
         let (orders, receiver) = mpsc::channel(MAX_ORDERS);
+        let boxes = self.0.boxes.as_ref().filter(|_| home.blueprint.config.persistent);
+        let kept = boxes.map(|boxes| boxes.dir_of(home.id));
+        let network = home.network.clone().map(|network| NetworkControl::new(network, kept));
         let birth =
-            Birth { id, config: home.blueprint.config.clone(), created_at, journals: journals.clone() };
+            Birth { id, config: home.blueprint.shown(), created_at, journals: journals.clone(), network };
         let sandbox = Sandbox::new(birth, state, orders);
         registry.sandboxes.insert(id, sandbox.clone());
         let events = self.0.events.clone();
         let log_level = home.blueprint.config.log_level;
         (sandbox, Owner { id, state: sender, orders: receiver, journals, events, log_level, doomed: false })
+    }
+
+    /// The network that is asked for, of which programs get the variables.
+    fn network(&self, blueprint: &mut Blueprint) -> Result<Option<Network>, CreateError> {
+        let Some(plan) = &blueprint.plan.network else { return Ok(None) };
+        let network = network::make(plan, &self.0.authorities)?;
+        blueprint.put_variables(network::variables(&network));
+        Ok(Some(network))
     }
 
     /// Gives a persistent sandbox its place on disk.
@@ -194,10 +211,11 @@ impl Host {
 
     /// Wakes the clone that was taken from the pool, or makes another.
     async fn bring_up(&self, pooled: Option<Entry>, home: &Home) -> Result<Live, CreateError> {
-        let Home { id, slot, ground, blueprint, journals, kept } = home;
+        let Home { id, slot, ground, blueprint, journals, network, kept } = home;
+        let wanted = Wanted { id: *id, blueprint, journals: journals.clone(), network: network.as_ref() };
         let rootfs = ground.as_ref().map_or(&self.0.base, |ground| &ground.rootfs);
         if let Some(entry) = pooled {
-            match entry.vm.claim(*id, blueprint, journals.clone()).await {
+            match entry.vm.claim(wanted.clone()).await {
                 Ok(live) => return Ok(live),
                 // Another clone would not do better.
                 Err(error) if error.is_of_the_description() => return Err(error.into()),
@@ -222,7 +240,7 @@ impl Host {
         };
         let aloud = blueprint.config.log_level <= LogLevel::Debug;
         let site = Site { limits: &blueprint.plan.limits, aloud, ..self.site(*slot, rootfs) };
-        let mut live = create::bring_up(site, *id, blueprint, journals.clone(), origin).await?;
+        let mut live = create::bring_up(site, wanted, origin).await?;
         live.measured = measured;
         Ok(live)
     }
@@ -288,9 +306,18 @@ impl Host {
         for kept in boxes.take_in()? {
             let record = kept.record();
             let (id, config) = (record.id, record.config.clone());
-            let blueprint = match record.ground.blueprint(config) {
-                Ok(blueprint) => blueprint,
+            let made =
+                record.ground.blueprint(config).map_err(CreateError::from).and_then(|mut blueprint| {
+                    let network = self.network(&mut blueprint)?;
+                    if let (Some(network), Some(policy)) = (&network, kept.policy()?) {
+                        network.set_policy(policy);
+                    }
+                    Ok((blueprint, network))
+                });
+            let (blueprint, network) = match made {
+                Ok(made) => made,
                 Err(error) => {
+                    let error = crate::chain(&error);
                     warn!(sandbox = %id, %error, "a persistent sandbox cannot be had any more");
                     continue;
                 }
@@ -300,7 +327,7 @@ impl Host {
             let (created_at, state) = (record.created_at, record.state());
             let mut registry = self.registry();
             let slot = registry.take_slot();
-            let home = Home { id, slot, ground: None, blueprint, journals, kept: Some(kept) };
+            let home = Home { id, slot, ground: None, blueprint, journals, network, kept: Some(kept) };
             let (sandbox, owner) = self.enrol(&mut registry, &home, created_at, state);
             drop(registry);
             self.0.tasks.spawn(self.clone().live(sandbox, owner, home, None));

@@ -40,6 +40,9 @@ pub struct HostOptions {
     pub images: Option<ImageOptions>,
     /// Where persistent sandboxes are kept, which outlive the host. `None`: there can be none.
     pub boxes: Option<PathBuf>,
+    /// PEM files with certificates of authorities, beside the system's, to whom servers are to prove their names that get
+    /// secrets of sandboxes.
+    pub authorities: Vec<PathBuf>,
 }
 
 impl HostOptions {
@@ -69,6 +72,7 @@ impl HostOptions {
             pool: None,
             images: Some(ImageOptions { dir: dir.join("images"), pull: ImagesOptions::default() }),
             boxes: Some(dir.join("boxes")),
+            authorities: Vec::new(),
             dir,
         }
     }

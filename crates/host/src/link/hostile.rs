@@ -30,7 +30,7 @@ use crate::files::transfer::FileReader;
 use crate::files::{self, FileError};
 use crate::journal::Journals;
 use crate::sandbox::SandboxId;
-use crate::sandbox::create::{self, BringUpError, Origin, Site};
+use crate::sandbox::create::{self, BringUpError, Origin, Site, Wanted};
 use crate::undo::Undo;
 
 /// A pair: the host's end of the stream, and the guest's.
@@ -488,8 +488,13 @@ async fn a_vm_that_does_not_become_the_sandbox_s_own_is_not_handed_out() {
             closing: &closing,
         };
         let blueprint = Blueprint::new(BoxConfig::default(), None).unwrap();
-        let live =
-            create::bring_up(site, SandboxId::random(), &blueprint, Journals::default(), Origin::Boot).await;
+        let wanted = Wanted {
+            id: SandboxId::random(),
+            blueprint: &blueprint,
+            journals: Journals::default(),
+            network: None,
+        };
+        let live = create::bring_up(site, wanted, Origin::Boot).await;
         (live.map(drop), engine.stopped.load(Ordering::Acquire))
     };
     let (handed_out, stopped) = bring_up(bouvet_wire::GENERATION).await;

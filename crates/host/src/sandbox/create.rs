@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bouvet_net::Network;
 use bouvet_wire::v1;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use crate::engine::{Engine, EngineError, Frozen, Rootfs, Vm, VmSpec};
 use crate::exec::{Exec, ExecError, ExecRequest, ExecStream, Program, Role, WindowSize};
 use crate::journal::Journals;
 use crate::link::{Client, Link, LinkError};
+use crate::network::attach::Attached;
 use crate::template::Shape;
 use crate::undo::Undo;
 use crate::volume::{VolumeError, Volumes};
@@ -94,6 +96,9 @@ pub enum BringUpError {
     /// Its guest could not be made what its description says.
     #[error("the sandbox could not be furnished: {0}")]
     Furnish(String),
+    /// It could not be given its network.
+    #[error("could not give it its network: {0}")]
+    Network(String),
     /// One of its volumes could not be mounted.
     #[error("could not mount its volumes")]
     Volume(#[source] VolumeError),
@@ -108,7 +113,8 @@ pub enum BringUpError {
 impl BringUpError {
     /// Whether another VM would fail in the same way.
     pub(crate) fn is_of_the_description(&self) -> bool {
-        matches!(self, Self::Furnish(_) | Self::Volume(_) | Self::Sidecar(_) | Self::Main(_))
+        let furnishing = matches!(self, Self::Furnish(_) | Self::Volume(_) | Self::Network(_));
+        furnishing || matches!(self, Self::Sidecar(_) | Self::Main(_))
     }
 }
 
@@ -145,6 +151,15 @@ impl Site<'_> {
     }
 }
 
+/// What a VM is to become.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) id: SandboxId,
+    pub(crate) blueprint: &'a Blueprint,
+    pub(crate) journals: Journals,
+    pub(crate) network: Option<&'a Network>,
+}
+
 /// How a VM begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Origin<'a> {
@@ -172,6 +187,8 @@ pub(crate) struct Live {
     pub(crate) measured: Option<Measured>,
     /// Directories of the host that it shows.
     pub(crate) volumes: Option<Volumes>,
+    /// Its interface, if it has a network.
+    pub(crate) network: Option<Attached>,
     /// Everything else; released by being dropped.
     pub(crate) undo: Undo,
 }
@@ -186,7 +203,8 @@ impl Live {
     }
 
     /// Makes it what `blueprint` says, and starts its main program.
-    async fn furnish(&mut self, blueprint: &Blueprint, journals: Journals) -> Result<(), BringUpError> {
+    async fn furnish(&mut self, wanted: Wanted<'_>) -> Result<(), BringUpError> {
+        let Wanted { id, blueprint, journals, network } = wanted;
         if blueprint.config.debug_grpc {
             self.link.log_calls(&self.person.hostname);
         }
@@ -196,6 +214,11 @@ impl Live {
         if !blueprint.plan.volumes.is_empty() {
             let volumes = Volumes::attach(client.clone(), &blueprint.plan.volumes).await;
             self.volumes = Some(volumes.map_err(BringUpError::Volume)?);
+        }
+        if let Some(network) = network {
+            // Before its files may be written no more.
+            let attached = Attached::new(client.clone(), id, network).await;
+            self.network = Some(attached.map_err(BringUpError::Network)?);
         }
         furnish(client.clone(), after).await?;
         if let Some(sidecar) = &blueprint.sidecar {
@@ -212,18 +235,10 @@ impl Live {
 async fn furnish(mut client: Client, request: Option<v1::FurnishRequest>) -> Result<(), BringUpError> {
     let Some(request) = request else { return Ok(()) };
     let furnished = match tokio::time::timeout(FURNISH_DEADLINE, client.furnish(request)).await {
-        Ok(answer) => answer.map(drop).map_err(|status| chain_of(&status)),
+        Ok(answer) => answer.map(drop).map_err(|status| crate::link::said(&status)),
         Err(_) => Err(format!("no answer within {FURNISH_DEADLINE:?}")),
     };
     furnished.map_err(BringUpError::Furnish)
-}
-
-/// What a guest says of a failure; the rest of a status is the link's.
-fn chain_of(status: &tonic::Status) -> String {
-    match std::error::Error::source(status) {
-        None => status.message().to_owned(),
-        Some(_) => crate::chain(status),
-    }
 }
 
 async fn start_main(client: Client, argv: &[String], blueprint: &Blueprint) -> Result<ExecStream, ExecError> {
@@ -266,14 +281,12 @@ async fn end_input(stream: &ExecStream) -> Result<(), ExecError> {
 /// Makes a sandbox.
 pub(crate) async fn bring_up(
     site: Site<'_>,
-    id: SandboxId,
-    blueprint: &Blueprint,
-    journals: Journals,
+    wanted: Wanted<'_>,
     origin: Origin<'_>,
 ) -> Result<Live, BringUpError> {
-    let shape = Shape::from(&blueprint.config.resources);
-    let linked = Linked::new(site, id, shape, origin).await?;
-    linked.complete(site, id, blueprint, journals).await
+    let shape = Shape::from(&wanted.blueprint.config.resources);
+    let linked = Linked::new(site, wanted.id, shape, origin).await?;
+    linked.complete(site, wanted).await
 }
 
 /// A clone that is nobody's yet: linked, warm and paused.
@@ -295,17 +308,12 @@ pub(crate) async fn wait(
 }
 
 impl Waiting {
-    /// Makes it the sandbox `id`, which it must have been made for.
-    pub(crate) async fn claim(
-        mut self,
-        id: SandboxId,
-        blueprint: &Blueprint,
-        journals: Journals,
-    ) -> Result<Live, BringUpError> {
+    /// Makes it the sandbox that is wanted, for whose id it must have been made.
+    pub(crate) async fn claim(mut self, wanted: Wanted<'_>) -> Result<Live, BringUpError> {
         let live = &mut self.0.0;
-        live.person = Person::of(id, blueprint);
-        let woken = match live.resume(id).await {
-            Ok(()) => live.furnish(blueprint, journals).await,
+        live.person = Person::of(wanted.id, wanted.blueprint);
+        let woken = match live.resume(wanted.id).await {
+            Ok(()) => live.furnish(wanted).await,
             Err(error) => Err(BringUpError::Personalise(error)),
         };
         match woken {
@@ -428,6 +436,7 @@ impl Started {
                 person: Person::default(),
                 measured: None,
                 volumes: None,
+                network: None,
                 undo: self.undo,
             })),
             Err(BringUpError::ShuttingDown) => {
@@ -488,17 +497,11 @@ impl Linked {
         Ok(self.0.vm.pause().await?)
     }
 
-    async fn complete(
-        mut self,
-        site: Site<'_>,
-        id: SandboxId,
-        blueprint: &Blueprint,
-        journals: Journals,
-    ) -> Result<Live, BringUpError> {
-        self.0.person = Person::of(id, blueprint);
+    async fn complete(mut self, site: Site<'_>, wanted: Wanted<'_>) -> Result<Live, BringUpError> {
+        self.0.person = Person::of(wanted.id, wanted.blueprint);
         let completed = async {
-            make_own(self.0.link.client(), id, &self.0.person).await?;
-            self.0.furnish(blueprint, journals).await
+            make_own(self.0.link.client(), wanted.id, &self.0.person).await?;
+            self.0.furnish(wanted).await
         };
         match site.unless_closing(completed).await {
             Ok(()) => Ok(self.0),

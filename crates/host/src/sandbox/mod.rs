@@ -23,6 +23,7 @@ use crate::context::{self, Context, ContextError, ContextId, ContextRequest};
 use crate::exec::{self, Exec, ExecControl, ExecError, ExecRequest, ExecStream, Place, Role};
 use crate::journal::{Journals, LogOptions, LogReader};
 use crate::link::Client;
+use crate::network::NetworkControl;
 use crate::tunnel::{ConnectError, Tunnel};
 use crate::volume::{VolumeError, VolumeSpec, Volumes};
 
@@ -55,6 +56,7 @@ struct Inner {
     orders: mpsc::Sender<(Order, Answer)>,
     ends: Mutex<Ends>,
     journals: Journals,
+    network: Option<NetworkControl>,
     open_execs: Arc<Semaphore>,
     transfers: Arc<Semaphore>,
     tunnels: Arc<Semaphore>,
@@ -76,6 +78,7 @@ pub(crate) struct Birth {
     pub(crate) config: BoxConfig,
     pub(crate) created_at: SystemTime,
     pub(crate) journals: Journals,
+    pub(crate) network: Option<NetworkControl>,
 }
 
 impl Sandbox {
@@ -84,7 +87,7 @@ impl Sandbox {
         state: watch::Receiver<State>,
         orders: mpsc::Sender<(Order, Answer)>,
     ) -> Self {
-        let Birth { id, config, created_at, journals } = birth;
+        let Birth { id, config, created_at, journals, network } = birth;
         Self(Arc::new(Inner {
             id,
             config,
@@ -93,6 +96,7 @@ impl Sandbox {
             orders,
             ends: Mutex::default(),
             journals,
+            network,
             open_execs: Arc::new(Semaphore::new(MAX_OPEN_EXECS)),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             tunnels: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -121,6 +125,11 @@ impl Sandbox {
     /// What it was asked to be.
     pub fn config(&self) -> &BoxConfig {
         &self.0.config
+    }
+
+    /// Its network, if it has one.
+    pub fn network(&self) -> Option<&NetworkControl> {
+        self.0.network.as_ref()
     }
 
     /// Where it is in its life.

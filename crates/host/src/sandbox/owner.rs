@@ -371,8 +371,8 @@ async fn ended(program: &mut Option<Followed>) -> Result<ExecExit, ExecError> {
 }
 
 async fn release(live: Live) {
-    let Live { mut vm, link, main, sidecar, volumes, undo, .. } = live;
-    drop((main, sidecar, volumes, link));
+    let Live { mut vm, link, main, sidecar, volumes, network, undo, .. } = live;
+    drop((main, sidecar, volumes, network, link));
     vm.stop().await;
     drop(undo);
 }

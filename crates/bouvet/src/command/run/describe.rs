@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bouvet_host::{
-    BoxConfig, NetworkMode, ResourceConfig, ResourceLimits, SevSnpGeneration, SidecarConfig, TeeConfig,
+    BoxConfig, NetworkMode, ResourceConfig, ResourceLimits, SecretConfig, SevSnpGeneration, SidecarConfig,
+    TeeConfig,
 };
 
 use super::{Generation, Line, Resources, Technology, Tee};
@@ -21,7 +22,7 @@ const PERIOD_US: f64 = 100_000.0;
 impl Line {
     /// The sandbox that is described, with this process's `environment` for variables that are handed on.
     pub(super) fn describe(&self, environment: &dyn Fn(&str) -> Option<String>) -> Result<BoxConfig, Failed> {
-        let Self { how, rights, .. } = self;
+        let Self { how, reach, rights, .. } = self;
         let image = image(&self.image)?;
         Ok(BoxConfig {
             cmd: self.program(&image)?,
@@ -39,8 +40,11 @@ impl Line {
             volumes: how.volume.iter().map(|text| volume(text)).collect::<Result<_, _>>()?,
             extra_env: self.variables(environment)?,
             port_map: how.publish.clone(),
-            dns: how.dns.clone(),
-            network: network(&how.network),
+            dns: reach.dns.clone(),
+            network: network(&reach.network),
+            allow: reach.allow.clone(),
+            deny: reach.deny.clone(),
+            secrets: reach.secret.iter().map(|text| secret(text, environment)).collect::<Result<_, _>>()?,
             tmpfs: rights.tmpfs.clone(),
             cap_add: rights.cap_add.clone(),
             cap_drop: rights.cap_drop.clone(),
@@ -179,6 +183,35 @@ fn network(name: &str) -> NetworkMode {
     }
 }
 
+/// `NAME@DOMAIN,…`, whose value is in the environment, or `NAME=FILE@DOMAIN,…`: a value on the command line would be read
+/// by everybody who lists processes.
+fn secret(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<SecretConfig, Failed> {
+    let wrong = || {
+        let allowed = "`NAME@DOMAIN` and `NAME=FILE@DOMAIN` are allowed, with a comma between two domains";
+        usage::wrong("--secret", text, allowed)
+    };
+    let (source, domains) = text.rsplit_once('@').ok_or_else(wrong)?;
+    let (name, value) = match source.split_once('=') {
+        None => {
+            let none = || {
+                Failed::new(format!(
+                    "`--secret {}`: there is no variable `{source}` here",
+                    text.escape_debug()
+                ))
+            };
+            (source, environment(source).ok_or_else(none)?)
+        }
+        Some((name, file)) => {
+            let value = std::fs::read_to_string(file)
+                .map_err(|error| Failed::new(format!("could not read `{}`: {error}", file.escape_debug())))?;
+            // Editors end a file with a line's end, which no header may have.
+            (name, value.trim_end_matches(['\r', '\n']).to_owned())
+        }
+    };
+    let domains = domains.split(',').map(str::to_owned).collect();
+    Ok(SecretConfig { name: name.to_owned(), value: value.into(), domains })
+}
+
 impl Resources {
     fn vm(&self) -> Result<ResourceConfig, Failed> {
         let mut vm =
@@ -282,7 +315,8 @@ mod tests {
              -m 512m --cpus 3 --disk 1g --timeout 60 --tmpfs /t:size=1m --read-only --cap-add NET_ADMIN \
              --cap-drop ALL --security-opt no-new-privileges --entrypoint /bin/x --ulimit nofile=1:2 --pids-limit 7 \
              --cpuset-cpus 0 -c 512 --cpu-quota 20000 --cpu-period 50000 --memory-reservation 64m --memory-swap -1 \
-             --sidecar proxy:1 --sidecar-port 99 --sidecar-env C=3 --persistent -p 8080:80 --dns 1.1.1.1 --require-hardware alpine:3 sh -c true --rm",
+             --sidecar proxy:1 --sidecar-port 99 --sidecar-env C=3 --persistent -p 8080:80 --dns 1.1.1.1 \
+             --network tsi --allow example.com:443 --deny *.example.com --secret HOME@example.com,example.org --require-hardware alpine:3 sh -c true --rm",
         );
         let expected = BoxConfig {
             image: "alpine:3".into(),
@@ -326,6 +360,13 @@ mod tests {
             }),
             port_map: vec!["8080:80".into()],
             dns: vec!["1.1.1.1".into()],
+            allow: vec!["example.com:443".into()],
+            deny: vec!["*.example.com".into()],
+            secrets: vec![SecretConfig {
+                name: "HOME".into(),
+                value: "/root".to_owned().into(),
+                domains: vec!["example.com".into(), "example.org".into()],
+            }],
             require_hardware: true,
             ..BoxConfig::default()
         };

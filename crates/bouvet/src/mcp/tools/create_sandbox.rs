@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bouvet_host::{BoxConfig, InvalidConfig, Reference, ResourceConfig};
+use bouvet_host::{BoxConfig, InvalidConfig, NetworkMode, Reference, ResourceConfig};
 use rmcp::handler::server::wrapper::{Json, Parameters};
 use rmcp::{tool, tool_router};
 use schemars::JsonSchema;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::timestamp;
 use crate::config::Registries;
 use crate::failure::Failure;
-use crate::mcp::Server;
+use crate::mcp::{Grants, Server};
 
 /// Of a [`BoxConfig`] what is a client's to say: nothing of the host's files, and no more than its operator gives.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -48,11 +48,19 @@ struct Args {
     /// Nobody may write to the root file system.
     #[schemars(extend("default" = false))]
     read_only: bool,
+    /// What it can reach: `none`, or `tsi` for the internet. `tsi` if `allow` is given.
+    #[schemars(with = "String", extend("enum" = ["none", "tsi"], "default" = "none"))]
+    network: Option<String>,
+    /// What of the internet it can reach, and nothing else: rules like `pypi.org`, `*.github.com:443`, `192.0.2.0/24`. What
+    /// the server's operator does not let be reached is not.
+    allow: Vec<String>,
+    /// What it cannot reach, whatever is allowed: rules of the same form.
+    deny: Vec<String>,
 }
 
 impl Args {
     /// The sandbox that is asked for, where one without wishes is `usual`.
-    fn describe(self, usual: &BoxConfig, registries: &Registries) -> Result<BoxConfig, InvalidConfig> {
+    fn describe(self, usual: &BoxConfig, grants: &Grants) -> Result<BoxConfig, InvalidConfig> {
         let given = &usual.resources;
         let timeout = match self.timeout_secs {
             Some(secs) => at_most("resources.timeout", secs, limit(given.timeout.as_secs()), " s")?,
@@ -69,9 +77,24 @@ impl Args {
         };
         let image = match self.image.as_str() {
             "" => String::new(),
-            image => allowed_image(image, registries)?,
+            image => allowed_image(image, &grants.registries)?,
         };
+        let network = match self.network.as_deref() {
+            Some("none") => NetworkMode::None,
+            Some("tsi") => NetworkMode::Tsi,
+            None if self.allow.is_empty() => NetworkMode::None,
+            None => NetworkMode::Tsi,
+            Some(other) => return Err(invalid("network", other, "`none` and `tsi` are allowed")),
+        };
+        if network != NetworkMode::None && grants.egress.is_none() {
+            let allowed = "this server gives sandboxes no network; its operator sets BOUVET_ALLOWED_EGRESS";
+            return Err(invalid("network", "tsi", allowed));
+        }
         Ok(BoxConfig {
+            network,
+            allow: self.allow,
+            deny: self.deny,
+            network_bound: grants.egress.clone(),
             idle: !image.is_empty(),
             image,
             resources,
@@ -84,6 +107,10 @@ impl Args {
             ..usual.clone()
         })
     }
+}
+
+fn invalid(field: &'static str, value: &str, allowed: &str) -> InvalidConfig {
+    InvalidConfig { field, value: format!("`{}`", value.escape_debug()), allowed: allowed.into() }
 }
 
 /// The longest life where the server ends none.
@@ -149,7 +176,7 @@ struct Created {
 #[tool_router(router = create_sandbox_tool, vis = "pub(super)")]
 impl Server {
     /// Create a new isolated sandbox: a Linux virtual machine of its own, with Python 3.11, Node.js 20, Bash
-    /// and Rust, root rights, a disk and no network; or with what is in an OCI image. Returns its sandbox_id. It lives,
+    /// and Rust, root rights, a disk and, unless asked for, no network; or with what is in an OCI image. Returns its sandbox_id. It lives,
     /// with its files and background processes, until destroy_sandbox or its expires_at.
     #[tool(annotations(
         title = "Create a sandbox",
@@ -159,7 +186,7 @@ impl Server {
         open_world_hint = true
     ))]
     async fn create_sandbox(&self, Parameters(args): Parameters<Args>) -> Result<Json<Created>, Failure> {
-        let config = args.describe(&self.sandbox, &self.registries)?;
+        let config = args.describe(&self.sandbox, &self.grants)?;
         let info = self.host.create(config).await?.info();
         Ok(Json(Created {
             sandbox_id: info.id.to_string(),
@@ -175,12 +202,25 @@ mod tests {
     use super::*;
 
     fn describe(json: serde_json::Value, registries: &str) -> Result<BoxConfig, InvalidConfig> {
+        describe_with(json, registries, "*")
+    }
+
+    fn describe_with(
+        json: serde_json::Value,
+        registries: &str,
+        egress: &str,
+    ) -> Result<BoxConfig, InvalidConfig> {
         let resources =
             ResourceConfig { disk_mb: 2048, timeout: Duration::from_secs(60), ..Default::default() };
-        let usual = BoxConfig { resources, privileged: true, ..BoxConfig::default() };
-        let set = |name: &str| (name == "BOUVET_ALLOWED_REGISTRIES").then(|| registries.to_owned());
-        let registries = crate::config::Config::load(set).unwrap().registries;
-        serde_json::from_value::<Args>(json).unwrap().describe(&usual, &registries)
+        let network = NetworkMode::None;
+        let usual = BoxConfig { resources, privileged: true, network, ..BoxConfig::default() };
+        let set = |name: &str| match name {
+            "BOUVET_ALLOWED_REGISTRIES" => Some(registries.to_owned()),
+            "BOUVET_ALLOWED_EGRESS" => Some(egress.to_owned()),
+            _ => None,
+        };
+        let crate::config::Config { registries, egress, .. } = crate::config::Config::load(set).unwrap();
+        serde_json::from_value::<Args>(json).unwrap().describe(&usual, &Grants { registries, egress })
     }
 
     #[test]
@@ -201,6 +241,20 @@ mod tests {
         let usual = describe(serde_json::json!({}), "*").unwrap();
         assert!(!usual.idle && usual.image.is_empty());
         assert_eq!((usual.resources.disk_mb, usual.resources.timeout.as_secs()), (2048, 60));
+    }
+
+    #[test]
+    fn a_network_is_asked_for_and_bounded_by_the_operator() {
+        let network = |json, egress: &str| describe_with(json, "*", egress).map(|config| config.network);
+        assert_eq!(network(serde_json::json!({}), "*"), Ok(NetworkMode::None));
+        assert_eq!(network(serde_json::json!({"network": "tsi"}), "*"), Ok(NetworkMode::Tsi));
+        assert_eq!(network(serde_json::json!({"allow": ["pypi.org"]}), "*"), Ok(NetworkMode::Tsi));
+        assert_eq!(network(serde_json::json!({"network": "tsi"}), "none").unwrap_err().field, "network");
+        assert_eq!(network(serde_json::json!({}), "none"), Ok(NetworkMode::None));
+        assert_eq!(network(serde_json::json!({"network": "host"}), "*").unwrap_err().field, "network");
+        let config = describe_with(serde_json::json!({"network": "tsi"}), "*", "*.example.com,10.0.0.0/8");
+        let bound = config.unwrap().network_bound.unwrap();
+        assert_eq!(bound, ["*.example.com", "10.0.0.0/8"]);
     }
 
     #[test]

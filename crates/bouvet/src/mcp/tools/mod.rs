@@ -9,6 +9,7 @@ mod execute_code;
 mod list_contexts;
 mod list_directory;
 mod list_sandboxes;
+mod network_policy;
 mod read_file;
 mod results;
 mod run_command;
@@ -35,6 +36,7 @@ pub(super) fn table() -> ToolRouter<Server> {
         + Server::create_context_tool()
         + Server::list_contexts_tool()
         + Server::destroy_context_tool()
+        + Server::network_policy_tool()
 }
 
 /// The argument of tools that need nothing else.

@@ -1,0 +1,199 @@
+//! The sandbox's network interface: a TUN device whose packets the host has. Nothing here understands them.
+
+mod device;
+mod trust;
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use bouvet_wire::limits::MAX_PACKETS_BYTES;
+use bouvet_wire::v1::{self, network_input::Input, network_output::Output};
+use bytes::Bytes;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use self::device::Device;
+use crate::answers::Answers;
+use crate::netlink::Netlink;
+
+/// As programs and scripts expect it.
+const INTERFACE: &str = "eth0";
+/// Messages that wait for the link, beside those that it holds. The kernel keeps the packets after them.
+const WAITING: usize = 2;
+
+/// Why the sandbox has no network.
+#[derive(Debug, thiserror::Error)]
+enum NetworkError {
+    #[error("`{0}` is not an address as it was to be")]
+    Address(String),
+    #[error("could not open /dev/net/tun: the kernel may have been built without TUN")]
+    Device(#[source] io::Error),
+    #[error("could not {0}")]
+    Step(&'static str, #[source] io::Error),
+}
+
+/// The interface, once there is one, and the call that has it now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Network(Arc<Mutex<Option<Interface>>>);
+
+#[derive(Debug)]
+struct Interface {
+    device: Arc<Device>,
+    /// The number of the last call.
+    calls: watch::Sender<u64>,
+}
+
+impl Network {
+    /// Makes the interface that the first message describes, unless there is one, and carries its packets until either
+    /// side ends or another call begins.
+    pub(crate) async fn attach(
+        &self,
+        mut input: Streaming<v1::NetworkInput>,
+    ) -> Result<Answers<v1::NetworkOutput>, Status> {
+        let Some(Input::Start(start)) = input.message().await?.and_then(|message| message.input) else {
+            return Err(Status::invalid_argument("the first message must be `start`"));
+        };
+        let mut interface = self.0.lock().await;
+        if interface.is_none() {
+            let device = make(&start).map_err(|error| Status::failed_precondition(crate::chain(&error)))?;
+            *interface = Some(Interface { device: Arc::new(device), calls: watch::Sender::new(0) });
+        }
+        let Some(Interface { device, calls }) = &*interface else {
+            return Err(Status::internal("the interface is missing"));
+        };
+        calls.send_modify(|call| *call += 1);
+        let mut later = calls.subscribe();
+        let device = device.clone();
+        let (outputs, answers) = mpsc::channel(WAITING);
+        // There is room: nothing was sent yet.
+        outputs.try_send(Ok(output(Output::Ready(v1::NetworkReady {})))).ok();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = send(&device, &outputs) => {}
+                () = receive(&device, input) => {}
+                // Nobody reads them any more.
+                () = outputs.closed() => {}
+                _ = later.changed() => {}
+            }
+        });
+        Ok(ReceiverStream::new(answers))
+    }
+}
+
+fn output(output: Output) -> v1::NetworkOutput {
+    v1::NetworkOutput { output: Some(output) }
+}
+
+/// Carries what programs send to the host, as many packets in a message as wait.
+async fn send(device: &Device, outputs: &mpsc::Sender<Result<v1::NetworkOutput, Status>>) {
+    let mut buffer = device::Buffer::default();
+    loop {
+        // First a place, then packets: until there is one they wait where the kernel slows their senders down.
+        let Ok(place) = outputs.reserve().await else { return };
+        let mut packets: Vec<Bytes> = Vec::new();
+        let mut bytes = 0;
+        match device.read(&mut buffer).await {
+            Ok(packet) => {
+                bytes += packet.len();
+                packets.push(packet);
+            }
+            Err(_) => return,
+        }
+        while bytes <= MAX_PACKETS_BYTES / 2
+            && let Some(packet) = device.try_read(&mut buffer)
+        {
+            bytes += packet.len();
+            packets.push(packet);
+        }
+        place.send(Ok(output(Output::Packets(v1::Packets { packets }))));
+    }
+}
+
+/// Hands what the host sends to the kernel.
+async fn receive(device: &Device, mut input: Streaming<v1::NetworkInput>) {
+    while let Ok(Some(message)) = input.message().await {
+        let Some(Input::Packets(batch)) = message.input else { return };
+        for packet in batch.packets {
+            device.write(&packet).await;
+        }
+    }
+}
+
+fn make(start: &v1::NetworkStart) -> Result<Device, NetworkError> {
+    let addresses = start.addresses.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
+    let gateways = start.gateways.iter().map(|text| gateway(text)).collect::<Result<Vec<_>, _>>()?;
+    let device = Device::open(INTERFACE).map_err(NetworkError::Device)?;
+    let step = |what| move |error| NetworkError::Step(what, error);
+    quieten().map_err(step("set the interface up"))?;
+    let netlink = Netlink::open().map_err(step("ask the kernel for interfaces"))?;
+    let index = netlink.index(INTERFACE).map_err(step("find the interface"))?;
+    netlink.bring_up(index, Some(start.mtu_bytes)).map_err(step("bring the interface up"))?;
+    for (address, prefix) in addresses {
+        netlink.add_address(index, address, prefix).map_err(step("give the interface its address"))?;
+    }
+    for gateway in &gateways {
+        netlink.add_default_route(index, *gateway).map_err(step("set the default route"))?;
+    }
+    write_name_servers(&gateways).map_err(step("write /etc/resolv.conf"))?;
+    if !start.authority.is_empty() {
+        trust::install(&start.authority).map_err(step("have programs trust the sandbox's authority"))?;
+    }
+    Ok(device)
+}
+
+fn address(text: &str) -> Result<(IpAddr, u8), NetworkError> {
+    let parsed = text.split_once('/').and_then(|(address, prefix)| {
+        let (address, prefix): (IpAddr, u8) = (address.parse().ok()?, prefix.parse().ok()?);
+        (prefix <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, prefix))
+    });
+    parsed.ok_or_else(|| NetworkError::Address(text.to_owned()))
+}
+
+fn gateway(text: &str) -> Result<IpAddr, NetworkError> {
+    text.parse().map_err(|_| NetworkError::Address(text.to_owned()))
+}
+
+/// Has the kernel send nothing of its own accord: there is one neighbour, and all is known of it
+/// (`Documentation/networking/ip-sysctl.rst`).
+fn quieten() -> io::Result<()> {
+    let settings = Path::new("/proc/sys/net/ipv6/conf").join(INTERFACE);
+    // A kernel may be built without IPv6; then it fails where an address is given.
+    if !settings.exists() {
+        return Ok(());
+    }
+    for (setting, value) in [("accept_ra", "0"), ("addr_gen_mode", "1"), ("accept_dad", "0")] {
+        fs::write(settings.join(setting), value)?;
+    }
+    Ok(())
+}
+
+/// The gateway answers for names. An image may have a link there, to what a service that does not run would write.
+fn write_name_servers(gateways: &[IpAddr]) -> io::Result<()> {
+    const PATH: &str = "/etc/resolv.conf";
+    if !fs::exists("/etc")? {
+        return Ok(());
+    }
+    if fs::symlink_metadata(PATH).is_ok_and(|found| !found.is_file()) {
+        fs::remove_file(PATH)?;
+    }
+    let lines: String = gateways.iter().map(|gateway| format!("nameserver {gateway}\n")).collect();
+    fs::write(PATH, lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_whole() {
+        assert_eq!(address("10.0.2.15/24").unwrap(), ("10.0.2.15".parse().unwrap(), 24));
+        assert_eq!(address("fd00::15/64").unwrap(), ("fd00::15".parse().unwrap(), 64));
+        for wrong in ["", "10.0.2.15", "10.0.2.15/33", "fd00::/129", "10.0.2/24", "10.0.2.15/-1"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The network of a sandbox: what its description says of it, made, and joined to its guest.
+
+pub(crate) mod attach;
+mod control;
+
+pub use self::control::{NetworkControl, PolicyError};
+
+use std::path::PathBuf;
+
+use bouvet_net::dns::Resolver;
+use bouvet_net::intercept::{Interceptor, InterceptorError, Trust, TrustError};
+use bouvet_net::{Addresses, Network, NetworkOptions};
+
+use crate::boxconfig::network::NetworkPlan;
+use crate::boxconfig::{InvalidConfig, SecretConfig};
+
+/// Whom the host asks for names.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Why a sandbox could not have a network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// It is not known whom to believe, when a server is to get a secret.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// Its secrets cannot be kept.
+    #[error(transparent)]
+    Secrets(#[from] InterceptorError),
+    /// One of them is none.
+    #[error(transparent)]
+    Invalid(#[from] InvalidConfig),
+}
+
+/// Makes what `plan` says. Servers that get secrets are to prove their names to the host's authorities, or to one of
+/// those in the files `authorities`.
+pub(crate) fn make(plan: &NetworkPlan, authorities: &[PathBuf]) -> Result<Network, NetworkError> {
+    let resolver = match plan.name_servers.is_empty() {
+        true => Resolver::of_file(RESOLV_CONF),
+        false => Resolver::of_servers(plan.name_servers.clone()),
+    };
+    let secrets: Vec<_> = plan.secrets.iter().map(SecretConfig::make).collect::<Result<_, _>>()?;
+    let interceptor = match secrets.is_empty() {
+        true => None,
+        false => Some(Interceptor::new(secrets, Trust::load(authorities)?)?),
+    };
+    Ok(Network::new(NetworkOptions {
+        addresses: Addresses::default(),
+        policy: plan.policy.clone(),
+        bound: plan.bound.clone(),
+        limits: plan.limits,
+        resolver,
+        interceptor,
+    }))
+}
+
+/// Where most programs find the certificates that they trust, once the guest was told of the sandbox's authority.
+const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Variables by which programs are told so that bring certificates of their own: OpenSSL's, curl's, Python's, pip's,
+/// Node.js's, git's, Cargo's and the AWS tools'.
+const TRUSTING: [&str; 8] = [
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "CARGO_HTTP_CAINFO",
+    "AWS_CA_BUNDLE",
+];
+
+/// What programs are told of `network` by variables: what stands for secrets, and whom to trust then.
+pub(crate) fn variables(network: &Network) -> Vec<(String, String)> {
+    let placeholders = network.placeholders();
+    let trusting = TRUSTING.iter().filter(|_| !placeholders.is_empty());
+    trusting.map(|name| ((*name).to_owned(), BUNDLE.to_owned())).chain(placeholders.iter().cloned()).collect()
+}
