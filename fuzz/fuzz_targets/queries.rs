@@ -16,9 +16,11 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
     Policy { allow: rules(&["*", "10.1.0.0/16", "host:80"]), deny: rules(&["evil.example"]) }
 });
 
-fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
-    let (query, upstream) = input;
-    let Some(answer) = bouvet_net::dns::fuzz(&query, &upstream, &POLICY) else { return };
+// First the length of the question, in one byte.
+fuzz_target!(|input: &[u8]| {
+    let Some((length, rest)) = input.split_first() else { return };
+    let Some((query, upstream)) = rest.split_at_checked((*length).into()) else { return };
+    let Some(answer) = bouvet_net::dns::fuzz(query, upstream, &POLICY) else { return };
     let answer = Message::from_vec(&answer).expect("an answer is a message");
     assert!(answer.authorities.is_empty() && answer.additionals.is_empty());
     for record in answer.answers {

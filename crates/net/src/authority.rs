@@ -137,3 +137,69 @@ fn of_now(subject: &str) -> CertificateParams {
     params.not_after = (now + LIFE).into();
     params
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::RootCertStore;
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier as _;
+    use rustls::pki_types::{ServerName, UnixTime};
+
+    /// Whether somebody who trusts `authority` believes that it speaks for `name` at a time.
+    fn is_believed(authority: &Authority, name: &str, at: UnixTime) -> Result<(), rustls::Error> {
+        let leaf = authority.certify(&name.parse().expect("a name")).expect("a certificate");
+        let mut roots = RootCertStore::empty();
+        roots.add(leaf.cert[1].clone()).expect("an authority");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("one");
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        verifier.verify_server_cert(&leaf.cert[0], &[], &name, &[], at).map(drop)
+    }
+
+    fn authority(domains: &[&str]) -> Authority {
+        let domains: Vec<_> = domains.iter().map(|domain| domain.parse().expect("a domain")).collect();
+        Authority::new(&domains).expect("an authority")
+    }
+
+    #[test]
+    fn it_is_believed_for_its_domains_and_no_others() {
+        let authority = authority(&["api.example.com", "*.example.org"]);
+        let long = format!("{}.{}.example.org", "a".repeat(63), "b".repeat(63));
+        for name in ["api.example.com", "www.example.org", "a.b.example.org", &long] {
+            is_believed(&authority, name, UnixTime::now()).expect(name);
+        }
+        for name in ["example.com", "evil.com", "www.example.com", "notexample.org", "com"] {
+            is_believed(&authority, name, UnixTime::now()).expect_err(name);
+        }
+    }
+
+    #[test]
+    fn it_is_believed_for_a_month() {
+        let authority = authority(&["api.example.com"]);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+        let day = Duration::from_secs(24 * 3600);
+        for (at, expected) in
+            [(now - 2 * day, false), (now - day / 2, true), (now + 29 * day, true), (now + 31 * day, false)]
+        {
+            let believed = is_believed(&authority, "api.example.com", UnixTime::since_unix_epoch(at));
+            assert_eq!(believed.is_ok(), expected, "{at:?}");
+        }
+    }
+
+    #[test]
+    fn certificates_are_kept_up_to_a_limit() {
+        let authority = authority(&["*.example.com"]);
+        let leaf = |n: usize| {
+            authority.leaf(&format!("n{n}.example.com").parse().expect("a name")).expect("a certificate")
+        };
+        let first = leaf(0);
+        assert!(Arc::ptr_eq(&first, &leaf(0)));
+        for n in 1..=MAX_LEAVES {
+            leaf(n);
+            assert!(authority.leaves.lock().unwrap().len() <= MAX_LEAVES);
+        }
+        assert!(!Arc::ptr_eq(&first, &leaf(0)));
+    }
+}

@@ -258,6 +258,10 @@ pub fn fuzz(query: &[u8], upstream: &[u8], policy: &Policy) -> Option<Vec<u8>> {
     let ours = server.of_ours(&question.query, &name, &server.policy());
     let (reply, _) = ours.or_else(|| {
         let mut answer = Message::from_vec(upstream).ok()?;
+        // As the resolver has it; other messages may have records without data.
+        if answer.metadata.op_code != hickory_proto::op::OpCode::Query {
+            return None;
+        }
         for record in answer.answers.iter_mut().filter(|record| record.name.is_root()) {
             record.name = question.query.name.clone();
         }

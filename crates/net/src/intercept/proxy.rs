@@ -3,6 +3,7 @@
 
 use std::error::Error as _;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub(crate) struct Proxy {
     server: Server,
     /// Those that are for this server.
     secrets: Vec<Secret>,
+    /// The server may be about to agree to an upgrade, and its end of HTTP is then no end of the connection.
+    may_upgrade: AtomicBool,
     /// The two ends of what was upgraded.
     upgraded: Mutex<Option<(OnUpgrade, OnUpgrade)>>,
 }
@@ -102,7 +105,7 @@ impl ProxyError {
 
 impl Proxy {
     pub(crate) fn new(server: Server, secrets: Vec<Secret>) -> Self {
-        Self { server, secrets, upgraded: Mutex::default() }
+        Self { server, secrets, may_upgrade: AtomicBool::default(), upgraded: Mutex::default() }
     }
 
     pub(crate) async fn serve_http1<G, S>(self, guest: G, server: S) -> Result<(), ProxyError>
@@ -125,7 +128,7 @@ impl Proxy {
                 _ = server.as_mut(), if is_open => {
                     is_open = false;
                     // The guest gets what it was promised, and learns that no more is to be had here.
-                    if !self.is_upgraded() {
+                    if !self.may_upgrade.load(Ordering::Relaxed) {
                         guest.as_mut().graceful_shutdown();
                     }
                 }
@@ -145,10 +148,6 @@ impl Proxy {
         let (mut of_guest, mut of_server) = (TokioIo::new(of_guest), TokioIo::new(of_server));
         let copied = tokio::io::copy_bidirectional(&mut of_guest, &mut of_server).await;
         copied.map(drop).map_err(ProxyError::Upgraded)
-    }
-
-    fn is_upgraded(&self) -> bool {
-        self.upgraded.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     pub(super) async fn serve_http2<G>(
@@ -199,6 +198,7 @@ impl Proxy {
         if secret::reveal(&mut parts.headers, &secrets, MAX_HEAD_BYTES).is_err() {
             return Ok(refuse(Refused::Oversized));
         }
+        self.may_upgrade.store(websocket, Ordering::Relaxed);
         let mut response = sender.send(Request::from_parts(parts, body)).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             if !websocket {
