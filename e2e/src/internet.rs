@@ -7,10 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::BytesMut;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::UnshareFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 
 use crate::registry::command;
@@ -20,11 +21,11 @@ use crate::zone::Zone;
 /// What somebody at the far end received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp` or `icmp`.
     pub protocol: &'static str,
     /// To which address and port of the far end it came.
     pub to: SocketAddr,
-    /// The first bytes.
+    /// All that came, of a connection.
     pub bytes: Vec<u8>,
 }
 
@@ -49,6 +50,8 @@ pub const NOT_PUBLIC: [&str; 7] = [
     "fd12:3456::9",
     "64:ff9b::a09:909",
 ];
+/// A public address of the near end's own.
+pub const OWN: &str = "151.101.1.99";
 /// Where names are asked for.
 pub const NAME_SERVER: &str = "9.9.9.9";
 
@@ -58,6 +61,14 @@ where
     T: FnOnce(Internet) -> F + Send + 'static,
     F: Future<Output = ()>,
 {
+    on_internet(move |internet, runtime| runtime.block_on(test(internet)));
+}
+
+/// The same for a test that has its own way to run.
+pub fn on_internet<T>(test: T)
+where
+    T: FnOnce(Internet, &Runtime) + Send + 'static,
+{
     if let Some(lack) = lacks() {
         return skipped("REQUIRE_VM", &lack);
     }
@@ -66,7 +77,7 @@ where
         leave_network();
         let (internet, _end) = Internet::begin();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        runtime.unwrap().block_on(test(internet));
+        test(internet, &runtime.unwrap());
     });
     if let Err(panic) = thread.unwrap().join() {
         std::panic::resume_unwind(panic);
@@ -118,6 +129,9 @@ impl Internet {
         ip("addr add 203.0.113.1/24 dev cable");
         ip("addr add 2001:db8:1::1/64 dev cable nodad");
         ip("link set cable up");
+        ip(&format!("addr add {OWN}/32 dev cable"));
+        // So that it may ping, which the kernel lets nobody do in a namespace that is new.
+        std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").unwrap();
         let internet = Self { far, seen: Arc::default(), zone: Zone::default() };
         internet.there(async {
             ip("link set lo up");
@@ -157,8 +171,8 @@ impl Internet {
         self.seen.lock().unwrap().clone()
     }
 
-    /// Listens on `port` of every address there, of both protocols, records who comes, and answers the first bytes of each
-    /// with `answer`. The name server's own port is left to it.
+    /// Listens on `port` of every address there, of both protocols, records who comes, and answers what comes with
+    /// `answer`. The name server's own port is left to it.
     pub fn listen(&self, port: u16, answer: &'static [u8]) {
         let seen = self.seen.clone();
         self.there(async move {
@@ -171,6 +185,26 @@ impl Internet {
                 tokio::spawn(accept(tcp, answer, seen.clone()));
                 tokio::spawn(receive(udp, answer, seen.clone()));
             }
+        });
+    }
+
+    /// Records all echoes that come to the far end over IPv4 from now on.
+    pub fn watch_echoes(&self) {
+        let seen = self.seen.clone();
+        self.there(async move {
+            let icmp = rustix::net::ipproto::ICMP;
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let socket =
+                rustix::net::socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(icmp)).unwrap();
+            // It has the same calls as one of UDP.
+            let socket = UdpSocket::from_std(std::net::UdpSocket::from(socket)).unwrap();
+            tokio::spawn(async move {
+                let mut bytes = vec![0; 65536];
+                while let Ok(length) = socket.recv(&mut bytes).await {
+                    let to = SocketAddr::from(([0; 4], 0));
+                    record(&seen, Seen { protocol: "icmp", to, bytes: bytes[..length].to_vec() });
+                }
+            });
         });
     }
 
@@ -198,14 +232,15 @@ async fn accept(listener: TcpListener, answer: &'static [u8], seen: Arc<Mutex<Ve
         let seen = seen.clone();
         tokio::spawn(async move {
             let to = stream.local_addr().unwrap();
-            let mut bytes = BytesMut::with_capacity(4096);
             // A connection counts, whether anything comes by it or not.
             let index = record(&seen, Seen { protocol: "tcp", to, bytes: Vec::new() });
-            if stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
-                seen.lock().unwrap()[index].bytes = bytes.to_vec();
-                stream.write_all(answer).await.ok();
+            let mut bytes = BytesMut::with_capacity(4096);
+            while stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
+                seen.lock().unwrap()[index].bytes.extend_from_slice(&bytes.split());
+                if stream.write_all(answer).await.is_err() {
+                    break;
+                }
             }
-            stream.shutdown().await.ok();
         });
     }
 }
