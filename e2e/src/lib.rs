@@ -11,4 +11,5 @@ pub mod registry;
 pub mod site;
 pub mod skip;
 pub mod system;
+pub mod tls;
 pub mod zone;

@@ -25,6 +25,15 @@ pub struct Site {
     _images: TempDir,
 }
 
+/// What hosts of tests differ in.
+#[derive(Debug, Default)]
+struct Parts {
+    templates: Option<PathBuf>,
+    pool: Option<PoolOptions>,
+    boxes: Option<PathBuf>,
+    authorities: Vec<PathBuf>,
+}
+
 /// What makes real VMs.
 #[derive(Debug, Clone, Copy)]
 pub enum Vmm {
@@ -56,10 +65,8 @@ impl Vmm {
 impl Site {
     /// On the engine without VMs.
     pub async fn fake() -> Option<Self> {
-        Some(
-            Self::start(EngineChoice::Fake, (Path::new("/").into(), Path::new("/").into()), None, None, None)
-                .await,
-        )
+        let images = (Path::new("/").into(), Path::new("/").into());
+        Some(Self::start(EngineChoice::Fake, images, Parts::default()).await)
     }
 
     /// On QEMU, without a pool; `None` like [`Site::pooled`].
@@ -75,27 +82,36 @@ impl Site {
     /// On VMs of `vmm`, with a pool; `None`, and the test is skipped, where it cannot run.
     pub async fn pooled(vmm: Vmm, pool: Option<PoolOptions>) -> Option<Self> {
         let (engine, images) = vmm.ground().await?;
-        Some(Self::start(engine, images, Some(templates()), pool, None).await)
+        Some(
+            Self::start(engine, images, Parts { templates: Some(templates()), pool, ..Parts::default() })
+                .await,
+        )
     }
 
     /// On VMs of `vmm`, with the templates in `dir`; `None` like [`Site::pooled`].
     pub async fn with_templates(vmm: Vmm, dir: &Path) -> Option<Self> {
         let (engine, images) = vmm.ground().await?;
-        Some(Self::start(engine, images, Some(dir.to_owned()), None, None).await)
+        Some(Self::start(engine, images, Parts { templates: Some(dir.to_owned()), ..Parts::default() }).await)
     }
 
     /// On VMs of `vmm`, with the persistent sandboxes in `dir`; `None` like [`Site::pooled`].
     pub async fn with_boxes(vmm: Vmm, dir: &Path) -> Option<Self> {
         let (engine, images) = vmm.ground().await?;
-        Some(Self::start(engine, images, None, None, Some(dir.to_owned())).await)
+        Some(Self::start(engine, images, Parts { boxes: Some(dir.to_owned()), ..Parts::default() }).await)
+    }
+
+    /// On VMs of `vmm`, with servers trusted that get secrets by the authority in `file`; `None` like [`Site::pooled`].
+    pub async fn with_authority(vmm: Vmm, file: PathBuf) -> Option<Self> {
+        let (engine, images) = vmm.ground().await?;
+        let authorities = vec![file];
+        let parts = Parts { templates: Some(templates()), authorities, ..Parts::default() };
+        Some(Self::start(engine, images, parts).await)
     }
 
     async fn start(
         engine: EngineChoice,
         (kernel, rootfs): (PathBuf, PathBuf),
-        templates: Option<PathBuf>,
-        pool: Option<PoolOptions>,
-        boxes: Option<PathBuf>,
+        Parts { templates, pool, boxes, authorities }: Parts,
     ) -> Self {
         let (parent, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let options = HostOptions {
@@ -116,6 +132,7 @@ impl Site {
             pool,
             images: Some(ImageOptions { dir: images.path().join("cache"), pull: ImagesOptions::default() }),
             boxes: Some(boxes.unwrap_or_else(|| parent.path().join("boxes"))),
+            authorities,
             ..HostOptions::new(parent.path().join("host"), kernel, rootfs)
         };
         Self { host: Host::start(options).await.unwrap(), parent, _images: images }

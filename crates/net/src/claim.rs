@@ -9,7 +9,7 @@ pub const MAX_CLAIM_BYTES: usize = 64 * 1024;
 /// A line of text that is longer is none of HTTP.
 const MAX_LINE_BYTES: usize = 8 * 1024;
 /// The type of a record of TLS that a greeting is in (RFC 8446, 5.1).
-const TLS_HANDSHAKE: u8 = 22;
+pub(crate) const TLS_HANDSHAKE: u8 = 22;
 /// Methods that are HTTP's in whatever line they stand, with or without a version.
 const METHODS: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "TRACE", "PATCH", "PRI"];

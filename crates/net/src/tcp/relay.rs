@@ -247,7 +247,12 @@ impl Connection {
             return Ok(None);
         }
         let is_full = said.len() >= self.shared.limits.buffer_bytes as usize;
-        let claim = claim::read(said);
+        let judges_requests = judge.judges_requests(&permit);
+        // Where only what TLS says can matter, what is none need not be waited for.
+        let claim = match said.first() {
+            Some(first) if !judges_requests && *first != claim::TLS_HANDSHAKE => Claim::Nothing,
+            _ => claim::read(said),
+        };
         let (claimed, name) = match &claim {
             Claim::More if ended && said.is_empty() => (Claimed::Nothing, None),
             Claim::More if ended || is_full => return Err((Refusal::Malformed, None)),
@@ -257,19 +262,15 @@ impl Connection {
                 return if is_late { Err((Refusal::Nameless, None)) } else { Ok(None) };
             }
             Claim::Broken => return Err((Refusal::Malformed, None)),
-            Claim::Http if judge.judges_requests(&permit) => {
+            Claim::Http => {
                 self.verdict = Verdict::Pass(None);
                 return Ok(Some(Ending::Requests));
             }
-            // Then it does not matter what it says.
-            Claim::Http => (Claimed::Nothing, None),
             Claim::Tls(name) => (Claimed::Tls(name.as_ref()), name.clone()),
             Claim::Nothing => (Claimed::Nothing, None),
         };
-        if claim != Claim::Http {
-            let judged = judge.claim(&permit, self.flow.destination, claimed);
-            judged.map_err(|refusal| (refusal, name.clone()))?;
-        }
+        let judged = judge.claim(&permit, self.flow.destination, claimed);
+        judged.map_err(|refusal| (refusal, name.clone()))?;
         let is_for = |name: &Name| self.shared.interceptor.as_ref().is_some_and(|one| one.is_for(name));
         let has_secrets = name.as_ref().is_some_and(is_for);
         self.verdict = Verdict::Pass(name);
