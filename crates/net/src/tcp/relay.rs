@@ -250,7 +250,7 @@ impl Connection {
         let judges_requests = judge.judges_requests(&permit);
         // Where only what TLS says can matter, what is none need not be waited for.
         let claim = match said.first() {
-            Some(first) if !judges_requests && *first != claim::TLS_HANDSHAKE => Claim::Nothing,
+            Some(first) if !judges_requests && !claim::may_be_tls(*first) => Claim::Nothing,
             _ => claim::read(said),
         };
         let (claimed, name) = match &claim {
