@@ -109,38 +109,40 @@ impl Rule {
             }
             _ => (text, None),
         };
-        let (target, ports) = split_ports(text)?;
+        let (target, ports) = read_target(text)?;
         if protocol == Some(Protocol::Icmp) && ports.is_some() {
             return Err("ICMP has no ports");
         }
-        Ok(Self { target: Target::read(target)?, ports: ports.map(read_ports).transpose()?, protocol })
+        Ok(Self { target, ports: ports.map(read_ports).transpose()?, protocol })
     }
 }
 
-/// Takes the ports off `text`. An IPv6 address has colons of its own: before ports it stands in brackets.
-fn split_ports(text: &str) -> Result<(&str, Option<&str>), &'static str> {
-    if let Some(rest) = text.strip_prefix('[') {
-        let end = rest.rfind(']').ok_or("a bracket is not closed")?;
-        let (address, after) = (&rest[..end], &rest[end + 1..]);
-        // The length of a prefix stands within the brackets or after them.
-        let (length, ports) = match after.split_once(':') {
-            Some((length, ports)) => (length, Some(ports)),
-            None => (after, None),
+/// Reads the target, and takes the ports off `text`. An IPv6 address has colons of its own: before ports it stands in
+/// brackets.
+fn read_target(text: &str) -> Result<(Target, Option<&str>), &'static str> {
+    let Some(rest) = text.strip_prefix('[') else {
+        return match text.split_once(':') {
+            Some((target, ports)) if !ports.contains(':') => Ok((Target::read(target)?, Some(ports))),
+            _ => Ok((Target::read(text)?, None)),
         };
-        return match length.is_empty() {
-            true => Ok((address, ports)),
-            false if length.starts_with('/') && !address.contains('/') => {
-                // As one text, `address]/64`: read so below.
-                Ok((&rest[..end + 1 + length.len()], ports))
-            }
-            false => Err("after the bracket there may be a prefix and ports"),
-        };
+    };
+    let (address, after) = rest.split_once(']').ok_or("a bracket is not closed")?;
+    // The length of a prefix stands within the brackets or after them.
+    let (length, ports) = match after.split_once(':') {
+        Some((length, ports)) => (length, Some(ports)),
+        None => (after, None),
+    };
+    if !length.is_empty() && (!length.starts_with('/') || address.contains('/')) {
+        return Err("after the bracket there may be a prefix and ports");
     }
-    match text.matches(':').count() {
-        0 => Ok((text, None)),
-        1 => Ok(text.split_once(':').map_or((text, None), |(target, ports)| (target, Some(ports)))),
-        _ => Ok((text, None)),
-    }
+    let net = read_net(&format!("{address}{length}")).filter(|net| net.addr().is_ipv6());
+    Ok((Target::Addresses(net.ok_or("in brackets there is an IPv6 address")?), ports))
+}
+
+/// An address or a range of them.
+fn read_net(text: &str) -> Option<IpNet> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse::<IpNet>().map(|net| net.trunc())).ok()
 }
 
 fn read_ports(text: &str) -> Result<RangeInclusive<u16>, &'static str> {
@@ -156,27 +158,34 @@ fn read_ports(text: &str) -> Result<RangeInclusive<u16>, &'static str> {
     }
 }
 
+/// The word for the machine that the sandbox is on.
+const HOST: &str = "host";
+
 impl Target {
     fn read(text: &str) -> Result<Self, &'static str> {
-        match text {
-            "*" => return Ok(Self::Any),
-            "host" => return Ok(Self::Host),
-            _ => {}
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        if text.eq_ignore_ascii_case(HOST) {
+            return Ok(Self::Host);
         }
         if let Some(name) = text.strip_prefix("*.") {
             return Ok(Self::Below(name.parse().map_err(|_| "after `*.` a name of a host is allowed")?));
         }
-        let text = text.replacen("]/", "/", 1);
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Self::Addresses(address.into()));
+        if let Some(net) = read_net(text) {
+            return Ok(Self::Addresses(net));
         }
         if text.contains('/') {
-            let net: IpNet = text.parse().map_err(|_| "a range of addresses is like `10.1.0.0/16`")?;
-            return Ok(Self::Addresses(net.trunc()));
+            return Err("a range of addresses is like `10.1.0.0/16`");
         }
-        Ok(Self::Name(text.parse().map_err(
+        let name: Name = text.parse().map_err(
             |_| "its target is no name, address or range of addresses, and neither `*`, `*.NAME` nor `host`",
-        )?))
+        )?;
+        // Shown, it would be read as another rule.
+        if name.as_str() == HOST {
+            return Err("`host` is this machine: a host of that name cannot be said");
+        }
+        Ok(Self::Name(name))
     }
 }
 
@@ -193,7 +202,7 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
             Target::Any => f.write_str("*")?,
-            Target::Host => f.write_str("host")?,
+            Target::Host => f.write_str(HOST)?,
             Target::Name(name) => name.fmt(f)?,
             Target::Below(name) => write!(f, "*.{name}")?,
             Target::Addresses(net) => {
@@ -256,10 +265,17 @@ pub(crate) mod tests {
             ("[2001:db8::1]:443/udp", "[2001:db8::1]:443/udp"),
             ("[2001:db8::1]", "2001:db8::1"),
             ("host:8080", "host:8080"),
+            ("HOST:8080", "host:8080"),
+            ("*.host", "*.host"),
+            ("host.example", "host.example"),
             ("bücher.example", "xn--bcher-kva.example"),
         ] {
             assert_eq!(text.parse::<Rule>().unwrap().to_string(), shown, "{text}");
         }
+    }
+
+    #[test]
+    fn what_says_no_rule_or_two_is_none() {
         for wrong in [
             "",
             ":443",
@@ -282,6 +298,30 @@ pub(crate) mod tests {
             "[::1",
             "[::1]x",
             "[::1]64",
+            "[::1]]",
+            "[::1/64]/64",
+            "[::1/64",
+            "::1]/64",
+            "10.0.0.0]/8",
+            "[10.0.0.1]:80",
+            "[10.0.0.0]/8",
+            "[a.example]:80",
+            "[*]:80",
+            "[host]:80",
+            "[*.example]",
+            "[]",
+            "[]:80",
+            "::1%eth0",
+            "host.",
+            "host.:80",
+            "\u{ff48}ost",
+            "a..",
+            "a.example:",
+            "a.example:80:81",
+            "a:00080000",
+            "a/",
+            "a/tcp/",
+            "/tcp",
             "2001:db8::/129",
             "a b",
             "http://a",
@@ -350,10 +390,49 @@ pub(crate) mod tests {
         }
     }
 
+    /// What rules are made of.
+    const PARTS: &[&str] = &[
+        "*",
+        "*.",
+        "host",
+        "HOST",
+        "Host.",
+        "a.example",
+        "10.0.0.0",
+        "127.1",
+        "2001:db8::",
+        "::1",
+        "::ffff:10.0.0.1",
+        "[",
+        "]",
+        "/",
+        "8",
+        "64",
+        "/tcp",
+        "/UDP",
+        "/icmp",
+        ":",
+        "443",
+        "1-65535",
+        ".",
+        "\u{ff48}ost",
+        "\u{3002}",
+    ];
+
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
         #[test]
         fn every_rule_is_read_as_it_is_shown(rule in any_rule()) {
             prop_assert_eq!(rule.to_string().parse::<Rule>().unwrap(), rule);
+        }
+
+        #[test]
+        fn what_is_nearly_a_rule_is_one_or_none(parts in prop::collection::vec(prop::sample::select(PARTS), 1..7)) {
+            let text = parts.concat();
+            if let Ok(rule) = text.parse::<Rule>() {
+                prop_assert_eq!(rule.to_string().parse::<Rule>(), Ok(rule), "{}", text);
+            }
         }
 
         #[test]
