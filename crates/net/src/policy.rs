@@ -114,7 +114,12 @@ impl Policy {
         let port = destination.port();
         let about = |rule: &&Rule| rule.is_about(Protocol::Tcp, port);
         if let Claimed::Tls(Some(name)) | Claimed::Http(Some(name)) = claimed {
-            self.resolve_at(name, about)?;
+            // Opened by its address, a resolver may be called what it is.
+            let exactly = |rule: &Rule| rule.is_exactly(destination.ip());
+            match self.resolve_at(name, about) {
+                Err(Refusal::Dns) if self.allow.iter().filter(about).any(exactly) => {}
+                judged => judged?,
+            }
         }
         let Grant::ByName(names) = grant else { return Ok(()) };
         match claimed {
@@ -134,9 +139,14 @@ impl Policy {
 
     /// Whether `name` may be asked for.
     pub fn resolve(&self, name: &Name) -> Result<(), Refusal> {
-        self.resolve_at(name, |_| true)?;
-        let any = |rule: &Rule| matches!(rule.target, Target::Any) || rule.is_about_name(name);
-        match self.allow.is_empty() || self.allow.iter().any(any) {
+        // Denied for one port, it may still be asked for, for another.
+        self.resolve_at(name, |rule| rule.is_about_all())?;
+        let any = |rule: &Rule| rule.target == Target::Any;
+        // Where nothing public can be reached, questions would reach it.
+        let is_public_denied = self.deny.iter().any(|rule| any(rule) && rule.is_about_all());
+        let is_public_allowed = self.allow.is_empty() || self.allow.iter().any(any);
+        let is_said = || self.allow.iter().any(|rule| rule.is_about_name(name));
+        match is_public_allowed && !is_public_denied || is_said() {
             true => Ok(()),
             false => Err(Refusal::NotAllowed),
         }
@@ -144,7 +154,6 @@ impl Policy {
 
     /// Whether `name` is not denied by one of the rules that are `about` what is wanted of it, nor a closed resolver's.
     fn resolve_at(&self, name: &Name, about: impl Fn(&&Rule) -> bool) -> Result<(), Refusal> {
-        // Denied for one port, it may still be asked for, for another.
         let denies = |rule: &Rule| rule.is_about_name(name);
         if self.deny.iter().filter(&about).any(denies) {
             return Err(Refusal::Denied);

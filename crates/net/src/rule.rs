@@ -67,6 +67,11 @@ impl Rule {
         ports && self.protocol.is_none_or(|own| own == protocol)
     }
 
+    /// Whether it is about every port and protocol.
+    pub(crate) fn is_about_all(&self) -> bool {
+        self.ports.is_none() && self.protocol.is_none()
+    }
+
     pub(crate) fn is_about_address(&self, address: IpAddr) -> bool {
         match &self.target {
             Target::Any => Class::of(address) == Class::Public,

@@ -180,6 +180,72 @@ fn answers_have_no_address_that_could_not_be_reached() {
     assert!(!admits(&policy(&["127.0.0.1"], &[]), "127.0.0.1"));
 }
 
+#[test]
+fn a_name_that_is_denied_at_one_port_may_be_asked_for_for_another() {
+    let some = policy(&[], &["mail.example:25", "quiet.example/udp", "evil.example"]);
+    let [mail, quiet, evil] =
+        ["mail.example", "quiet.example", "evil.example"].map(|text| text.parse::<Name>().unwrap());
+    assert_eq!((some.resolve(&mail), some.resolve(&quiet)), (Ok(()), Ok(())));
+    assert_eq!(some.resolve(&evil), Err(Refusal::Denied));
+    let pinned = std::slice::from_ref(&mail);
+    assert_eq!(open(&some, Protocol::Tcp, "93.184.215.14:25", pinned), Err(Refusal::Denied));
+    assert_eq!(open(&some, Protocol::Tcp, "93.184.215.14:443", pinned), Ok(Grant::ByAddress));
+    let claim = |port: u16, name| {
+        let at = SocketAddr::from(([93, 184, 215, 14], port));
+        some.claim(&Grant::ByAddress, at, Claimed::Tls(Some(name)))
+    };
+    assert_eq!((claim(25, &mail), claim(443, &mail)), (Err(Refusal::Denied), Ok(())));
+}
+
+#[test]
+fn where_nothing_public_is_to_be_reached_no_question_leaves() {
+    let [one, other] = ["a.example", "b.example"].map(|text| text.parse::<Name>().unwrap());
+    for allow in [&[][..], &["*"], &["10.0.0.0/8"]] {
+        assert_eq!(policy(allow, &["*"]).resolve(&one), Err(Refusal::NotAllowed), "{allow:?}");
+    }
+    // A name that is said may be somebody's.
+    let mixed = policy(&["10.0.0.0/8", "a.example"], &["*"]);
+    assert_eq!((mixed.resolve(&one), mixed.resolve(&other)), (Ok(()), Err(Refusal::NotAllowed)));
+    assert_eq!(policy(&[], &["*:25", "*/udp"]).resolve(&one), Ok(()), "some of it may be");
+}
+
+#[test]
+fn a_resolver_opens_by_its_address_whatever_it_is_called() {
+    let policy = policy(&["*", "8.8.8.8:443"], &["bad.example"]);
+    let [google, bad] = ["dns.google", "bad.example"].map(|text| text.parse::<Name>().unwrap());
+    let claim = |at: &str, name| {
+        let grant = tcp(&policy, at)?;
+        policy.claim(&grant, at.parse().unwrap(), Claimed::Tls(Some(name)))
+    };
+    assert_eq!(claim("8.8.8.8:443", &google), Ok(()));
+    assert_eq!(claim("8.8.8.8:443", &bad), Err(Refusal::Denied));
+    assert_eq!(claim("93.184.215.14:443", &google), Err(Refusal::Dns));
+    assert_eq!(claim("8.8.4.4:443", &google), Err(Refusal::Dns));
+}
+
+#[test]
+fn names_are_one_however_they_are_written() {
+    let rules = policy(&["Example.COM.", "b\u{fc}cher.example", "*.Wild.example"], &["EVIL.wild.example"]);
+    for (text, expected) in [
+        ("example.com", Ok(())),
+        ("EXAMPLE.com.", Ok(())),
+        ("xn--bcher-kva.example", Ok(())),
+        ("XN--BCHER-KVA.Example.", Ok(())),
+        ("bucher.example", Err(Refusal::NotAllowed)),
+        // With a Cyrillic letter each.
+        ("ex\u{430}mple.com", Err(Refusal::NotAllowed)),
+        ("b\u{fc}\u{441}her.example", Err(Refusal::NotAllowed)),
+        ("a.b.WILD.example.", Ok(())),
+        ("wild.example", Err(Refusal::NotAllowed)),
+        ("evil.wild.EXAMPLE.", Err(Refusal::Denied)),
+        ("awild.example", Err(Refusal::NotAllowed)),
+    ] {
+        assert_eq!(rules.resolve(&text.parse().unwrap()), expected, "{text}");
+    }
+    let everything_below = policy(&["*.example"], &[]);
+    assert_eq!(everything_below.resolve(&"a.b.example".parse().unwrap()), Ok(()), "a TLD is a name");
+}
+
 prop_compose! {
     fn any_policy()(allow in prop::collection::vec(any_rule(), 0..6), deny in prop::collection::vec(any_rule(), 0..6)) -> Policy {
         Policy { allow, deny }
@@ -243,6 +309,54 @@ proptest! {
             prop_assert!((class != Class::Metadata && !is_host) || exactly);
             prop_assert!(!policy.deny.iter().any(|rule| rule.is_about(protocol, port) && rule.is_about_address(address)));
         }
+    }
+
+    #[test]
+    fn names_open_nothing_but_what_is_public(
+        labels in prop::collection::vec(prop::sample::select(vec!["a.example", "*.example", "*", "b.a.example:443/udp", "*:1-65535"]), 1..5),
+        protocol in any_protocol(), address in any_address(), port: u16, is_host: bool,
+    ) {
+        let policy = policy(&labels, &[]);
+        let names = names(&["a.example", "b.a.example"]);
+        let opened = policy.open(protocol, SocketAddr::new(address, port), Surroundings { is_host, names: &names });
+        prop_assert!(opened.is_err() || Class::of(address) == Class::Public && !is_host);
+        prop_assert!(!policy.admits_answer(address, is_host) || Class::of(address) == Class::Public && !is_host);
+        prop_assert!(policy.host(protocol, port).is_err());
+    }
+
+    #[test]
+    fn what_is_granted_by_name_is_claimed_by_it_alone(
+        policy in any_policy(), protocol in any_protocol(), address in any_address(), port: u16,
+        label in prop::sample::select(vec!["a.example", "b.example", "dns.google"]),
+    ) {
+        let (names, at) = (names(&["a.example", "dns.google"]), SocketAddr::new(address, port));
+        let Ok(Grant::ByName(granted)) = policy.open(protocol, at, Surroundings { is_host: false, names: &names }) else { return Ok(()) };
+        let name: Name = label.parse().unwrap();
+        let grant = Grant::ByName(granted.clone());
+        prop_assert!(!granted.is_empty() && granted.iter().all(|one| names.contains(one)));
+        for claimed in [Claimed::Tls(Some(&name)), Claimed::Http(Some(&name))] {
+            prop_assert!(policy.claim(&grant, at, claimed).is_err() || granted.contains(&name));
+        }
+        prop_assert!(policy.claim(&grant, at, Claimed::Tls(None)).is_err());
+        prop_assert!(policy.claim(&grant, at, Claimed::Http(None)).is_err());
+    }
+
+    #[test]
+    fn one_more_denial_makes_no_claim_good(
+        policy in any_policy(), rule in any_rule(), address in any_address(), port: u16,
+        label in prop::sample::select(vec!["a.example", "b.example", "dns.google"]),
+    ) {
+        let (name, at): (Name, _) = (label.parse().unwrap(), SocketAddr::new(address, port));
+        let mut stricter = policy.clone();
+        stricter.deny.push(rule);
+        for grant in [Grant::ByAddress, Grant::ByName(vec![name.clone()])] {
+            for claimed in [Claimed::Tls(Some(&name)), Claimed::Http(None), Claimed::Nothing] {
+                prop_assert!(policy.claim(&grant, at, claimed).is_ok() || stricter.claim(&grant, at, claimed).is_err());
+            }
+            prop_assert!(stricter.judges_requests(&grant) || !policy.judges_requests(&grant));
+        }
+        prop_assert!(policy.host(Protocol::Tcp, port).is_ok() || stricter.host(Protocol::Tcp, port).is_err());
+        prop_assert!(policy.admits_answer(address, false) || !stricter.admits_answer(address, false));
     }
 
     #[test]
