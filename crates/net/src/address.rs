@@ -37,7 +37,7 @@ impl Class {
 }
 
 /// Where machines of clouds and containers are told what they are: AWS and most others, ECS, EKS, Oracle, Alibaba,
-/// Azure, Scaleway.
+/// Azure, Scaleway, Tencent; over IPv6 AWS, EKS, Scaleway, Google, Oracle, OpenStack, Linode, Alibaba.
 const METADATA: &[IpAddr] = &[
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
@@ -46,9 +46,15 @@ const METADATA: &[IpAddr] = &[
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 42, 42)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 0, 23)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
+    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200)),
 ];
 
 /// First address, length of the prefix, and what it is. What is in none is public.
@@ -110,22 +116,89 @@ fn of_ipv6(address: Ipv6Addr) -> Class {
 mod tests {
     use super::*;
 
+    /// Copied from the registries again, and not from the tables above: what is before a block, its first address, its
+    /// last, and what is after it.
     #[test]
-    fn every_line_holds_from_its_first_address_to_its_last() {
-        for (first, prefix, class) in IPV4 {
-            let first = Ipv4Addr::from(*first).to_bits();
-            let last = first | u32::MAX.checked_shr((*prefix).into()).unwrap_or(0);
-            for bits in [first, last] {
-                let address = IpAddr::V4(Ipv4Addr::from_bits(bits));
-                assert!(METADATA.contains(&address) || Class::of(address) == *class, "{address}");
+    fn every_block_begins_and_ends_where_the_registries_say() {
+        use Class::{LinkLocal, Loopback, Private, Public, Special};
+        for (before, first, last, after, within) in [
+            ("", "0.0.0.0", "0.255.255.255", "1.0.0.0", Special),
+            ("9.255.255.255", "10.0.0.0", "10.255.255.255", "11.0.0.0", Private),
+            ("100.63.255.255", "100.64.0.0", "100.127.255.255", "100.128.0.0", Private),
+            ("126.255.255.255", "127.0.0.0", "127.255.255.255", "128.0.0.0", Loopback),
+            ("169.253.255.255", "169.254.0.0", "169.254.255.255", "169.255.0.0", LinkLocal),
+            ("172.15.255.255", "172.16.0.0", "172.31.255.255", "172.32.0.0", Private),
+            ("191.255.255.255", "192.0.0.0", "192.0.0.255", "192.0.1.0", Special),
+            ("192.0.1.255", "192.0.2.0", "192.0.2.255", "192.0.3.0", Special),
+            ("192.31.195.255", "192.31.196.0", "192.31.196.255", "192.31.197.0", Special),
+            ("192.52.192.255", "192.52.193.0", "192.52.193.255", "192.52.194.0", Special),
+            ("192.88.98.255", "192.88.99.0", "192.88.99.255", "192.88.100.0", Special),
+            ("192.167.255.255", "192.168.0.0", "192.168.255.255", "192.169.0.0", Private),
+            ("192.175.47.255", "192.175.48.0", "192.175.48.255", "192.175.49.0", Special),
+            ("198.17.255.255", "198.18.0.0", "198.19.255.255", "198.20.0.0", Special),
+            ("198.51.99.255", "198.51.100.0", "198.51.100.255", "198.51.101.0", Special),
+            ("203.0.112.255", "203.0.113.0", "203.0.113.255", "203.0.114.0", Special),
+            ("223.255.255.255", "224.0.0.0", "255.255.255.255", "", Special),
+            ("", "::2", "1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "2000::", Special),
+            ("2000:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "2001::", "2001:1ff:ffff::", "2001:200::", Special),
+            (
+                "2001:db7:ffff:ffff:ffff:ffff:ffff:ffff",
+                "2001:db8::",
+                "2001:db8:ffff::",
+                "2001:db9::",
+                Special,
+            ),
+            ("2001:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "2002::", "2002:ffff:ffff::", "2003::", Special),
+            ("2620:4f:7fff:ffff::", "2620:4f:8000::", "2620:4f:8000:ffff::", "2620:4f:8001::", Special),
+            ("3ffe:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "3fff::", "3fff:fff:ffff::", "3fff:1000::", Special),
+            ("3fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "4000::", "fbff:ffff:ffff:ffff::", "", Special),
+            ("", "fc00::", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "", Private),
+            ("", "fe00::", "fe7f:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "", Special),
+            ("", "fe80::", "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "", LinkLocal),
+            ("", "fec0::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "", Special),
+            ("", "::1", "::1", "", Loopback),
+            ("", "::", "::", "", Special),
+        ] {
+            for (text, class) in [(before, Public), (first, within), (last, within), (after, Public)] {
+                if !text.is_empty() {
+                    assert_eq!(Class::of(text.parse().unwrap()), class, "{text}");
+                }
             }
-            for bits in [first.checked_sub(1), last.checked_add(1)].into_iter().flatten() {
-                let address = Ipv4Addr::from_bits(bits);
-                let listed = IPV4.iter().any(|(other, prefix, _)| {
-                    (bits ^ Ipv4Addr::from(*other).to_bits()) >> (32 - prefix) == 0
-                });
-                assert!(listed || of_ipv4(address) == Class::Public, "{address}");
-            }
+        }
+    }
+
+    #[test]
+    fn services_of_clouds_are_told_from_their_neighbours() {
+        use Class::{LinkLocal, Private, Public, Special};
+        for (address, around) in [
+            ("169.254.169.254", LinkLocal),
+            ("169.254.170.2", LinkLocal),
+            ("169.254.170.23", LinkLocal),
+            ("169.254.42.42", LinkLocal),
+            ("169.254.0.23", LinkLocal),
+            ("192.0.0.192", Special),
+            ("100.100.100.200", Private),
+            ("168.63.129.16", Public),
+            ("fd00:ec2::254", Private),
+            ("fd00:ec2::23", Private),
+            ("fd00:42::42", Private),
+            ("fd20:ce::254", Private),
+            ("fd00:c1::a9fe:a9fe", Private),
+            ("fe80::a9fe:a9fe", LinkLocal),
+            ("fd00:a9fe:a9fe::1", Private),
+            ("fd00:100::100:200", Private),
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(Class::of(address), Class::Metadata, "{address}");
+            let next = |step: i8| match address {
+                IpAddr::V4(address) => {
+                    IpAddr::from(address.to_bits().wrapping_add_signed(step.into()).to_be_bytes())
+                }
+                IpAddr::V6(address) => {
+                    IpAddr::from(address.to_bits().wrapping_add_signed(step.into()).to_be_bytes())
+                }
+            };
+            assert_eq!((Class::of(next(-1)), Class::of(next(1))), (around, around), "{address}");
         }
     }
 
