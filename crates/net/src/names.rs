@@ -12,6 +12,8 @@ pub const MIN_TTL: Duration = Duration::from_secs(30);
 pub const MAX_TTL: Duration = Duration::from_secs(3600);
 /// Pairs of a name and an address; beyond them the one that ends first goes.
 pub const MAX_PINS: usize = 4096;
+/// Names of one address, all of which a policy looks at for each connection; beyond them the one that ends first goes.
+pub const MAX_NAMES: usize = 64;
 
 /// How long an answer counts that says `ttl`.
 pub fn ttl(ttl: Duration) -> Duration {
@@ -30,17 +32,23 @@ impl Names {
     pub fn pin(&mut self, name: &Name, addresses: &[IpAddr], ttl: Duration, now: Instant) {
         let until = now + self::ttl(ttl);
         for address in addresses {
+            let mut pinned = self.pins.get_mut(address).into_iter().flatten();
+            if let Some((_, end)) = pinned.find(|(pinned, _)| pinned == name) {
+                *end = until.max(*end);
+                continue;
+            }
             if self.count >= MAX_PINS {
                 self.make_room(now);
             }
             let pins = self.pins.entry(*address).or_default();
-            match pins.iter_mut().find(|(pinned, _)| pinned == name) {
-                Some((_, end)) => *end = until.max(*end),
-                None => {
-                    pins.push((name.clone(), until));
-                    self.count += 1;
-                }
+            if pins.len() >= MAX_NAMES
+                && let Some(first) = (0..pins.len()).min_by_key(|index| pins[*index].1)
+            {
+                pins[first] = (name.clone(), until);
+                continue;
             }
+            pins.push((name.clone(), until));
+            self.count += 1;
         }
     }
 
@@ -70,6 +78,8 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn name(text: &str) -> Name {
@@ -110,5 +120,70 @@ mod tests {
             assert_eq!(names.of(at, now).len(), 1);
         }
         assert!(names.of(IpAddr::from(0_u32.to_be_bytes()), now).is_empty(), "the first to end is gone");
+    }
+
+    #[test]
+    fn an_address_has_no_more_names_than_are_looked_at() {
+        let (now, at, mut names) = (Instant::now(), IpAddr::from([93, 184, 215, 14]), Names::default());
+        let numbered = |n: usize| name(&format!("n{n}.example"));
+        for n in 0..=MAX_NAMES {
+            let seconds = 60 + u64::try_from(n).unwrap();
+            names.pin(&numbered(n), &[at], Duration::from_secs(seconds), now);
+        }
+        let kept = names.of(at, now);
+        assert_eq!((kept.len(), names.count), (MAX_NAMES, MAX_NAMES));
+        assert!(!kept.contains(&numbered(0)), "the first to end is gone");
+        // Whatever it says, who has just been told an address can use it.
+        names.pin(&name("late.example"), &[at], Duration::ZERO, now);
+        assert!(names.of(at, now).contains(&name("late.example")));
+        // One that is there needs no room.
+        names.pin(&name("late.example"), &[at], MAX_TTL, now);
+        assert_eq!(names.of(at, now).len(), MAX_NAMES);
+    }
+
+    proptest! {
+        #[test]
+        fn no_pin_outlives_its_answer(
+            answers in prop::collection::vec((0..4_u8, prop::collection::vec(0..4_u8, 0..3), 0..200_000_u64, 0..5000_u64), 0..40),
+            later in 0..8000_u64,
+        ) {
+            let (begun, mut names) = (Instant::now(), Names::default());
+            let (at, numbered) = (|n: u8| IpAddr::from([10, 0, 0, n]), |n: u8| name(&format!("n{n}.example")));
+            // What must be, from all that was said.
+            let mut said = Vec::new();
+            let mut now = begun;
+            for (who, wheres, ttl, pause) in answers {
+                now += Duration::from_secs(pause);
+                let wheres: Vec<_> = wheres.into_iter().map(at).collect();
+                names.pin(&numbered(who), &wheres, Duration::from_secs(ttl), now);
+                let end = now + Duration::from_secs(ttl.clamp(30, 3600));
+                said.extend(wheres.into_iter().map(|address| (numbered(who), address, end)));
+            }
+            let now = now + Duration::from_secs(later);
+            for address in (0..4).map(at) {
+                let mut expected: Vec<_> = said.iter().filter(|(_, other, end)| *other == address && *end > now).collect();
+                expected.sort_unstable();
+                expected.dedup_by(|a, b| a.0 == b.0);
+                let mut found = names.of(address, now);
+                found.sort_unstable();
+                prop_assert_eq!(found, expected.into_iter().map(|(name, ..)| name.clone()).collect::<Vec<_>>());
+            }
+        }
+
+        #[test]
+        fn pins_are_counted(answers in prop::collection::vec((any::<u16>(), any::<u8>()), 0..200), many: u32) {
+            let (now, mut names) = (Instant::now(), Names::default());
+            for n in 0..MAX_PINS - 50 {
+                let address = many.wrapping_add(u32::try_from(n).unwrap_or_default());
+                names.pin(&name("many.example"), &[IpAddr::from(address.to_be_bytes())], MAX_TTL, now);
+            }
+            for (seconds, who) in answers {
+                let ttl = Duration::from_secs(seconds.into());
+                names.pin(&name(&format!("n{who}.example")), &[IpAddr::from([10, 0, 0, 1])], ttl, now);
+                prop_assert!(names.count <= MAX_PINS);
+                prop_assert_eq!(names.count, names.pins.values().map(Vec::len).sum::<usize>());
+            }
+            prop_assert!(names.of(IpAddr::from([10, 0, 0, 1]), now).len() <= MAX_NAMES);
+        }
     }
 }
