@@ -267,7 +267,176 @@ mod tests {
         }
     }
 
+    /// Writes what was read, by the RFCs' offsets, with checksums of its own.
+    fn write(packet: &Packet<'_>) -> Vec<u8> {
+        let (protocol, mut body, sum_at) = match packet.transport {
+            Transport::Tcp { source_port, destination_port, syn, ack, rst } => {
+                let mut body = [source_port.to_be_bytes(), destination_port.to_be_bytes()].concat();
+                body.extend([0; 8]);
+                body.extend([
+                    0x50,
+                    u8::from(syn) << 1 | u8::from(rst) << 2 | u8::from(ack) << 4,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                ]);
+                (6, body, 16)
+            }
+            Transport::Udp { source_port, destination_port, payload } => {
+                let length = u16::try_from(8 + payload.len()).unwrap();
+                let header = [source_port, destination_port, length, 0].map(u16::to_be_bytes).concat();
+                (17, [&header, payload].concat(), 6)
+            }
+            Transport::Echo { id, sequence, payload } => {
+                let (protocol, kind) = if packet.source.is_ipv4() { (1, 8_u16) } else { (58, 128) };
+                let header = [kind << 8, 0, id, sequence].map(u16::to_be_bytes).concat();
+                (protocol, [&header, payload].concat(), 2)
+            }
+        };
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        let ends = [octets(packet.source), octets(packet.destination)].concat();
+        let length = u16::try_from(body.len()).unwrap();
+        let pseudo = [&ends[..], &length.to_be_bytes(), &[0, protocol]].concat();
+        let sum = checksum(&[if protocol == 1 { &[] } else { &pseudo[..] }, &body]);
+        let sum = if sum == 0 && protocol == 17 { 0xffff } else { sum };
+        body[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
+        let mut header = match packet.source {
+            IpAddr::V4(_) => {
+                let total = (20 + length).to_be_bytes();
+                vec![0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, protocol, 0, 0]
+            }
+            IpAddr::V6(_) => [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[protocol, 64]].concat(),
+        };
+        header.extend(ends);
+        if packet.source.is_ipv4() {
+            let sum = checksum(&[&header]);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        [header, body].concat()
+    }
+
+    /// The internet's checksum (RFC 1071) of what is of even length but for the last.
+    fn checksum(parts: &[&[u8]]) -> u16 {
+        let words = parts.iter().flat_map(|part| part.chunks(2));
+        let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+        let mut sum: u32 = words.map(word).sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !u16::try_from(sum).unwrap()
+    }
+
+    fn any_ends() -> impl Strategy<Value = (IpAddr, IpAddr)> {
+        prop_oneof![
+            any::<([u8; 4], [u8; 4])>().prop_map(|(from, to)| (from.into(), to.into())),
+            any::<([u16; 8], [u16; 8])>().prop_map(|(from, to)| (from.into(), to.into())),
+        ]
+    }
+
+    #[test]
+    fn headers_that_lead_elsewhere_are_not_followed() {
+        let ends = ("fd00:b0e7::15".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        let transport = Transport::Udp { source_port: 1000, destination_port: 2000, payload: b"abc" };
+        let packet = Packet { source: ends.0, destination: ends.1, transport };
+        let good = write(&packet);
+        assert_eq!(parse(&good), Ok(packet));
+        // Authentication, encryption, mobility, identity, shims, tests, nothing, and IPv4 or IPv6 within.
+        for header in [51, 50, 135, 139, 140, 253, 254, 59, 4, 41, 47, 132, 2] {
+            let mut bytes = good.clone();
+            bytes[6] = header;
+            assert_eq!(parse(&bytes), Err(Refusal::Protocol), "{header}");
+        }
+        for (header, refusal) in
+            [(0, Refusal::Options), (43, Refusal::Options), (60, Refusal::Options), (44, Refusal::Fragment)]
+        {
+            let mut bytes = good.clone();
+            bytes[6] = header;
+            assert_eq!(parse(&bytes), Err(refusal), "{header}");
+        }
+        // ICMP of the other family.
+        let mut bytes = good.clone();
+        bytes[6] = 1;
+        assert_eq!(parse(&bytes), Err(Refusal::Protocol));
+        let mut bytes = good;
+        bytes[46..48].fill(0);
+        assert_eq!(parse(&bytes), Err(Refusal::Malformed), "over IPv6 there is a checksum");
+        for version in (0..16).filter(|version| !matches!(version, 4 | 6)) {
+            bytes[0] = version << 4;
+            assert_eq!(parse(&bytes), Err(Refusal::Malformed), "{version}");
+        }
+    }
+
+    #[test]
+    fn over_ipv4_a_datagram_may_be_without_checksum() {
+        let mut bytes = datagram();
+        bytes[26..28].fill(0);
+        assert!(parse(&bytes).is_ok(), "RFC 768");
+        bytes[26..28].copy_from_slice(&[0, 1]);
+        assert_eq!(parse(&bytes), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn of_icmp_an_echo_that_is_asked_for_is_all() {
+        for (source, destination, asked) in
+            [("10.0.2.15", "93.184.215.14", 8), ("fd00:b0e7::15", "2001:db8::1", 128)]
+        {
+            let transport = Transport::Echo { id: 1, sequence: 2, payload: b"abc" };
+            let packet = Packet {
+                source: source.parse().unwrap(),
+                destination: destination.parse().unwrap(),
+                transport,
+            };
+            let good = write(&packet);
+            let icmp = good.len() - 11;
+            assert_eq!(parse(&good), Ok(packet));
+            // The checksum of what is changed is changed by as much.
+            let changed = |at: usize, to: u8| {
+                let mut bytes = good.clone();
+                let sum = u16::from_be_bytes([bytes[icmp + 2], bytes[icmp + 3]]);
+                let shift = if at.is_multiple_of(2) { 8 } else { 0 };
+                let (old, new) = (u32::from(bytes[icmp + at]) << shift, u32::from(to) << shift);
+                let sum = (u32::from(!sum) + (0xffff - old) + new) % 0xffff;
+                bytes[icmp + at] = to;
+                bytes[icmp + 2..icmp + 4].copy_from_slice(&(!u16::try_from(sum).unwrap()).to_be_bytes());
+                parse(&bytes).map(drop)
+            };
+            for kind in (0..=u8::MAX).filter(|kind| *kind != asked) {
+                // Not all kinds are known to be whole.
+                let refused = changed(0, kind);
+                assert!(matches!(refused, Err(Refusal::Protocol | Refusal::Malformed)), "{kind} {refused:?}");
+            }
+            assert_eq!(changed(0, asked), Ok(()));
+            assert_eq!(changed(1, 1), Err(Refusal::Malformed), "no echo has another code");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_packet_is_read_as_it_was_written(
+            ends in any_ends(), kind in 0..3, ports in (1..=u16::MAX, 1..=u16::MAX), flags: [bool; 3],
+            payload in prop::collection::vec(any::<u8>(), 0..1500),
+        ) {
+            let ((one, other), [syn, ack, rst], payload) = (ports, flags, &payload[..]);
+            let transport = match kind {
+                0 => Transport::Tcp { source_port: one, destination_port: other, syn, ack, rst },
+                1 => Transport::Udp { source_port: one, destination_port: other, payload },
+                _ => Transport::Echo { id: one, sequence: other, payload },
+            };
+            let packet = Packet { source: ends.0, destination: ends.1, transport };
+            let bytes = write(&packet);
+            let read = parse(&bytes);
+            prop_assert_eq!(read, Ok(packet));
+            for length in [0, 1, 19, 20, 39, 40, 47, bytes.len() - 1] {
+                prop_assert!(length >= bytes.len() || parse(&bytes[..length]).is_err());
+            }
+        }
+
         #[test]
         fn nothing_is_too_odd(mut bytes in prop::collection::vec(any::<u8>(), 0..100), version in prop::option::of(4..=6_u8)) {
             if let (Some(first), Some(version)) = (bytes.first_mut(), version) {
