@@ -176,6 +176,26 @@ mod tests {
     }
 
     #[test]
+    fn it_is_believed_for_no_address() {
+        let authority = authority(&["api.example.com"]);
+        for address in ["93.184.215.14", "2606:4700::1111"] {
+            let key = KeyPair::generate().expect("a key");
+            let mut params = of_now(address);
+            params.subject_alt_names = vec![rcgen::SanType::IpAddress(address.parse().expect("an address"))];
+            let leaf = params.signed_by(&key, &authority.issuer).expect("a certificate").der().clone();
+            let mut roots = RootCertStore::empty();
+            roots.add(authority.issuer.der().clone()).expect("an authority");
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+            let name = ServerName::try_from(address).expect("an address");
+            let believed =
+                verifier.build().expect("one").verify_server_cert(&leaf, &[], &name, &[], UnixTime::now());
+            let error = believed.expect_err(address).to_string();
+            assert!(error.contains("NameConstraintViolation"), "{error}");
+        }
+    }
+
+    #[test]
     fn it_is_believed_for_a_month() {
         let authority = authority(&["api.example.com"]);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");

@@ -38,3 +38,37 @@ where
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::rt::Executor as _;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn tasks_end_with_what_they_are_for() {
+        let tasks = Tasks::default();
+        let end = tasks.ended_by_drop();
+        let (alive, ended) = oneshot::channel::<()>();
+        let kept = tasks.clone();
+        tasks.execute(async move {
+            let _held = (alive, kept);
+            std::future::pending::<()>().await;
+        });
+        drop((tasks, end));
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(10), ended).await;
+        ended.expect("it ends").expect_err("it was dropped");
+    }
+
+    #[tokio::test]
+    async fn tasks_that_have_ended_take_no_room() {
+        let tasks = Tasks::default();
+        for _ in 0..100 {
+            let (done, is_done) = oneshot::channel();
+            tasks.execute(async move { done.send(()).expect("awaited") });
+            is_done.await.expect("it runs");
+            tokio::task::yield_now().await;
+        }
+        assert!(tasks.0.lock().unwrap().len() <= 2);
+    }
+}

@@ -133,6 +133,12 @@ async fn answer(
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     seen.lock().unwrap().push(Request::from_parts(parts, ()));
+    if path == "/stall" {
+        // The body is neither read nor let go.
+        let _body = body;
+        std::future::pending::<()>().await;
+        unreachable!();
+    }
     let mut response = Response::new(match path.as_str() {
         "/echo" => body.boxed(),
         "/endless" => endless(sent_bytes),

@@ -171,6 +171,9 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(name, secret.placeholder().parse().expect("a value"));
             assert_eq!(reveal(&mut headers, &[&secret], LIMIT_BYTES), expected);
+            let plain = "v".repeat(value_bytes).parse().expect("a value");
+            let mut headers = HeaderMap::from_iter([(HeaderName::from_static(name), plain)]);
+            assert_eq!(reveal(&mut headers, &[&secret], LIMIT_BYTES), expected);
         }
     }
 

@@ -114,3 +114,22 @@ async fn who_stops_serving_closes_both_sides() {
         assert!(rest.is_err(), "the body was cut");
     }
 }
+
+#[tokio::test]
+async fn who_stops_serving_leaves_nothing_that_waits_for_a_server() {
+    // In HTTP/2, where tasks of their own carry bodies; a server of HTTP/1.1 that does not read would not notice.
+    let (web, interceptor) = site(BOTH).await;
+    let mut guest = Guest::connect(&web, &interceptor, BOTH).await;
+    let served = guest.served.abort_handle();
+    let request = guest.request("/stall").method("POST").body(whole(vec![b'x'; 4 * 1024 * 1024]));
+    let sending = tokio::spawn(async move { guest.send(request.expect("a request")).await.map(drop) });
+    let arrived = async {
+        while web.seen().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, arrived).await.expect("the request arrives");
+    served.abort();
+    tokio::time::timeout(DEADLINE, web.ended.notified()).await.expect("the server's connection ends");
+    tokio::time::timeout(DEADLINE, sending).await.expect("it ends").expect("sent").expect_err("cut");
+}
