@@ -433,6 +433,32 @@ def test_a_sandbox_is_attested(cli: Cli) -> None:
     assert code == 125 and "Intel TDX" in error and "simulate" in error, error
 
 
+def test_a_network_is_as_the_command_line_says(cli: Cli, tmp_path: Path) -> None:
+    interfaces = ["run", "--rm", "--network", "none", "base", "ls", "/sys/class/net"]
+    assert cli.ok(*interfaces).split() == ["lo"]
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2\n")
+    given = ["--allow", "*.example.com:443", "--deny", "a.example.com", "--dns", "9.9.9.9"]
+    cli.ok("run", "-d", "--idle", "--name", "net", *given, "--secret", f"KEY={secret}@api.example.com", "base")
+    try:
+        assert sorted(cli.ok("exec", "net", "ls", "/sys/class/net").split()) == ["eth0", "lo"]
+        assert cli.ok("exec", "net", "printenv", "KEY").startswith("bouvet-secret-")
+        shown = cli.ok("inspect", "net")
+        assert "hunter2" not in shown and "KEY" in shown
+        assert cli.run("exec", "net", "curl", "-sS", "-m", "20", "http://10.0.0.1/")[0] == 7
+        told = json.loads(cli.ok("network", "policy", "--json", "net"))
+        assert told["policy"] == {"allow": ["*.example.com:443"], "deny": ["a.example.com"]}
+        assert told["counts"]["refused"] == {"private": 1}
+        assert "10.0.0.1:80" in cli.ok("network", "policy", "net", "--allow", "10.0.0.0/8")
+        assert json.loads(cli.ok("network", "policy", "--json", "net"))["policy"]["allow"] == ["10.0.0.0/8"]
+        code, _, words = cli.run("network", "policy", "net", "--allow", "10.0.0.0/33")
+        assert code == 125 and "10.0.0.0/33" in words
+    finally:
+        cli.ok("rm", "-f", "net")
+    code, _, words = cli.run("run", "--network", "none", "--allow", "example.com", "base", "true")
+    assert code == 125 and "--allow" in words
+
+
 def test_shells_complete_commands(tmp_path: Path) -> None:
     cli = Cli(bouvet.environment(tmp_path / "state"), tmp_path)
     for shell in ("bash", "zsh", "fish"):

@@ -20,6 +20,7 @@ PARAMETERS: dict[str, tuple[list[str], list[str]]] = {
             *("memory_mib", "vcpu_count"),
             # Beyond the published ones.
             *("image", "env", "working_dir", "user", "name", "disk_mib", "timeout_secs", "tmpfs", "read_only"),
+            *("network", "allow", "deny"),
         ],
     ),
     "destroy_sandbox": (["sandbox_id"], []),
@@ -32,6 +33,7 @@ PARAMETERS: dict[str, tuple[list[str], list[str]]] = {
     "create_context": (["sandbox_id", "language"], ["cwd", "env"]),
     "list_contexts": (["sandbox_id"], []),
     "destroy_context": (["sandbox_id", "context_id"], []),
+    "network_policy": (["sandbox_id"], ["allow", "deny"]),
 }
 RESULTS = {
     "create_sandbox": {"sandbox_id"},
@@ -45,6 +47,7 @@ RESULTS = {
     "create_context": {"context_id", "language", "created_at"},
     "list_contexts": {"contexts"},
     "destroy_context": {"success"},
+    "network_policy": {"allow", "deny", "refused", "last_refused"},
 }
 READS_ONLY = {"list_sandboxes", "read_file", "list_directory", "list_contexts"}
 DESTROYS = {"destroy_sandbox", "write_file", "destroy_context"}
@@ -84,9 +87,11 @@ async def test_all_annotations_are_set(way: Way) -> None:
         assert hints and hints.title, tool.name
         assert hints.read_only_hint is (tool.name in READS_ONLY), tool.name
         assert hints.destructive_hint is (tool.name in DESTROYS), tool.name
-        assert hints.idempotent_hint is (tool.name in READS_ONLY | {"destroy_sandbox", "destroy_context"}), tool.name
-        # An image comes from a registry.
-        assert hints.open_world_hint is (tool.name == "create_sandbox"), tool.name
+        again = {"destroy_sandbox", "destroy_context", "network_policy"}
+        assert hints.idempotent_hint is (tool.name in READS_ONLY | again), tool.name
+        # An image comes from a registry, and a program may have a network.
+        world = {"create_sandbox", "execute_code", "run_command"}
+        assert hints.open_world_hint is (tool.name in world), tool.name
 
 
 async def test_results_have_schemas(way: Way) -> None:
@@ -249,11 +254,45 @@ async def test_an_unknown_sandbox_is_refused(way: Way) -> None:
             ("create_context", {"language": "python"}),
             ("list_contexts", {}),
             ("destroy_context", {"context_id": "x"}),
+            ("network_policy", {}),
         ]:
             words = await way.refusal(tool, sandbox_id=wrong, **arguments)
             assert "there is no sandbox" in words and wrong[:64] in words
             assert "list_sandboxes" in words and "create_sandbox" in words
             assert len(words) < 500
+
+
+async def test_a_network_is_had_by_asking_and_its_policy_changed(way: Way) -> None:
+    sandbox = (await bouvet.call(way.client, "create_sandbox", allow=["*.example.com"]))["sandbox_id"]
+
+    async def fetch(*addresses: str) -> int:
+        command = "; ".join(f"curl -sS -m 20 http://{address}/" for address in addresses)
+        ran = await bouvet.call(way.client, "run_command", sandbox_id=sandbox, command=command)
+        return ran["exit_code"]
+
+    try:
+        assert await fetch("10.0.0.1", "evil.example") != 0
+        told = await bouvet.call(way.client, "network_policy", sandbox_id=sandbox)
+        assert (told["allow"], told["deny"]) == (["*.example.com"], [])
+        # Names are asked for over both families.
+        assert told["refused"]["private"] == 1 and told["refused"]["not_allowed"] >= 1
+        first = told["last_refused"][0]
+        assert (first["reason"], first["protocol"], first["destination"]) == ("private", "tcp", "10.0.0.1:80")
+        told = await bouvet.call(way.client, "network_policy", sandbox_id=sandbox, deny=["a.example.com"])
+        assert (told["allow"], told["deny"]) == (["*.example.com"], ["a.example.com"])
+        words = await way.refusal("network_policy", sandbox_id=sandbox, allow=["10.0.0.0/33"])
+        assert "10.0.0.0/33" in words and "TARGET" in words
+        # The operator lets clients have what is public, whatever they say.
+        await bouvet.call(way.client, "network_policy", sandbox_id=sandbox, allow=["10.0.0.0/8"], deny=[])
+        assert await fetch("10.0.0.1") == 7
+    finally:
+        await bouvet.call(way.client, "destroy_sandbox", sandbox_id=sandbox)
+    alone = (await bouvet.call(way.client, "create_sandbox"))["sandbox_id"]
+    interfaces = await bouvet.call(way.client, "run_command", sandbox_id=alone, command="ls /sys/class/net")
+    assert interfaces["stdout"].split() == ["lo"]
+    assert "no network" in await way.refusal("network_policy", sandbox_id=alone)
+    await bouvet.call(way.client, "destroy_sandbox", sandbox_id=alone)
+    assert "`none` and `tsi`" in await bouvet.refusal(way.client, "create_sandbox", network="host")
 
 
 async def test_an_unknown_language_is_refused(way: Way) -> None:

@@ -53,6 +53,7 @@ def test_the_published_command_lists_the_tools(http_server: Server, accept: str)
         "create_context",
         "list_contexts",
         "destroy_context",
+        "network_policy",
     }
     verdict = " -s -o /dev/null -w '%{http_code} %{content_type}'"
     assert shell(http_server, PUBLISHED + accept + verdict) == "200 application/json"

@@ -22,11 +22,11 @@ struct Args {
     sandbox_id: String,
     /// What it can reach from now on, and nothing else: rules like `pypi.org`, `*.github.com:443`, `192.0.2.0/24`. Empty:
     /// all that is public. Left out: as it was.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<String>")]
     allow: Option<Vec<String>>,
     /// What it cannot reach from now on, whatever is allowed: rules of the same form. Left out: as it was.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<String>")]
     deny: Option<Vec<String>>,
 }
