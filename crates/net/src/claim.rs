@@ -58,6 +58,20 @@ pub fn read(bytes: &[u8]) -> Claim {
     }
 }
 
+/// Reads `bytes`, after which nothing comes. It is never [`Claim::More`].
+pub fn read_whole(bytes: &[u8]) -> Claim {
+    match read(bytes) {
+        Claim::More if bytes.is_empty() => Claim::Nothing,
+        Claim::More if bytes.first().is_some_and(|first| may_be_tls(*first)) => Claim::Broken,
+        // The end of what is said is the end of its last line.
+        Claim::More => match read_http(&[bytes, b"\n"].concat()) {
+            Claim::More => Claim::Nothing,
+            claim => claim,
+        },
+        claim => claim,
+    }
+}
+
 fn read_tls(mut bytes: &[u8]) -> Claim {
     let mut acceptor = Acceptor::default();
     while !bytes.is_empty() {
@@ -198,6 +212,18 @@ mod tests {
         }
         for text in ["", "G", "GE", "GET", "SSH-2.0-Open", "PROPFIND / HTT"] {
             assert_eq!(read(text.as_bytes()), Claim::More, "{text:?}");
+        }
+        // As a server reads it that is told no more.
+        for (text, whole) in [
+            ("", Claim::Nothing),
+            ("hello", Claim::Nothing),
+            ("\r\n", Claim::Nothing),
+            ("GET", Claim::Nothing),
+            ("PROPFIND / HTTP/1.1", Claim::Http),
+            ("\x16\x03", Claim::Broken),
+        ] {
+            assert_eq!(read(text.as_bytes()), Claim::More, "{text:?}");
+            assert_eq!(read_whole(text.as_bytes()), whole, "{text:?}");
         }
         assert_eq!(read(&[b'a'; MAX_LINE_BYTES + 1]), Claim::Nothing);
         assert_eq!(read(&[b'\n'; MAX_LINE_BYTES + 1]), Claim::Broken);
@@ -378,6 +404,7 @@ mod tests {
             let mut said = Claim::More;
             for end in 0..=all.len() {
                 let now = read(&all[..end]);
+                prop_assert_ne!(read_whole(&all[..end]), Claim::More);
                 prop_assert!(said == Claim::More || said == now, "{said:?} became {now:?}");
                 said = now;
             }

@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 
 use crate::refusal::Refusal;
 use crate::reply::{self, Unreachable};
-use crate::shared::Shared;
+use crate::shared::{Shared, Waiting};
 
 /// How long an answer may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -25,24 +25,25 @@ pub(crate) struct Echo {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) number: (u16, u16),
-    pub(crate) payload: Bytes,
-    pub(crate) packet: Bytes,
+    /// At the end of its packet.
+    pub(crate) payload_bytes: usize,
 }
 
 impl Echo {
-    /// The answer.
-    pub(crate) fn reply(&self) -> Option<Bytes> {
-        reply::echo(self.destination, self.source, self.number, &self.payload)
+    /// The answer to it, which came in `packet`.
+    pub(crate) fn reply(&self, packet: &[u8]) -> Option<Bytes> {
+        let payload = &packet[packet.len() - self.payload_bytes..];
+        reply::echo(self.destination, self.source, self.number, payload)
     }
 }
 
-/// Asks for an echo, and tells the sandbox when it came.
-pub(crate) async fn run(shared: Arc<Shared>, echo: Echo) {
+/// Asks for the echo that the sandbox asked for in `packet`, and tells it when it came.
+pub(crate) async fn run(shared: Arc<Shared>, echo: Echo, packet: Waiting) {
     match tokio::time::timeout(DEADLINE, ask(echo.destination, echo.number.1)).await {
-        Ok(Ok(())) => shared.answer(echo.reply()),
+        Ok(Ok(())) => shared.answer(echo.reply(packet.bytes())),
         Ok(Err(error)) if is_forbidden(&error) => {
             shared.counters.refuse(Refusal::NoPing, None, None);
-            shared.answer(reply::unreachable(&echo.packet, Unreachable::Prohibited));
+            shared.answer(reply::unreachable(packet.bytes(), Unreachable::Prohibited));
         }
         // Nobody answered, which is what the sandbox sees too.
         Ok(Err(_)) | Err(_) => {}

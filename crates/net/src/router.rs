@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::count::add;
 use crate::dns::Transport as Carrier;
@@ -17,7 +17,7 @@ use crate::packet::{self, Packet, Transport};
 use crate::ping::{self, Echo};
 use crate::refusal::Refusal;
 use crate::reply::{self, Unreachable};
-use crate::shared::Shared;
+use crate::shared::{Shared, Waiting};
 use crate::tcp::{self, Way};
 use crate::udp::{self, Datagram};
 
@@ -30,13 +30,13 @@ const DNS_PORT: u16 = 53;
 #[derive(Debug)]
 pub(crate) struct Router {
     shared: Arc<Shared>,
-    connections: HashMap<Ends, mpsc::Sender<Bytes>>,
+    connections: HashMap<Ends, mpsc::Sender<Waiting>>,
     datagrams: HashMap<Ends, mpsc::Sender<Datagram>>,
     /// Those of them that have ended are known by the ends that they return.
     tasks: JoinSet<Option<(Protocol, Ends)>>,
     packets: Rate,
     bytes: Rate,
-    asked: usize,
+    asked: Arc<Semaphore>,
 }
 
 /// Names that are asked for and echoes that are waited for at once.
@@ -52,7 +52,7 @@ impl Router {
             tasks: JoinSet::new(),
             packets: Rate::per_second(limits.packets_per_s),
             bytes: Rate::per_second(limits.bytes_per_s),
-            asked: 0,
+            asked: Arc::new(Semaphore::new(MAX_ASKED)),
         }
     }
 
@@ -68,33 +68,38 @@ impl Router {
                     self.packets.take(batch.len()).await;
                     self.bytes.take(bytes).await;
                     for packet in batch {
-                        self.take(packet);
+                        self.take(&packet);
                     }
                 }
-                Some(ended) = self.tasks.join_next() => self.forget(ended.ok().flatten()),
+                Some(ended) = self.tasks.join_next() => self.forget(&ended),
             }
         }
     }
 
-    fn forget(&mut self, ended: Option<(Protocol, Ends)>) {
+    fn forget(&mut self, ended: &Result<Option<(Protocol, Ends)>, JoinError>) {
         match ended {
             // Another may have begun between the same ends.
-            Some((Protocol::Tcp, ends)) => {
-                if self.connections.get(&ends).is_some_and(mpsc::Sender::is_closed) {
-                    self.connections.remove(&ends);
+            Ok(Some((Protocol::Tcp, ends))) => {
+                if self.connections.get(ends).is_some_and(mpsc::Sender::is_closed) {
+                    self.connections.remove(ends);
                 }
             }
-            Some((_, ends)) => {
-                if self.datagrams.get(&ends).is_some_and(mpsc::Sender::is_closed) {
-                    self.datagrams.remove(&ends);
+            Ok(Some((_, ends))) => {
+                if self.datagrams.get(ends).is_some_and(mpsc::Sender::is_closed) {
+                    self.datagrams.remove(ends);
                 }
             }
-            None => self.asked -= 1,
+            Ok(None) => {}
+            // It does not say which it was.
+            Err(_) => {
+                self.connections.retain(|_, queue| !queue.is_closed());
+                self.datagrams.retain(|_, queue| !queue.is_closed());
+            }
         }
     }
 
-    fn take(&mut self, bytes: Bytes) {
-        let packet = match packet::parse(&bytes) {
+    fn take(&mut self, bytes: &[u8]) {
+        let packet = match packet::parse(bytes) {
             Ok(packet) => packet,
             Err(refusal) => return self.shared.counters.refuse(refusal, None, None),
         };
@@ -109,36 +114,38 @@ impl Router {
                 self.take_segment((source, destination), begins, bytes);
             }
             Transport::Udp { payload, .. } => {
-                let payload = bytes.slice_ref(payload);
-                self.take_datagram((source, destination), Datagram { packet: bytes, payload });
+                self.take_datagram((source, destination), bytes, payload.len());
             }
             Transport::Echo { id, sequence, payload } => {
-                let payload = bytes.slice_ref(payload);
                 let (source, destination) = (source.ip(), destination.ip());
-                self.take_echo(Echo { source, destination, number: (id, sequence), payload, packet: bytes });
+                let number = (id, sequence);
+                self.take_echo(Echo { source, destination, number, payload_bytes: payload.len() }, bytes);
             }
         }
     }
 
-    fn take_segment(&mut self, ends: Ends, begins: bool, bytes: Bytes) {
+    fn take_segment(&mut self, ends: Ends, begins: bool, bytes: &[u8]) {
         if let Some(queue) = self.connections.get(&ends).filter(|queue| !queue.is_closed()) {
-            // Full: it is lost, and comes again.
-            queue.try_send(bytes).ok();
+            // Without room it is lost, and comes again.
+            if let (Ok(place), Some(packet)) = (queue.try_reserve(), self.shared.waiting(bytes)) {
+                place.send(packet);
+            }
             return;
         }
         if !begins {
-            return self.shared.answer(reply::reset(&bytes));
+            return self.shared.answer(reply::reset(bytes));
         }
         let flow = Flow { protocol: Protocol::Tcp, source: ends.0, destination: ends.1 };
         let way = match self.connections.len() < self.shared.limits.max_connections as usize {
             true => Way::of(&self.shared, flow),
             false => Err(Refusal::Limit),
         };
+        let way = way.and_then(|way| Ok((way, self.shared.waiting(bytes).ok_or(Refusal::Limit)?)));
         match way {
-            Ok(way) => {
+            Ok((way, syn)) => {
                 let (queue, packets) = mpsc::channel(tcp::QUEUE);
                 self.connections.insert(ends, queue);
-                let run = tcp::run(self.shared.clone(), (flow, way), bytes, packets);
+                let run = tcp::run(self.shared.clone(), (flow, way), syn, packets);
                 self.tasks.spawn(async move {
                     run.await;
                     Some((Protocol::Tcp, ends))
@@ -146,12 +153,15 @@ impl Router {
             }
             Err(refusal) => {
                 self.shared.refuse(refusal, flow);
-                self.shared.answer(reply::reset(&bytes));
+                self.shared.answer(reply::reset(bytes));
             }
         }
     }
 
-    fn take_datagram(&mut self, ends: Ends, datagram: Datagram) {
+    fn take_datagram(&mut self, ends: Ends, bytes: &[u8], payload_bytes: usize) {
+        // Without room it is lost, as datagrams are.
+        let Some(packet) = self.shared.waiting(bytes) else { return };
+        let datagram = Datagram { packet, payload_bytes };
         if self.shared.addresses.is_gateway(ends.1.ip()) && ends.1.port() == DNS_PORT {
             return self.take_query(ends, datagram);
         }
@@ -183,20 +193,20 @@ impl Router {
             }
             Err(refusal) => {
                 self.shared.refuse(refusal, flow);
-                self.shared.answer(reply::unreachable(&datagram.packet, Unreachable::Prohibited));
+                self.shared.answer(reply::unreachable(bytes, Unreachable::Prohibited));
             }
         }
     }
 
     fn take_query(&mut self, (source, destination): Ends, datagram: Datagram) {
         let flow = Flow { protocol: Protocol::Udp, source, destination };
-        if self.asked >= MAX_ASKED {
+        let Ok(asked) = self.asked.clone().try_acquire_owned() else {
             return self.shared.refuse(Refusal::Limit, flow);
-        }
-        self.asked += 1;
+        };
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
-            let answer = shared.name_server.answer(&datagram.payload, Carrier::Udp).await;
+            let _asked = asked;
+            let answer = shared.name_server.answer(datagram.payload(), Carrier::Udp).await;
             if let Some(answer) = answer {
                 shared.answer(reply::datagram(destination, source, &answer));
             }
@@ -204,28 +214,39 @@ impl Router {
         });
     }
 
-    fn take_echo(&mut self, echo: Echo) {
+    fn take_echo(&mut self, echo: Echo, bytes: &[u8]) {
         add(&self.shared.counters.echoes, 1);
         if self.shared.addresses.is_gateway(echo.destination) {
-            return self.shared.answer(echo.reply());
+            return self.shared.answer(echo.reply(bytes));
         }
         let end = |address| SocketAddr::new(address, 0);
         let (source, destination) = (end(echo.source), end(echo.destination));
         let flow = Flow { protocol: Protocol::Icmp, source, destination };
-        let opened = match self.asked < MAX_ASKED && self.shared.echoes.try_take() {
-            true => self.shared.open(Protocol::Icmp, destination, None).map(drop),
-            false => Err(Refusal::Limit),
-        };
-        if let Err(refusal) = opened {
-            self.shared.refuse(refusal, flow);
-            return self.shared.answer(reply::unreachable(&echo.packet, Unreachable::Prohibited));
+        match self.open_echo(destination, bytes) {
+            Ok((asked, packet)) => {
+                let shared = self.shared.clone();
+                self.tasks.spawn(async move {
+                    let _asked = asked;
+                    ping::run(shared, echo, packet).await;
+                    None
+                });
+            }
+            Err(refusal) => {
+                self.shared.refuse(refusal, flow);
+                self.shared.answer(reply::unreachable(bytes, Unreachable::Prohibited));
+            }
         }
-        self.asked += 1;
-        let shared = self.shared.clone();
-        self.tasks.spawn(async move {
-            ping::run(shared, echo).await;
-            None
-        });
+    }
+
+    fn open_echo(
+        &self,
+        destination: SocketAddr,
+        bytes: &[u8],
+    ) -> Result<(OwnedSemaphorePermit, Waiting), Refusal> {
+        let asked = self.asked.clone().try_acquire_owned().map_err(|_| Refusal::Limit)?;
+        let packet = self.shared.waiting(bytes).filter(|_| self.shared.echoes.try_take());
+        self.shared.open(Protocol::Icmp, destination, None)?;
+        Ok((asked, packet.ok_or(Refusal::Limit)?))
     }
 }
 

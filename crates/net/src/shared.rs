@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::count::Counters;
 use crate::flow::{Flow, Protocol};
@@ -77,6 +77,27 @@ impl Addresses {
     }
 }
 
+/// Bytes of the sandbox's packets that wait at most for the tasks that they are for, all together.
+pub(crate) const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
+
+/// A packet that waits for a task, and takes room until it is there.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    packet: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.packet
+    }
+
+    /// It waits no more.
+    pub(crate) fn take(self) -> Bytes {
+        self.packet
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) addresses: Addresses,
@@ -87,6 +108,8 @@ pub(crate) struct Shared {
     pub(crate) name_server: Arc<NameServer>,
     pub(crate) interceptor: Option<Arc<Interceptor>>,
     pub(crate) echoes: Rate,
+    /// Room for packets of the sandbox that wait for a task, in bytes.
+    pub(crate) waiting: Arc<Semaphore>,
     /// To the sandbox.
     pub(crate) outbound: mpsc::Sender<Bytes>,
 }
@@ -117,6 +140,13 @@ impl Shared {
 
     fn names_of(&self, address: IpAddr) -> Vec<Name> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).of(address, Instant::now())
+    }
+
+    /// A copy of `packet` that may wait, if there is room: what it came in is longer, and must not wait with it.
+    pub(crate) fn waiting(&self, packet: &[u8]) -> Option<Waiting> {
+        let bytes = u32::try_from(packet.len()).ok()?;
+        let room = self.waiting.clone().try_acquire_many_owned(bytes).ok()?;
+        Some(Waiting { packet: Bytes::copy_from_slice(packet), _room: room })
     }
 
     pub(crate) fn refuse(&self, refusal: Refusal, flow: Flow) {

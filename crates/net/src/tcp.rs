@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -23,7 +23,7 @@ use crate::name::Name;
 use crate::policy::Claimed;
 use crate::refusal::Refusal;
 use crate::reply;
-use crate::shared::Shared;
+use crate::shared::{Shared, Waiting};
 
 /// Packets of one connection that wait for it. More than a window's are lost, and come again.
 pub(crate) const QUEUE: usize = 64;
@@ -75,14 +75,14 @@ impl Drop for Open {
 pub(crate) async fn run(
     shared: Arc<Shared>,
     (flow, way): (Flow, Way),
-    syn: Bytes,
-    packets: mpsc::Receiver<Bytes>,
+    syn: Waiting,
+    packets: mpsc::Receiver<Waiting>,
 ) {
     let _open = Open::new(shared.clone());
     let mut connection = Connection::new(shared.clone(), flow, way, packets);
     if let Way::Names = connection.way {
         let (near, far) = tokio::io::duplex(DUPLEX_BYTES);
-        connection.accept(syn);
+        connection.accept(syn.take());
         tokio::join!(connection.run(near), shared.name_server.serve_stream(far));
         return;
     }
@@ -90,20 +90,24 @@ pub(crate) async fn run(
     let way = connection.way.clone();
     let socket = tokio::select! {
         dialled = dial(&shared, flow, &way) => dialled,
-        refusal = connection.revoked() => {
-            shared.refuse(refusal, flow);
+        refusal = connection.called_off() => {
+            if let Some(refusal) = refusal {
+                shared.refuse(refusal, flow);
+            }
             Err(io::ErrorKind::ConnectionAborted.into())
         }
     };
     let Ok(mut socket) = socket else {
-        return shared.answer(reply::reset(&syn));
+        return shared.answer(reply::reset(syn.bytes()));
     };
     add(&shared.counters.connections, 1);
-    connection.accept(syn);
-    match connection.run(&mut socket).await {
-        Ending::Over => {}
-        // Neither is what it said last to be taken for all.
-        Ending::Broken => drop(socket.set_zero_linger()),
+    connection.accept(syn.take());
+    let ending = connection.run(&mut socket).await;
+    if !matches!(ending, Ending::Broken) && SockRef::from(&socket).set_linger(None).is_err() {
+        return;
+    }
+    match ending {
+        Ending::Over | Ending::Broken => {}
         Ending::Requests => serve_requests(&shared, connection, socket).await,
         Ending::Secrets => serve_secrets(&shared, connection, socket).await,
     }
@@ -160,5 +164,7 @@ async fn dial(shared: &Shared, flow: Flow, way: &Way) -> io::Result<TcpStream> {
     let timeout = Duration::from_millis(shared.limits.dial_timeout_ms.into());
     let socket = tokio::time::timeout(timeout, connect).await??;
     socket.set_nodelay(true)?;
+    // Until both sides have said all, neither is what was said last to be taken for all.
+    socket.set_zero_linger()?;
     Ok(socket)
 }

@@ -13,7 +13,7 @@ use crate::count::add;
 use crate::flow::Flow;
 use crate::refusal::Refusal;
 use crate::reply::{self, Unreachable};
-use crate::shared::Shared;
+use crate::shared::{Shared, Waiting};
 use crate::tcp::Way;
 
 /// Datagrams of one flow that wait for it. More are lost, as datagrams are.
@@ -24,8 +24,16 @@ const MAX_DATAGRAM_BYTES: usize = 65_535;
 /// A datagram with the packet that it came in.
 #[derive(Debug)]
 pub(crate) struct Datagram {
-    pub(crate) packet: Bytes,
-    pub(crate) payload: Bytes,
+    pub(crate) packet: Waiting,
+    /// At the end of the packet.
+    pub(crate) payload_bytes: usize,
+}
+
+impl Datagram {
+    pub(crate) fn payload(&self) -> &[u8] {
+        let packet = self.packet.bytes();
+        &packet[packet.len() - self.payload_bytes..]
+    }
 }
 
 struct Open(Arc<Shared>);
@@ -48,7 +56,7 @@ pub(crate) async fn run(
     let shared = &open.0;
     let Ok(socket) = connect(flow, &way).await else {
         if let Some(first) = datagrams.recv().await {
-            shared.answer(reply::unreachable(&first.packet, Unreachable::Port));
+            shared.answer(reply::unreachable(first.packet.bytes(), Unreachable::Port));
         }
         return;
     };
@@ -60,9 +68,10 @@ pub(crate) async fn run(
         let result = tokio::select! {
             datagram = datagrams.recv() => match datagram {
                 Some(datagram) => {
-                    last = datagram.packet;
                     // What the host's system does not take is lost.
-                    socket.send(&datagram.payload).await.map(drop)
+                    let sent = socket.send(datagram.payload()).await.map(drop);
+                    last = datagram.packet.take();
+                    sent
                 }
                 None => return,
             },

@@ -15,6 +15,8 @@ use smoltcp::wire::{HardwareAddress, IpCidr};
 
 /// Of the packets that it sends and asks for: a window has room for some of them.
 const MTU_BYTES: usize = 16_384;
+/// Packets that are made before they are fetched. Who asks for small ones does not have a whole window of them made.
+pub(super) const MAX_OUTPUTS: usize = 32;
 
 /// The end of a connection that the sandbox believes to be its destination.
 pub(crate) struct Machine {
@@ -23,6 +25,11 @@ pub(crate) struct Machine {
     handle: SocketHandle,
     wire: Wire,
     began: Instant,
+    /// Both sides have said that they have said all.
+    ended: bool,
+    /// Since when there is nothing left to do, which is as late as it gets: at the end of a connection's time what was not
+    /// received yet would be forgotten.
+    waits_since: Option<Ticks>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -52,7 +59,7 @@ impl Machine {
         socket.listen(destination).ok();
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Self { interface, sockets, handle, wire, began }
+        Self { interface, sockets, handle, wire, began, ended: false, waits_since: None }
     }
 
     /// Takes a packet of the sandbox's.
@@ -60,21 +67,30 @@ impl Machine {
         self.wire.inputs.push_back(packet);
     }
 
-    /// Does what is to be done now. Packets to send are then in [`Machine::outputs`].
+    /// Does what is to be done now. Packets to send are then in [`Machine::outputs`]; as many as there may be can be
+    /// followed by more.
     pub(crate) fn poll(&mut self) {
         let now = self.now();
+        self.ended |= matches!(self.socket().state(), State::LastAck | State::Closing | State::TimeWait);
         self.interface.poll(now, &mut self.wire, &mut self.sockets);
+        if self.socket().state() == State::TimeWait {
+            self.waits_since.get_or_insert(now);
+        }
     }
 
     /// When it has something to do of itself.
     pub(crate) fn wake_in(&mut self) -> Option<Duration> {
+        if self.socket().state() == State::TimeWait {
+            return None;
+        }
         let now = self.now();
         let at = self.interface.poll_at(now, &self.sockets)?;
         Some(Duration::from_micros(u64::try_from(at.total_micros() - now.total_micros()).unwrap_or(0)))
     }
 
     fn now(&self) -> Ticks {
-        Ticks::from_micros(i64::try_from(self.began.elapsed().as_micros()).unwrap_or(i64::MAX))
+        let now = || Ticks::from_micros(i64::try_from(self.began.elapsed().as_micros()).unwrap_or(i64::MAX));
+        self.waits_since.unwrap_or_else(now)
     }
 
     /// What is to be sent to the sandbox.
@@ -131,9 +147,9 @@ impl Machine {
         self.socket_mut().abort();
     }
 
-    /// Whether the sandbox has broken it off, or it was never made.
+    /// Whether the sandbox has broken it off, or it was never made. Once both sides have ended, nothing is left to break.
     pub(crate) fn is_broken(&self) -> bool {
-        matches!(self.socket().state(), State::Closed | State::Listen)
+        matches!(self.socket().state(), State::Closed | State::Listen) && !self.ended
     }
 
     /// Whether both sides have said all.
@@ -175,11 +191,14 @@ impl Device for Wire {
     type TxToken<'a> = Output<'a>;
 
     fn receive(&mut self, _: Ticks) -> Option<(Input, Output<'_>)> {
+        if self.outputs.len() >= MAX_OUTPUTS {
+            return None;
+        }
         Some((Input(self.inputs.pop_front()?), Output(&mut self.outputs)))
     }
 
     fn transmit(&mut self, _: Ticks) -> Option<Output<'_>> {
-        Some(Output(&mut self.outputs))
+        (self.outputs.len() < MAX_OUTPUTS).then_some(Output(&mut self.outputs))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

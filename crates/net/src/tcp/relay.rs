@@ -10,14 +10,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Way;
-use super::machine::Machine;
+use super::machine::{self, Machine};
 use crate::claim::{self, Claim};
 use crate::flow::Flow;
 use crate::judge::Judge;
 use crate::name::Name;
+use crate::packet::{self, Packet, Transport};
 use crate::policy::Claimed;
 use crate::refusal::Refusal;
-use crate::shared::Shared;
+use crate::shared::{Shared, Waiting};
 
 /// How long a connection may take to say what it is for, once it has begun to.
 const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
@@ -53,7 +54,7 @@ pub(super) struct Connection {
     pub(super) flow: Flow,
     pub(super) way: Way,
     machine: Machine,
-    packets: mpsc::Receiver<Bytes>,
+    packets: mpsc::Receiver<Waiting>,
     judge: watch::Receiver<Arc<Judge>>,
     verdict: Verdict,
     claim_until: Option<Instant>,
@@ -73,7 +74,7 @@ async fn pass<W: AsyncWrite + Unpin>(writer: &mut W, said: &[u8]) -> Event {
 
 /// What happened.
 enum Event {
-    Packet(Option<Bytes>),
+    Packet(Option<Waiting>),
     Said(std::io::Result<usize>),
     Passed(std::io::Result<usize>),
     Ended(std::io::Result<()>),
@@ -82,7 +83,7 @@ enum Event {
 }
 
 impl Connection {
-    pub(super) fn new(shared: Arc<Shared>, flow: Flow, way: Way, packets: mpsc::Receiver<Bytes>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, flow: Flow, way: Way, packets: mpsc::Receiver<Waiting>) -> Self {
         let buffer_bytes = shared.limits.buffer_bytes as usize;
         let machine = Machine::new(flow.destination, buffer_bytes, rand::random());
         let verdict = match way {
@@ -109,14 +110,25 @@ impl Connection {
         self.machine.input(syn);
     }
 
-    /// Waits until a new policy no longer allows it.
-    pub(super) async fn revoked(&mut self) -> Refusal {
+    /// While it is being made, waits until it is to be no more: until the sandbox has given up, or a new policy does not
+    /// allow it. The sandbox asks for it again and again, which changes nothing.
+    pub(super) async fn called_off(&mut self) -> Option<Refusal> {
         loop {
-            if self.judge.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            if let Err(refusal) = self.judge_again() {
-                return refusal;
+            tokio::select! {
+                packet = self.packets.recv() => {
+                    let packet = packet?;
+                    if let Ok(Packet { transport: Transport::Tcp { rst: true, .. }, .. }) =
+                        packet::parse(packet.bytes())
+                    {
+                        return None;
+                    }
+                }
+                changed = self.judge.changed() => {
+                    changed.ok()?;
+                    if let Err(refusal) = self.judge_again() {
+                        return Some(refusal);
+                    }
+                }
             }
         }
     }
@@ -187,9 +199,9 @@ impl Connection {
         match event {
             Event::Packet(None) => return false,
             Event::Packet(Some(packet)) => {
-                self.machine.input(packet);
+                self.machine.input(packet.take());
                 while let Ok(packet) = self.packets.try_recv() {
-                    self.machine.input(packet);
+                    self.machine.input(packet.take());
                 }
             }
             Event::Said(Ok(0)) => {
@@ -216,8 +228,14 @@ impl Connection {
 
     /// Sends what is to be sent, and looks where the connection is. Says how it ended, if it has.
     async fn settle(&mut self) -> Option<Ending> {
-        self.machine.poll();
-        self.flush().await;
+        loop {
+            self.machine.poll();
+            let are_more = self.machine.outputs().len() >= machine::MAX_OUTPUTS;
+            self.flush().await;
+            if !are_more {
+                break;
+            }
+        }
         if self.machine.is_broken() {
             return Some(Ending::Broken);
         }
@@ -251,11 +269,11 @@ impl Connection {
         // Where only what TLS says can matter, what is none need not be waited for.
         let claim = match said.first() {
             Some(first) if !judges_requests && !claim::may_be_tls(*first) => Claim::Nothing,
+            _ if ended => claim::read_whole(said),
             _ => claim::read(said),
         };
         let (claimed, name) = match &claim {
-            Claim::More if ended && said.is_empty() => (Claimed::Nothing, None),
-            Claim::More if ended || is_full => return Err((Refusal::Malformed, None)),
+            Claim::More if is_full => return Err((Refusal::Malformed, None)),
             Claim::More => {
                 let until = *self.claim_until.get_or_insert_with(|| Instant::now() + CLAIM_DEADLINE);
                 let is_late = until <= Instant::now();
