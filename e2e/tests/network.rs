@@ -9,8 +9,8 @@ use bouvet_e2e::internet::{Internet, NAME_SERVER, with_internet};
 use bouvet_e2e::site::{Site, Vmm, small};
 use bouvet_e2e::tls;
 use bouvet_host::{
-    BoxConfig, ExecRequest, NetworkLimits, NetworkMode, NetworkRefusal as Refusal, Program, Sandbox, SecretConfig,
-    StreamEvent,
+    BoxConfig, ExecRequest, NetworkLimits, NetworkMode, NetworkRefusal as Refusal, Program, Sandbox,
+    SecretConfig, StreamEvent,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};

@@ -218,7 +218,7 @@ mod tests {
             ("", Claim::Nothing),
             ("hello", Claim::Nothing),
             ("\r\n", Claim::Nothing),
-            ("GET", Claim::Nothing),
+            ("GET", Claim::Http),
             ("PROPFIND / HTTP/1.1", Claim::Http),
             ("\x16\x03", Claim::Broken),
         ] {

@@ -29,7 +29,7 @@ pub(crate) use self::serve::{connect, converse, echo, narrow, pattern};
 use self::tun::Tun;
 
 /// How long anything may take that is waited for.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// The addresses of the internet. The last is not public.
 pub(crate) const SERVERS: [&str; 4] = ["93.184.215.14", "93.184.215.15", "2606:2800:21f::14", "10.9.9.9"];
 /// One of the host's own.
