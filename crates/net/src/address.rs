@@ -116,10 +116,10 @@ fn of_ipv6(address: Ipv6Addr) -> Class {
 mod tests {
     use super::*;
 
-    /// Copied from the registries again, and not from the tables above: what is before a block, its first address, its
+    /// Written out a second time, and not computed from the tables above: what is before a block, its first address, its
     /// last, and what is after it.
     #[test]
-    fn every_block_begins_and_ends_where_the_registries_say() {
+    fn every_block_begins_and_ends_where_it_should() {
         use Class::{LinkLocal, Loopback, Private, Public, Special};
         for (before, first, last, after, within) in [
             ("", "0.0.0.0", "0.255.255.255", "1.0.0.0", Special),
