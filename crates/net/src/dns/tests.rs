@@ -35,10 +35,8 @@ struct Scripted {
 impl Scripted {
     /// The script makes datagrams, or TCP messages of which the first is sent, of what was asked.
     async fn start(script: impl Fn(&Message, Transport) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a TCP port");
+        let (listener, socket) = one_port().await;
         let address = listener.local_addr().expect("an address");
-        // Whoever has the TCP port may lack the UDP port: then this fails, and says so.
-        let socket = UdpSocket::bind(address).await.expect("the UDP port of the same number");
         let asked = Arc::new(Mutex::new(Vec::new()));
         let script = Arc::new(script);
         let mut tasks = JoinSet::new();
@@ -78,6 +76,18 @@ impl Scripted {
     fn asked(&self) -> Vec<Message> {
         self.asked.lock().unwrap().clone()
     }
+}
+
+/// The same port of TCP and UDP: the UDP port of the number may be somebody's.
+async fn one_port() -> (TcpListener, UdpSocket) {
+    for _ in 0..100 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a TCP port");
+        let address = listener.local_addr().expect("an address");
+        if let Ok(socket) = UdpSocket::bind(address).await {
+            return (listener, socket);
+        }
+    }
+    panic!("no port is free of both TCP and UDP");
 }
 
 /// A sandbox's name server, before a scripted one.
