@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::count::{Counters, Counts, Refused, add};
@@ -15,7 +15,7 @@ use crate::limit::{Limits, Rate};
 use crate::names::Names;
 use crate::policy::Policy;
 use crate::router::Router;
-use crate::shared::{Addresses, MAX_WAITING_BYTES, Shared};
+use crate::shared::{Addresses, Room, Shared};
 
 /// Batches of the sandbox's packets that wait for the router.
 const INBOUND: usize = 4;
@@ -128,7 +128,7 @@ impl Network {
             name_server: inner.name_server.clone(),
             interceptor: inner.interceptor.clone(),
             echoes: Rate::per_second(inner.limits.echoes_per_s),
-            waiting: Arc::new(Semaphore::new(MAX_WAITING_BYTES)),
+            room: Room::default(),
             outbound,
         };
         let router = tokio::spawn(Router::new(Arc::new(shared)).run(inbound)).abort_handle();

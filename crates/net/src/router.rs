@@ -127,7 +127,7 @@ impl Router {
     fn take_segment(&mut self, ends: Ends, begins: bool, bytes: &[u8]) {
         if let Some(queue) = self.connections.get(&ends).filter(|queue| !queue.is_closed()) {
             // Without room it is lost, and comes again.
-            if let (Ok(place), Some(packet)) = (queue.try_reserve(), self.shared.waiting(bytes)) {
+            if let (Ok(place), Some(packet)) = (queue.try_reserve(), self.shared.room.take(bytes)) {
                 place.send(packet);
             }
             return;
@@ -140,7 +140,7 @@ impl Router {
             true => Way::of(&self.shared, flow),
             false => Err(Refusal::Limit),
         };
-        let way = way.and_then(|way| Ok((way, self.shared.waiting(bytes).ok_or(Refusal::Limit)?)));
+        let way = way.and_then(|way| Ok((way, self.shared.room.take(bytes).ok_or(Refusal::Limit)?)));
         match way {
             Ok((way, syn)) => {
                 let (queue, packets) = mpsc::channel(tcp::QUEUE);
@@ -160,7 +160,7 @@ impl Router {
 
     fn take_datagram(&mut self, ends: Ends, bytes: &[u8], payload_bytes: usize) {
         // Without room it is lost, as datagrams are.
-        let Some(packet) = self.shared.waiting(bytes) else { return };
+        let Some(packet) = self.shared.room.take(bytes) else { return };
         let datagram = Datagram { packet, payload_bytes };
         if self.shared.addresses.is_gateway(ends.1.ip()) && ends.1.port() == DNS_PORT {
             return self.take_query(ends, datagram);
@@ -244,7 +244,7 @@ impl Router {
         bytes: &[u8],
     ) -> Result<(OwnedSemaphorePermit, Waiting), Refusal> {
         let asked = self.asked.clone().try_acquire_owned().map_err(|_| Refusal::Limit)?;
-        let packet = self.shared.waiting(bytes).filter(|_| self.shared.echoes.try_take());
+        let packet = self.shared.room.take(bytes).filter(|_| self.shared.echoes.try_take());
         self.shared.open(Protocol::Icmp, destination, None)?;
         Ok((asked, packet.ok_or(Refusal::Limit)?))
     }

@@ -78,7 +78,26 @@ impl Addresses {
 }
 
 /// Bytes of the sandbox's packets that wait at most for the tasks that they are for, all together.
-pub(crate) const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
+const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
+
+/// Room for packets that wait.
+#[derive(Debug)]
+pub(crate) struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_WAITING_BYTES)))
+    }
+}
+
+impl Room {
+    /// A copy of `packet` that may wait, if there is room: what it came in is longer, and must not wait with it.
+    pub(crate) fn take(&self, packet: &[u8]) -> Option<Waiting> {
+        let bytes = u32::try_from(packet.len()).ok()?;
+        let room = self.0.clone().try_acquire_many_owned(bytes).ok()?;
+        Some(Waiting { packet: Bytes::copy_from_slice(packet), _room: room })
+    }
+}
 
 /// A packet that waits for a task, and takes room until it is there.
 #[derive(Debug)]
@@ -108,8 +127,8 @@ pub(crate) struct Shared {
     pub(crate) name_server: Arc<NameServer>,
     pub(crate) interceptor: Option<Arc<Interceptor>>,
     pub(crate) echoes: Rate,
-    /// Room for packets of the sandbox that wait for a task, in bytes.
-    pub(crate) waiting: Arc<Semaphore>,
+    /// For packets of the sandbox that wait for a task.
+    pub(crate) room: Room,
     /// To the sandbox.
     pub(crate) outbound: mpsc::Sender<Bytes>,
 }
@@ -142,13 +161,6 @@ impl Shared {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).of(address, Instant::now())
     }
 
-    /// A copy of `packet` that may wait, if there is room: what it came in is longer, and must not wait with it.
-    pub(crate) fn waiting(&self, packet: &[u8]) -> Option<Waiting> {
-        let bytes = u32::try_from(packet.len()).ok()?;
-        let room = self.waiting.clone().try_acquire_many_owned(bytes).ok()?;
-        Some(Waiting { packet: Bytes::copy_from_slice(packet), _room: room })
-    }
-
     pub(crate) fn refuse(&self, refusal: Refusal, flow: Flow) {
         self.counters.refuse(refusal, Some(flow), None);
     }
@@ -158,5 +170,22 @@ impl Shared {
         if let Some(packet) = packet {
             self.outbound.try_send(packet).ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_wait_while_there_is_room_and_not_past_it() {
+        const PACKET_BYTES: usize = 65_536;
+        let (room, packet) = (Room::default(), vec![7; PACKET_BYTES]);
+        let mut waiting: Vec<_> =
+            (0..MAX_WAITING_BYTES / PACKET_BYTES).map(|_| room.take(&packet).unwrap()).collect();
+        assert!(room.take(&packet[..1]).is_none());
+        assert_eq!(waiting.pop().unwrap().take(), packet);
+        let last = room.take(&packet);
+        assert!(last.is_some() && room.take(&packet[..1]).is_none());
     }
 }

@@ -211,3 +211,6 @@ impl Device for Wire {
         capabilities
     }
 }
+
+#[cfg(test)]
+mod tests;
