@@ -138,11 +138,23 @@ fn make(start: &v1::NetworkStart) -> Result<Device, NetworkError> {
     for gateway in &gateways {
         netlink.add_default_route(index, *gateway).map_err(step("set the default route"))?;
     }
-    write_name_servers(&gateways).map_err(step("write /etc/resolv.conf"))?;
-    if !start.authority.is_empty() {
-        trust::install(&start.authority).map_err(step("have programs trust the sandbox's authority"))?;
+    // A sidecar has a root of its own, and shares the interface.
+    for root in ["/", crate::SIDECAR_ROOT].map(Path::new) {
+        if !has_settings(root) {
+            continue;
+        }
+        write_name_servers(root, &gateways).map_err(step("write /etc/resolv.conf"))?;
+        if !start.authority.is_empty() {
+            let failed = step("have programs trust the sandbox's authority");
+            trust::install(root, &start.authority).map_err(failed)?;
+        }
     }
     Ok(device)
+}
+
+/// Whether there is a root with a place for settings. A link of an image's would lead out of it.
+fn has_settings(root: &Path) -> bool {
+    fs::symlink_metadata(root.join("etc")).is_ok_and(|etc| etc.is_dir())
 }
 
 fn address(text: &str) -> Result<(IpAddr, u8), NetworkError> {
@@ -172,16 +184,13 @@ fn quieten() -> io::Result<()> {
 }
 
 /// The gateway answers for names. An image may have a link there, to what a service that does not run would write.
-fn write_name_servers(gateways: &[IpAddr]) -> io::Result<()> {
-    const PATH: &str = "/etc/resolv.conf";
-    if !fs::exists("/etc")? {
-        return Ok(());
-    }
-    if fs::symlink_metadata(PATH).is_ok_and(|found| !found.is_file()) {
-        fs::remove_file(PATH)?;
+fn write_name_servers(root: &Path, gateways: &[IpAddr]) -> io::Result<()> {
+    let path = root.join("etc/resolv.conf");
+    if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+        fs::remove_file(&path)?;
     }
     let lines: String = gateways.iter().map(|gateway| format!("nameserver {gateway}\n")).collect();
-    fs::write(PATH, lines)
+    fs::write(path, lines)
 }
 
 #[cfg(test)]

@@ -15,15 +15,13 @@ const BUNDLES: &[&str] = &[
     "etc/ssl/cert.pem",
 ];
 
-/// Adds `authority` to the files that there are.
-pub(super) fn install(authority: &[u8]) -> io::Result<()> {
-    install_in(Path::new("/"), authority)
-}
-
-fn install_in(root: &Path, authority: &[u8]) -> io::Result<()> {
+/// Adds `authority` to the files that there are in `root`.
+pub(super) fn install(root: &Path, authority: &[u8]) -> io::Result<()> {
     // Several of these names may be links to one file.
     let found = BUNDLES.iter().filter_map(|path| fs::canonicalize(root.join(path)).ok());
-    let found: BTreeSet<_> = found.filter(|path| path.is_file()).collect();
+    // Nor does a link lead out of it.
+    let own = fs::canonicalize(root)?;
+    let found: BTreeSet<_> = found.filter(|path| path.starts_with(&own) && path.is_file()).collect();
     let first = root.join(BUNDLES[0]);
     if !first.is_file() {
         if let Some(dir) = first.parent() {
@@ -68,7 +66,7 @@ mod tests {
         fs::write(&debian, "one").unwrap();
         std::os::unix::fs::symlink("certs/ca-certificates.crt", &openssl).unwrap();
         for _ in 0..2 {
-            install_in(root.path(), b"two\n").unwrap();
+            install(root.path(), b"two\n").unwrap();
         }
         assert_eq!(fs::read_to_string(debian).unwrap(), "one\ntwo\n");
         assert!(openssl.is_symlink());
@@ -77,7 +75,7 @@ mod tests {
     #[test]
     fn an_image_without_any_gets_the_one_that_most_programs_read() {
         let root = tempfile::tempdir().unwrap();
-        install_in(root.path(), b"one\n").unwrap();
+        install(root.path(), b"one\n").unwrap();
         assert_eq!(
             fs::read_to_string(root.path().join("etc/ssl/certs/ca-certificates.crt")).unwrap(),
             "one\n"
