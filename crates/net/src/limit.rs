@@ -11,10 +11,10 @@ macro_rules! limits {
     ($($(#[doc = $doc:literal])+ $field:ident: $least:literal..=$most:literal, $default:literal;)+) => {
         /// How much of everything one sandbox's network may have.
         ///
-        /// What a sandbox can make the host hold is at most `3 * buffer_bytes` and 64 KiB for each connection (256 KiB
+        /// What a sandbox can make the host hold is at most `3 * buffer_bytes` for each connection (256 KiB
         /// more for one whose requests are read), 128 KiB for each flow of datagrams, and 40 MiB of packets that are on
         /// their way: 16 MiB that wait for a task, 16 MiB that wait for the sandbox, and the batches of the link. With the
-        /// defaults that is 300 MiB, of which a sandbox at rest has next to nothing.
+        /// defaults that is some 270 MiB, of which a sandbox at rest has next to nothing.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Limits {

@@ -132,9 +132,9 @@ impl Machine {
         if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 }
     }
 
-    /// Says as much of `bytes` as there is room for, which is how much.
-    pub(crate) fn say(&mut self, bytes: &[u8]) -> usize {
-        self.socket_mut().send_slice(bytes).unwrap_or(0)
+    /// Has `fill` put what is to be said where there is room for it, and say how much it put there. There is room.
+    pub(crate) fn say_with<R>(&mut self, fill: impl FnOnce(&mut [u8]) -> (usize, R)) -> Option<R> {
+        self.socket_mut().send(fill).ok()
     }
 
     /// Says no more, once all was said.

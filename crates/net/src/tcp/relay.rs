@@ -1,11 +1,14 @@
 //! Bytes between a machine and whoever is at the other end, with what a connection says of itself judged before any of
 //! it is passed on.
 
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -22,8 +25,6 @@ use crate::shared::{Shared, Waiting};
 
 /// How long a connection may take to say what it is for, once it has begun to.
 const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
-/// The most that is read from a socket at once.
-const READ_BYTES: usize = 64 * 1024;
 
 /// How a connection went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,24 +63,41 @@ pub(super) struct Connection {
     /// Whether the other end has said all, and whether it was told that the sandbox has.
     peer_ended: bool,
     told_end: bool,
-}
-
-/// Passes some of what was said on, or that there will be no more.
-async fn pass<W: AsyncWrite + Unpin>(writer: &mut W, said: &[u8]) -> Event {
-    match said.is_empty() {
-        true => Event::Ended(writer.shutdown().await),
-        false => Event::Passed(writer.write(said).await),
-    }
+    hears_first: bool,
 }
 
 /// What happened.
 enum Event {
     Packet(Option<Waiting>),
-    Said(std::io::Result<usize>),
-    Passed(std::io::Result<usize>),
-    Ended(std::io::Result<()>),
+    Said(io::Result<usize>),
+    Passed(io::Result<usize>),
+    Ended(io::Result<()>),
     Judge,
     Time,
+}
+
+/// Has what `peer` says said to the sandbox.
+fn hear<S: AsyncRead>(
+    machine: &mut Machine,
+    peer: Pin<&mut S>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let heard = machine.say_with(|room| {
+        let mut room = ReadBuf::new(room);
+        let heard = peer.poll_read(cx, &mut room);
+        let length = room.filled().len();
+        (length, heard.map_ok(|()| length))
+    });
+    heard.unwrap_or(Poll::Pending)
+}
+
+/// Passes some of what was `said` on to `peer`, or that it was all.
+fn pass<S: AsyncWrite>(said: &[u8], is_all: bool, peer: Pin<&mut S>, cx: &mut Context<'_>) -> Poll<Event> {
+    match said {
+        [] if is_all => peer.poll_shutdown(cx).map(Event::Ended),
+        [] => Poll::Pending,
+        said => peer.poll_write(cx, said).map(Event::Passed),
+    }
 }
 
 impl Connection {
@@ -102,6 +120,7 @@ impl Connection {
             idle_since: Instant::now(),
             peer_ended: false,
             told_end: false,
+            hears_first: false,
         }
     }
 
@@ -162,40 +181,58 @@ impl Connection {
     }
 
     /// Passes bytes between the sandbox and `peer` until it has come to an end.
-    pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(&mut self, peer: S) -> Ending {
-        let (mut reader, mut writer) = tokio::io::split(peer);
-        let mut buffer = vec![0; READ_BYTES];
+    pub(super) async fn run<S: AsyncRead + AsyncWrite>(&mut self, peer: S) -> Ending {
+        let mut peer = pin!(peer);
         loop {
             if let Some(ending) = self.settle().await {
                 return ending;
             }
-            let wake = self.wake_at();
-            let room = if self.peer_ended { 0 } else { self.machine.room().min(READ_BYTES) };
-            let passes = matches!(self.verdict, Verdict::Pass(_));
-            let says_end = passes && !self.told_end && self.machine.has_said_all();
-            let said = if passes { self.machine.received() } else { &[] };
-            let event = tokio::select! {
-                packet = self.packets.recv() => Event::Packet(packet),
-                read = reader.read(&mut buffer[..room]), if room > 0 => Event::Said(read),
-                passed = pass(&mut writer, said), if says_end || !said.is_empty() => passed,
-                changed = self.judge.changed() => match changed {
-                    Ok(()) => Event::Judge,
-                    // The network has ended, and this with it.
-                    Err(_) => return self.abort().await,
-                },
-                () = tokio::time::sleep_until(wake) => Event::Time,
-            };
+            let event = self.event(peer.as_mut()).await;
             if !matches!(event, Event::Time | Event::Judge) {
                 self.idle_since = Instant::now();
             }
-            if !self.happen(event, &buffer) {
+            if !self.happen(event) {
                 return self.abort().await;
             }
         }
     }
 
+    /// Waits until something happens. Bytes are where they belong then, without having been anywhere else.
+    async fn event<S: AsyncRead + AsyncWrite>(&mut self, mut peer: Pin<&mut S>) -> Event {
+        let wake = self.wake_at();
+        let passes = matches!(self.verdict, Verdict::Pass(_));
+        let says_end = passes && !self.told_end && self.machine.has_said_all();
+        let hears = !self.peer_ended && self.machine.room() > 0;
+        // Each side goes first in turn: neither keeps the other waiting.
+        self.hears_first = !self.hears_first;
+        let order = [self.hears_first, !self.hears_first];
+        let Self { machine, packets, judge, .. } = self;
+        let exchange = std::future::poll_fn(|cx| {
+            if let Poll::Ready(packet) = packets.poll_recv(cx) {
+                return Poll::Ready(Event::Packet(packet));
+            }
+            for hears_now in order {
+                let event = match hears_now {
+                    true if hears => hear(machine, peer.as_mut(), cx).map(Event::Said),
+                    false if passes => pass(machine.received(), says_end, peer.as_mut(), cx),
+                    _ => Poll::Pending,
+                };
+                if event.is_ready() {
+                    return event;
+                }
+            }
+            Poll::Pending
+        });
+        tokio::select! {
+            event = exchange => event,
+            // Without a network there is no judge.
+            changed = judge.changed() => changed.map_or(Event::Packet(None), |()| Event::Judge),
+            () = tokio::time::sleep_until(wake) => Event::Time,
+        }
+    }
+
     /// Takes what happened. Says whether the connection goes on.
-    fn happen(&mut self, event: Event, buffer: &[u8]) -> bool {
+    fn happen(&mut self, event: Event) -> bool {
         match event {
             Event::Packet(None) => return false,
             Event::Packet(Some(packet)) => {
@@ -208,10 +245,7 @@ impl Connection {
                 self.peer_ended = true;
                 self.machine.close();
             }
-            Event::Said(Ok(length)) => {
-                // There is room for all of it.
-                self.machine.say(&buffer[..length]);
-            }
+            Event::Said(Ok(_)) => {}
             Event::Passed(Ok(length)) => self.machine.consume(length),
             Event::Ended(Ok(())) => self.told_end = true,
             Event::Said(Err(_)) | Event::Passed(Err(_)) | Event::Ended(Err(_)) => return false,

@@ -59,6 +59,23 @@ fn outputs(machine: &mut Machine) -> Vec<(TcpSeqNumber, usize)> {
     packets.into_iter().map(read).collect()
 }
 
+impl Machine {
+    /// Says as much of `bytes` as there is room for, which is how much.
+    fn say(&mut self, bytes: &[u8]) -> usize {
+        let mut said = 0;
+        while self.room() > 0 && said < bytes.len() {
+            said += self
+                .say_with(|room| {
+                    let length = room.len().min(bytes.len() - said);
+                    room[..length].copy_from_slice(&bytes[said..said + length]);
+                    (length, length)
+                })
+                .unwrap();
+        }
+        said
+    }
+}
+
 /// One whose connection is made, and the number that it begins with.
 fn connected(mss_bytes: Option<u16>) -> (Machine, TcpSeqNumber) {
     let mut machine = machine();
