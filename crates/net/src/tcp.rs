@@ -5,11 +5,13 @@ mod relay;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::SockRef;
+use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -113,6 +115,17 @@ pub(crate) async fn run(
     }
 }
 
+/// Has `connection` served from within this process, until both sides have said all or the sandbox's is broken off.
+async fn serve(connection: &mut Connection, near: DuplexStream, served: impl Future<Output = ()>) {
+    let mut served = pin!(served);
+    let mut run = pin!(connection.run(near));
+    tokio::select! {
+        // What it has said may still be on its way. If it is broken off, nobody waits for an answer.
+        ending = run.as_mut() => if ending == Ending::Over { served.await },
+        () = served.as_mut() => { run.await; }
+    }
+}
+
 /// Passes on what requests of plain HTTP are allowed, each by the policy as it is then.
 async fn serve_requests(shared: &Arc<Shared>, mut connection: Connection, socket: TcpStream) {
     let Way::Out(permit) = connection.way.clone() else { return };
@@ -132,7 +145,7 @@ async fn serve_requests(shared: &Arc<Shared>, mut connection: Connection, socket
             debug!(error = &error as &dyn std::error::Error, "a connection of HTTP was broken off");
         }
     };
-    tokio::join!(connection.run(near), served);
+    serve(&mut connection, near, served).await;
 }
 
 /// Ends the sandbox's TLS, and has the server's instead, to put secrets into requests.
@@ -144,7 +157,7 @@ async fn serve_secrets(shared: &Shared, mut connection: Connection, socket: TcpS
             debug!(%name, error = &error as &dyn std::error::Error, "a connection with secrets was broken off");
         }
     };
-    tokio::join!(connection.run(near), served);
+    serve(&mut connection, near, served).await;
 }
 
 /// Between a connection and what serves it in this process.

@@ -235,6 +235,8 @@ fn server1() -> server1::Builder {
     builder.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD_BYTES).max_buf_size(BUFFER_BYTES);
     builder.timer(TokioTimer::new()).header_read_timeout(IDLE_DEADLINE);
     builder.preserve_header_case(true).auto_date_header(false);
+    // Who has asked all that he asks may say so, and still be answered.
+    builder.half_close(true);
     builder
 }
 

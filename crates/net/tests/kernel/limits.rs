@@ -41,6 +41,26 @@ fn no_more_connections_than_the_limit_are_there_at_once() {
     });
 }
 
+#[test]
+fn a_connection_that_says_nothing_for_too_long_is_broken_off() {
+    let limits = Limits { idle_connection_s: 1, ..Limits::default() };
+    with_world(Wants { limits, ..Wants::default() }, async |world| {
+        let mut server = world
+            .serve("93.184.215.14:7", async |mut stream: tokio::net::TcpStream| {
+                stream.read_u8().await.map_err(|error| error.kind())
+            })
+            .await;
+        let began = Instant::now();
+        let error = world.guest(async {
+            let mut stream = connect("93.184.215.14:7").await.unwrap();
+            stream.read_u8().await.map_err(|error| error.kind())
+        });
+        assert_eq!(error.await, Err(ErrorKind::ConnectionReset));
+        assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!(server.recv().await.unwrap(), Err(ErrorKind::ConnectionReset));
+    });
+}
+
 /// Those that are only being made are among them.
 #[test]
 fn connections_that_are_being_made_count_too() {

@@ -2,13 +2,16 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bouvet_net::Refusal;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::support::{DEADLINE, GATEWAY, Wants, World, connect, echo, joined, policy, resolve, with_world};
+use crate::support::{
+    DEADLINE, GATEWAY, Wants, World, connect, converse, echo, joined, policy, resolve, with_world,
+};
 
 /// The greeting of TLS with which a client begins that wants `server`.
 fn greeting(server: &str) -> Vec<u8> {
@@ -167,6 +170,65 @@ fn each_request_is_judged_and_not_only_the_first() {
         }
         assert!(requests.try_recv().is_err());
         assert_eq!(world.refused(Refusal::NameMismatch), 1);
+    });
+}
+
+/// A client may say that it has said all before it has heard anything.
+#[test]
+fn a_request_after_which_nothing_comes_is_answered() {
+    let policy = policy(&["www.example.com"], &[]);
+    with_world(Wants { policy, ..Wants::default() }, async |world| {
+        world.serve_names(&[("www.example.com", "93.184.215.14")]).await;
+        let server = async |mut stream: TcpStream| {
+            let mut buffer = vec![0; 4096];
+            let length = stream.read(&mut buffer).await.unwrap();
+            assert!(buffer[..length].starts_with(b"GET / "));
+            // The client's end is there long before the answer.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
+        };
+        drop(world.serve("93.184.215.14:80", server).await);
+        world.guest(resolve(GATEWAY, "www.example.com")).await;
+        let heard = world.guest(async {
+            let request = b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
+            converse(connect("93.184.215.14:80").await?, request).await
+        });
+        let heard = String::from_utf8(heard.await.unwrap()).unwrap();
+        assert!(heard.ends_with("\r\n\r\nhi"), "{heard}");
+        world.counts("over", |counts| counts.open_connections == 0).await;
+    });
+}
+
+/// Nobody waits for an answer any more, and the server learns it.
+#[test]
+fn a_request_that_is_broken_off_ends_with_its_connection() {
+    let policy = policy(&["www.example.com"], &[]);
+    with_world(Wants { policy, ..Wants::default() }, async |world| {
+        world.serve_names(&[("www.example.com", "93.184.215.14")]).await;
+        let (asked, mut is_asked) = tokio::sync::mpsc::unbounded_channel();
+        let server = move |mut stream: TcpStream| {
+            let asked = asked.clone();
+            async move {
+                assert_ne!(stream.read(&mut vec![0; 4096]).await.unwrap(), 0);
+                asked.send(()).unwrap();
+                // It never answers.
+                stream.read(&mut [0]).await.unwrap_or(0)
+            }
+        };
+        let mut ended = world.serve("93.184.215.14:80", server).await;
+        world.guest(resolve(GATEWAY, "www.example.com")).await;
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let client = world.begin(async move {
+            let mut stream = connect("93.184.215.14:80").await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n").await.unwrap();
+            gone.await.unwrap();
+            stream.set_zero_linger().unwrap();
+        });
+        is_asked.recv().await.unwrap();
+        go.send(()).unwrap();
+        joined(client).await;
+        assert_eq!(tokio::time::timeout(DEADLINE, ended.recv()).await.unwrap(), Some(0));
+        world.counts("over", |counts| counts.open_connections == 0).await;
     });
 }
 
