@@ -79,6 +79,8 @@ impl Addresses {
 
 /// Bytes of the sandbox's packets that wait at most for the tasks that they are for, all together.
 const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
+/// What one of them takes beside its bytes, at most.
+const WAITING_BYTES: usize = 256;
 
 /// Room for packets that wait.
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl Default for Room {
 impl Room {
     /// A copy of `packet` that may wait, if there is room: what it came in is longer, and must not wait with it.
     pub(crate) fn take(&self, packet: &[u8]) -> Option<Waiting> {
-        let bytes = u32::try_from(packet.len()).ok()?;
+        let bytes = u32::try_from(packet.len() + WAITING_BYTES).ok()?;
         let room = self.0.clone().try_acquire_many_owned(bytes).ok()?;
         Some(Waiting { packet: Bytes::copy_from_slice(packet), _room: room })
     }
@@ -179,13 +181,13 @@ mod tests {
 
     #[test]
     fn packets_wait_while_there_is_room_and_not_past_it() {
-        const PACKET_BYTES: usize = 65_536;
+        const PACKET_BYTES: usize = 65_536 - WAITING_BYTES;
         let (room, packet) = (Room::default(), vec![7; PACKET_BYTES]);
         let mut waiting: Vec<_> =
-            (0..MAX_WAITING_BYTES / PACKET_BYTES).map(|_| room.take(&packet).unwrap()).collect();
-        assert!(room.take(&packet[..1]).is_none());
+            (0..MAX_WAITING_BYTES / 65_536).map(|_| room.take(&packet).unwrap()).collect();
+        assert!(room.take(&[]).is_none());
         assert_eq!(waiting.pop().unwrap().take(), packet);
         let last = room.take(&packet);
-        assert!(last.is_some() && room.take(&packet[..1]).is_none());
+        assert!(last.is_some() && room.take(&[]).is_none());
     }
 }

@@ -27,8 +27,8 @@ use crate::refusal::Refusal;
 use crate::reply;
 use crate::shared::{Shared, Waiting};
 
-/// Packets of one connection that wait for it. More than a window's are lost, and come again.
-pub(crate) const QUEUE: usize = 64;
+/// Packets of one connection that wait for it: a window of short ones. More are lost, and come again.
+pub(crate) const QUEUE: usize = 512;
 /// The port of names.
 const DNS_PORT: u16 = 53;
 
