@@ -8,6 +8,7 @@ mod boxes;
 mod clones;
 mod contexts;
 mod isolation;
+mod ports;
 mod python;
 mod volumes;
 
@@ -26,6 +27,7 @@ pub use self::boxes::*;
 pub use self::clones::*;
 pub use self::contexts::*;
 pub use self::isolation::*;
+pub use self::ports::*;
 pub use self::python::*;
 pub use self::volumes::*;
 use crate::drive::{eventually, patient, run, sh};
@@ -82,6 +84,16 @@ macro_rules! conform {
             a_context_is_what_it_was_created_as
             there_is_a_most_of_contexts
             large_results_are_bounded
+            a_port_of_the_host_leads_to_a_server_in_the_sandbox
+            bytes_pass_through_a_port_both_ways
+            a_connection_that_breaks_breaks_at_the_other_end
+            who_does_not_read_holds_nobody_else_up
+            there_is_a_most_of_connections_through_ports
+            connections_given_up_by_the_thousand_leave_a_sandbox_whole
+            ports_are_added_and_closed_while_a_sandbox_runs
+            a_server_may_listen_on_ipv6_alone_and_so_may_the_host
+            datagrams_pass_through_a_port_and_answers_find_their_way_back
+            datagrams_are_lost_until_somebody_receives_them
         }
     };
 }

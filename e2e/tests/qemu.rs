@@ -6,3 +6,4 @@ bouvet_e2e::conform!(Site::qemu);
 bouvet_e2e::conform_clones!(Vmm::Qemu);
 bouvet_e2e::conform_boxes!(Vmm::Qemu);
 bouvet_e2e::conform_volumes!(Vmm::Qemu);
+bouvet_e2e::conform_ports!(Vmm::Qemu);

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Json, Response};
 use bouvet_host::attest::AttestError;
 use bouvet_host::{
     CacheError, ConnectError, ContextError, ControlError, CreateError, ExecError, FileError, FindError,
-    ImageError, InvalidConfig, PolicyError, Refusal, chain,
+    ImageError, InvalidConfig, PolicyError, PortError, Refusal, chain,
 };
 
 use crate::api::shape::FailureView;
@@ -45,6 +45,8 @@ pub(crate) enum Kind {
     NotMeasured,
     Gone,
     NameTaken,
+    PortInUse,
+    NotExposed,
     Full,
     NoProgram,
     NotExecutable,
@@ -74,6 +76,8 @@ impl Kind {
             Self::NotMeasured => "not_measured",
             Self::Gone => "gone",
             Self::NameTaken => "name_taken",
+            Self::PortInUse => "port_in_use",
+            Self::NotExposed => "not_exposed",
             Self::Full => "full",
             Self::NoProgram => "no_program",
             Self::NotExecutable => "not_executable",
@@ -99,6 +103,10 @@ impl Kind {
             Self::NotMeasured => "`bouvet run --tee` makes a sandbox whose launch is measured",
             Self::Gone => "`bouvet rm` removes what is known of it",
             Self::NameTaken => "remove the other with `bouvet rm`, or choose another name",
+            Self::PortInUse => {
+                "choose another port, 0 for any that is free, or remove what has it (`bouvet ps -a` shows ports)"
+            }
+            Self::NotExposed => "`bouvet run -p` makes a sandbox with one",
             Self::Full => "`bouvet rm` removes what is not needed",
             Self::Unavailable => "try again; if that fails too, the server's log says more",
             Self::Invalid
@@ -368,6 +376,7 @@ impl From<CreateError> for Failure {
                 Self::new(Status::CONFLICT, error, "Choose another name, or destroy that sandbox first.")
                     .of_kind(Kind::NameTaken)
             }
+            CreateError::Port(error) => error.into(),
             CreateError::Image(error) => error.into(),
             CreateError::NoStore => Self::new(
                 Status::CONFLICT,
@@ -465,6 +474,31 @@ impl From<ConnectError> for Failure {
                 error,
                 "If the next call fails too, destroy the sandbox and create another.",
             ),
+        }
+    }
+}
+
+impl From<PortError> for Failure {
+    fn from(error: PortError) -> Self {
+        let another = "Choose another port, or port 0 of the host for any that is free.";
+        match error {
+            PortError::Invalid(error) => error.into(),
+            PortError::Refused(refusal) => refusal.into(),
+            PortError::TooMany(_) => {
+                Self::new(Status::TOO_MANY_REQUESTS, error, "Use one that it has already.")
+            }
+            PortError::InUse { .. } => Self::new(Status::CONFLICT, error, another).of_kind(Kind::PortInUse),
+            PortError::NotPermitted { .. } | PortError::NoAddress { .. } => {
+                Self::new(Status::CONFLICT, error, another)
+            }
+            PortError::Listen { .. } => Self::new(
+                Status::INTERNAL_SERVER_ERROR,
+                chain(&error),
+                "Retry once; if it fails again, the server's log tells its operator more.",
+            ),
+            PortError::NotExposed { .. } => {
+                Self::new(Status::NOT_FOUND, error, "Expose it first.").of_kind(Kind::NotExposed)
+            }
         }
     }
 }

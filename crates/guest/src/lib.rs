@@ -6,6 +6,7 @@
 
 mod answers;
 mod connect;
+mod datagrams;
 pub mod enter;
 mod exec;
 mod files;

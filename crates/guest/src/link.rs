@@ -7,7 +7,7 @@ pub(crate) mod vsock;
 use std::io;
 
 use bouvet_wire::frame::{self, Decoder, Epoch, Event, MAX_PAYLOAD_BYTES, Preamble};
-use bouvet_wire::limits::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use bouvet_wire::limits::{CONNECTION_WINDOW_BYTES, MAX_CALLS, STREAM_WINDOW_BYTES};
 use bytes::BytesMut;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
@@ -85,6 +85,11 @@ impl Connection {
             hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .max_concurrent_streams(MAX_CALLS)
+                // These count what an attacker does over the whole life of a connection. A host is none, and may well
+                // give up more calls than that.
+                .max_pending_accept_reset_streams(MAX_CALLS as usize)
+                .max_local_error_reset_streams(None)
                 .serve_connection(TokioIo::new(far), TowerToHyperService::new(server))
                 .await
                 .ok();

@@ -4,15 +4,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bouvet_wire::limits::MAX_CONNECTIONS;
 use bouvet_wire::v1;
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use bouvet_wire::v1::guest_server::GuestServer;
 
 use crate::answers::Answers;
-use crate::connect;
+use crate::connect::{self, Connections};
+use crate::datagrams::{self, Peers};
 use crate::exec::{self, Executor};
 use crate::files;
 use crate::furnish;
@@ -27,22 +26,15 @@ pub(crate) struct Service {
     owns_kernel: bool,
     personal: Arc<AtomicBool>,
     names: Arc<Mutex<Names>>,
-    connections: Arc<Semaphore>,
+    connections: Connections,
+    peers: Peers,
     network: Network,
 }
 
 impl Service {
     pub(crate) fn new(executor: Arc<Executor>, home: PathBuf, owns_kernel: bool) -> Self {
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        Self {
-            executor,
-            home,
-            owns_kernel,
-            personal: Arc::default(),
-            names: Arc::default(),
-            connections,
-            network: Network::default(),
-        }
+        let (personal, names, connections, peers, network) = Default::default();
+        Self { executor, home, owns_kernel, personal, names, connections, peers, network }
     }
 
     /// A VM that is nobody's yet may have a twin with the same entropy and names: it must not work.
@@ -204,5 +196,15 @@ impl v1::guest_server::Guest for Service {
             return Err(Status::failed_precondition("a network needs a VM, and this guest runs without one"));
         }
         self.network.attach(request.into_inner()).await.map(Response::new)
+    }
+
+    type DatagramsStream = Answers<v1::DatagramsOutput>;
+
+    async fn datagrams(
+        &self,
+        request: Request<Streaming<v1::DatagramsInput>>,
+    ) -> Result<Response<Self::DatagramsStream>, Status> {
+        self.require_personal()?;
+        datagrams::pass(&self.peers, request.into_inner()).await.map(Response::new)
     }
 }

@@ -44,6 +44,7 @@ mod kvm;
 mod link;
 mod network;
 mod pool;
+mod ports;
 mod results;
 mod sandbox;
 mod seccomp;
@@ -69,8 +70,9 @@ pub use bouvet_net::{
 };
 pub use boxconfig::size::parse as parse_size;
 pub use boxconfig::{
-    BoxConfig, CacheConfig, InvalidConfig, LogLevel, NetworkLimits, NetworkMode, PoolConfig, ResourceConfig,
-    ResourceLimits, ScalingPolicy, SecretConfig, SecretValue, SevSnpGeneration, SidecarConfig, TeeConfig,
+    BoxConfig, CacheConfig, InvalidConfig, LogLevel, NetworkLimits, NetworkMode, PoolConfig, PortProtocol,
+    PortSpec, ResourceConfig, ResourceLimits, ScalingPolicy, SecretConfig, SecretValue, SevSnpGeneration,
+    SidecarConfig, TeeConfig,
 };
 pub use boxes::KeepError;
 pub use cgroup::{CgroupChoice, CgroupError};
@@ -93,6 +95,7 @@ pub use kvm::Kvm;
 pub use link::LinkError;
 pub use network::{NetworkControl, NetworkError, PolicyError};
 pub use pool::PoolOptions;
+pub use ports::{MappedPort, PortError};
 pub use results::{Form, RichOutput};
 pub use sandbox::create::BringUpError;
 pub use sandbox::owner::ControlError;

@@ -16,8 +16,29 @@ pub const MAX_PROGRAM_BYTES: usize = 10 * 1024 * 1024;
 /// Head or tail of one output stream that one `exec` may ask for.
 pub const MAX_OUTPUT_PART_BYTES: usize = 1024 * 1024;
 
-/// Connections that the host may have into one sandbox. The guest has 160 KiB for each.
+/// Connections that the host may have to the control port of one sandbox's sidecar.
 pub const MAX_CONNECTIONS: usize = 64;
+
+/// Connections that may lead through all ports of one sandbox together: as many as a busy server has. Those to a sidecar
+/// are counted by themselves, so that whoever reaches a port cannot keep its operator from that.
+pub const MAX_PORT_CONNECTIONS: usize = 128;
+
+/// Ports of the host that may lead into one sandbox. Each takes a descriptor of the host's, and a task.
+pub const MAX_PORTS: usize = 64;
+
+/// Bytes of one direction of a connection that the receiving end has not passed on yet. Both ends read what comes at
+/// once, and hold it here, so that a program or client that does not read keeps nobody else's bytes from passing.
+pub const TUNNEL_WINDOW_BYTES: usize = 64 * 1024;
+
+// What waits for programs, and as much on its way from them, takes half at most of the 48 MiB that the guest keeps from
+// programs for itself and its kernel.
+const _: () = assert!(2 * (MAX_CONNECTIONS + MAX_PORT_CONNECTIONS) * TUNNEL_WINDOW_BYTES <= 24 * 1024 * 1024);
+
+/// Peers whose datagrams may pass through all ports of one sandbox together. Each takes a descriptor of the guest's.
+pub const MAX_PEERS: usize = 256;
+
+/// The payload of a datagram: what one of IPv4 has room for, with its headers (RFC 768, RFC 791).
+pub const MAX_DATAGRAM_BYTES: usize = 65_507;
 
 /// Contexts that one sandbox may have, dead ones among them.
 pub const MAX_CONTEXTS: usize = 8;
@@ -80,9 +101,20 @@ pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// that those whose callers do not read keep nobody else from reading.
 pub const CONNECTION_WINDOW_BYTES: u32 = 28 * 1024 * 1024;
 
+/// Calls that may be under way at once: those with a limit of their own, and as many short ones as matter.
+pub const MAX_CALLS: u32 = 512;
+
 const _: () = assert!(
     (MAX_OPEN_EXECS + MAX_TRANSFERS + MAX_VOLUMES + 1) * (STREAM_WINDOW_BYTES as usize)
         < CONNECTION_WINDOW_BYTES as usize
+);
+const _: () = assert!(
+    MAX_OPEN_EXECS + MAX_TRANSFERS + MAX_VOLUMES + MAX_CONNECTIONS + MAX_PORT_CONNECTIONS + MAX_PORTS + 64
+        <= MAX_CALLS as usize
+);
+const _: () = assert!(
+    TUNNEL_WINDOW_BYTES < STREAM_WINDOW_BYTES as usize,
+    "a connection is never held up by HTTP/2's window"
 );
 const _: () = assert!(MAX_FUSE_MESSAGE_BYTES < MAX_MESSAGE_BYTES, "a FUSE message travels in one message");
 const _: () = assert!(

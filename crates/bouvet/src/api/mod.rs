@@ -9,6 +9,7 @@ pub(crate) mod frame;
 mod images;
 mod logs;
 mod network;
+pub(crate) mod ports;
 mod sandboxes;
 mod session;
 pub(crate) mod shape;
@@ -63,6 +64,8 @@ pub(crate) fn router(host: Host) -> Router {
         .route("/v1/sandboxes/{sandbox}/network", get(network::show))
         .route("/v1/sandboxes/{sandbox}/network/policy", put(network::set_policy))
         .route("/v1/sandboxes/{sandbox}/sidecar", post(sidecar::connect))
+        .route("/v1/sandboxes/{sandbox}/ports", get(ports::list).post(ports::expose))
+        .route("/v1/sandboxes/{sandbox}/ports/{port}", delete(ports::unexpose))
         .route("/v1/sandboxes/{sandbox}/files", get(files::list).post(files::make_directory))
         .route("/v1/sandboxes/{sandbox}/file", get(files::read).put(files::write))
         .route("/v1/images", get(images::list))

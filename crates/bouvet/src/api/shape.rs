@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use bouvet_host::{ImageInfo, NetworkCounts, Policy, PullEvent, Refused, Rule, SandboxInfo, State, Stop};
+use bouvet_host::{
+    ImageInfo, MappedPort, NetworkCounts, Policy, PullEvent, Refused, Rule, SandboxInfo, State, Stop,
+};
 use humantime::format_rfc3339_seconds;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -32,7 +34,7 @@ pub(crate) struct SandboxView {
     pub(crate) persistent: bool,
     pub(crate) tty: bool,
     pub(crate) stdin_open: bool,
-    pub(crate) ports: Vec<String>,
+    pub(crate) ports: Vec<PortView>,
 }
 
 impl From<&SandboxInfo> for SandboxView {
@@ -58,7 +60,7 @@ impl From<&SandboxInfo> for SandboxView {
             persistent: config.persistent,
             tty: config.tty,
             stdin_open: config.stdin_open,
-            ports: config.port_map.clone(),
+            ports: info.ports.iter().map(PortView::from).collect(),
         }
     }
 }
@@ -73,6 +75,57 @@ impl SandboxView {
     pub(crate) fn short_id(&self) -> &str {
         self.id.get(..8).unwrap_or(&self.id)
     }
+}
+
+/// A port of the host that leads into a sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PortView {
+    /// Where the host listens.
+    pub(crate) host: String,
+    /// See [`PortView::host`].
+    pub(crate) host_port: u16,
+    /// Where it leads.
+    pub(crate) guest_port: u16,
+    /// `tcp` or `udp`.
+    pub(crate) protocol: String,
+    /// Why the host does not listen there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+impl From<&MappedPort> for PortView {
+    fn from(port: &MappedPort) -> Self {
+        Self {
+            host: port.host.ip().to_string(),
+            host_port: port.host.port(),
+            guest_port: port.guest,
+            protocol: port.protocol.name().to_owned(),
+            error: port.error.clone(),
+        }
+    }
+}
+
+impl PortView {
+    /// Where the host listens, as people write it.
+    pub(crate) fn host(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.host_port),
+            false => format!("{}:{}", self.host, self.host_port),
+        }
+    }
+
+    /// Where it leads, as people write it.
+    pub(crate) fn guest(&self) -> String {
+        format!("{}/{}", self.guest_port, self.protocol)
+    }
+}
+
+/// A port that is to be had.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExposeView {
+    /// As in a description's `port_map`.
+    pub(crate) port: String,
 }
 
 /// How a program ended.

@@ -14,6 +14,7 @@ mod names;
 mod network;
 mod outcome;
 mod pause;
+mod port;
 mod ps;
 mod pull;
 mod restart;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Attest(attest::Line),
     /// Speak to the control port of a sandbox's sidecar
     Sidecar(sidecar::Line),
+    /// Show where ports of a sandbox are reached
+    Port(port::Line),
     /// Copy files and directories to or from a sandbox
     Cp(cp::Line),
     /// Stop sandboxes: their programs are asked to end, then killed
@@ -129,6 +132,7 @@ impl Command {
             Self::Logs(line) => logs::run(&line, connection).await,
             Self::Attest(line) => attest::run(&line, connection).await,
             Self::Sidecar(line) => sidecar::run(&line, connection).await,
+            Self::Port(line) => port::run(&line, connection).await,
             Self::Cp(line) => cp::run(&line, connection).await,
             Self::Stop(line) => stop::run(&line, connection).await,
             Self::Restart(line) => restart::run(&line, connection).await,
@@ -154,6 +158,7 @@ impl Command {
     pub(crate) fn check(&self) -> Result<(), Failed> {
         match self {
             Self::Run(line) => line.check(),
+            Self::Port(line) => line.check(),
             Self::Cp(line) => line.route().map(drop),
             Self::Logs(line) => line.since().map(drop),
             Self::Attest(line) => line.expected().map(drop),

@@ -7,7 +7,7 @@ use clap::Args;
 use super::outcome::{Connection, Failed};
 use super::table;
 use crate::api::client::path;
-use crate::api::shape::SandboxView;
+use crate::api::shape::{PortView, SandboxView};
 
 /// Characters of a command that are shown.
 const COMMAND_CHARS: usize = 24;
@@ -86,8 +86,14 @@ fn row(view: &SandboxView, full: bool, now: SystemTime) -> Vec<String> {
         if full { command } else { table::clip(&command, COMMAND_CHARS) },
         table::ago(&view.created_at, now),
         if full { status } else { table::clip(&status, 2 * COMMAND_CHARS) },
-        view.ports.join(", "),
+        view.ports.iter().map(port).collect::<Vec<_>>().join(", "),
     ]
+}
+
+/// As `docker` has it.
+fn port(port: &PortView) -> String {
+    let closed = if port.error.is_some() { " (closed)" } else { "" };
+    format!("{}->{}{closed}", port.host(), port.guest())
 }
 
 #[cfg(test)]
@@ -104,6 +110,15 @@ mod tests {
             exit_code: Some(7),
             command: vec!["sh".into(), "-c".into(), "x".repeat(40)],
             created_at: "1970-01-01T00:00:00Z".into(),
+            ports: [("::1", None), ("127.0.0.1", Some("in use".to_owned()))]
+                .map(|(host, error)| PortView {
+                    host: host.into(),
+                    host_port: 8080,
+                    guest_port: 80,
+                    protocol: "tcp".into(),
+                    error,
+                })
+                .into(),
             ..SandboxView::default()
         };
         let row = row(&view, false, UNIX_EPOCH + Duration::from_secs(60));
@@ -113,6 +128,7 @@ mod tests {
             ("base", "1 minute ago", "stopped (7)")
         );
         assert_eq!(row[3].chars().count(), COMMAND_CHARS);
+        assert_eq!(row[6], "[::1]:8080->80/tcp, 127.0.0.1:8080->80/tcp (closed)");
         let mut views = vec![view];
         keep(&mut views, "state=stopped").unwrap();
         assert_eq!(views.len(), 1);

@@ -98,7 +98,7 @@ struct How {
     #[arg(long)]
     persistent: bool,
     /// Lead a port of this machine into it
-    #[arg(short, long, value_name = "[ADDRESS:]HOST:GUEST[/udp]")]
+    #[arg(short, long, value_name = "[[ADDRESS:]HOST:]GUEST[/udp]")]
     publish: Vec<String>,
     /// An image whose program runs beside the main one, in the same VM
     #[arg(long, value_name = "IMAGE")]

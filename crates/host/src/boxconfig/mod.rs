@@ -24,6 +24,7 @@ pub use self::parts::{
     CacheConfig, LogLevel, NetworkMode, PoolConfig, ScalingPolicy, SevSnpGeneration, SidecarConfig, TeeConfig,
 };
 use self::plan::Plan;
+pub use self::ports::{PortProtocol, PortSpec};
 
 /// Memory that a Linux guest with its tools needs at least.
 const MIN_MEMORY_MB: u32 = 128;
@@ -85,8 +86,8 @@ pub struct BoxConfig {
     pub cache: CacheConfig,
     /// Sandboxes of this description that wait ready.
     pub pool: PoolConfig,
-    /// Ports of the host that lead into the sandbox: `host_port:guest_port`, `address:host_port:guest_port`, either with
-    /// `/udp`.
+    /// Ports of the host that lead into the sandbox: `host_port:guest_port`, `address:host_port:guest_port` or `guest_port`,
+    /// each with or without `/udp`. See [`PortSpec`].
     pub port_map: Vec<String>,
     /// Addresses of DNS servers, `ADDRESS` or `ADDRESS:PORT`. Empty: the host's.
     pub dns: Vec<String>,
@@ -192,9 +193,9 @@ mod seconds {
 /// ```
 /// use bouvet_host::BoxConfig;
 ///
-/// let config = BoxConfig { port_map: vec!["80".into()], ..BoxConfig::default() };
+/// let config = BoxConfig { port_map: vec!["http".into()], ..BoxConfig::default() };
 /// let error = config.validate().unwrap_err();
-/// assert_eq!((error.field, error.value.as_str()), ("port_map", "`80`"));
+/// assert_eq!((error.field, error.value.as_str()), ("port_map", "`http`"));
 /// assert!(error.allowed.starts_with("`host_port:guest_port`"));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -255,7 +256,6 @@ impl BoxConfig {
         }
         for (field, list) in [
             ("volumes", &self.volumes),
-            ("port_map", &self.port_map),
             ("dns", &self.dns),
             ("tmpfs", &self.tmpfs),
             ("resource_limits.ulimits", &self.resource_limits.ulimits),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::capabilities::Capabilities;
 use super::limits::Limits;
 use super::network::NetworkPlan;
-use super::ports::Port;
+use super::ports::PortSpec;
 use super::tmpfs::Tmpfs;
 use super::{BoxConfig, InvalidConfig, TeeConfig, check_env, check_guest_path, check_user};
 use crate::volume::VolumeSpec;
@@ -23,6 +23,7 @@ pub(crate) struct Plan {
     pub(crate) security: Security,
     /// `None`: it has none.
     pub(crate) network: Option<NetworkPlan>,
+    pub(crate) ports: Vec<PortSpec>,
 }
 
 /// What is taken from a sandbox's programs.
@@ -49,7 +50,6 @@ pub(crate) enum Seccomp {
 impl Plan {
     pub(super) fn of(config: &BoxConfig) -> Result<Self, InvalidConfig> {
         check_names(config)?;
-        check_ports(config)?;
         check_pool(config)?;
         check_parts(config)?;
         let mut tmpfs: Vec<_> =
@@ -69,6 +69,7 @@ impl Plan {
             limits: config.resource_limits.plan(config.resources.memory_mb)?,
             security: Security::of(config)?,
             network: NetworkPlan::of(config)?,
+            ports: PortSpec::parse_all(&config.port_map)?,
         })
     }
 }
@@ -137,27 +138,6 @@ fn check_names(config: &BoxConfig) -> Result<(), InvalidConfig> {
         check_guest_path("working_dir", &config.working_dir)?;
     }
     check_user(&config.user)
-}
-
-/// What is right, and not available yet, is said as clearly as what is wrong.
-fn check_ports(config: &BoxConfig) -> Result<(), InvalidConfig> {
-    let ports: Vec<_> = config.port_map.iter().map(|text| Port::parse(text)).collect::<Result<_, _>>()?;
-    for (index, port) in ports.iter().enumerate() {
-        let same = |other: &Port| other.host == port.host && other.protocol == port.protocol;
-        if port.host.port() != 0 && ports[..index].iter().any(same) {
-            return Err(InvalidConfig::text(
-                "port_map",
-                &config.port_map[index],
-                "each port of the host once is",
-            ));
-        }
-    }
-    if !config.port_map.is_empty() {
-        let (value, allowed) =
-            (config.port_map.join(", "), "ports are not mapped yet: it must be left out".into());
-        return Err(InvalidConfig { field: "port_map", value, allowed });
-    }
-    Ok(())
 }
 
 fn check_pool(config: &BoxConfig) -> Result<(), InvalidConfig> {
@@ -266,12 +246,11 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_read_and_not_there_yet() {
-        assert_eq!(field(|c| c.port_map = list("8080:80")), "port_map");
-        let error = plan(|c| c.port_map = list("eighty")).unwrap_err().to_string();
-        assert!(error.contains("host_port:guest_port"), "{error}");
-        let twice = plan(|c| c.port_map = vec!["8080:80".into(), "8080:81".into()]).unwrap_err();
-        assert!(twice.allowed.contains("once"), "{twice}");
+    fn ports_need_no_network() {
+        let ports = plan(|c| c.port_map = list("8080:80")).unwrap().ports;
+        assert_eq!(ports, ["127.0.0.1:8080:80/tcp".parse().unwrap()]);
+        assert_eq!(field(|c| c.port_map = list("eighty")), "port_map");
+        assert_eq!(field(|c| c.port_map = vec!["8080:80".into(), "8080:81".into()]), "port_map");
     }
 
     #[test]

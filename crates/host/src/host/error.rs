@@ -11,6 +11,7 @@ use crate::cgroup::CgroupError;
 use crate::engine::EngineError;
 use crate::instance::ClaimError;
 use crate::network::NetworkError;
+use crate::ports::PortError;
 use crate::sandbox::create::BringUpError;
 use crate::template::StoreError;
 use crate::volume::VolumeError;
@@ -105,6 +106,9 @@ pub enum CreateError {
     /// It is to be kept, and this host keeps none.
     #[error("this host has no directory for sandboxes that are persistent")]
     NoStore,
+    /// A port of its could not be had.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// An image of it could not be had.
     #[error(transparent)]
     Image(#[from] ImageError),

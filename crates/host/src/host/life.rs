@@ -20,6 +20,7 @@ use crate::event::Happening;
 use crate::journal::{Journal, Journals};
 use crate::network::{self, NetworkControl};
 use crate::pool::Entry;
+use crate::ports::Claim;
 use crate::sandbox::create::{self, Live, Origin, Site, Wanted};
 use crate::sandbox::owner::{ControlError, End, Owner};
 use crate::sandbox::state::{Event, State};
@@ -48,13 +49,16 @@ struct Home {
 
 impl Host {
     pub(super) async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
+        // First, so that nothing else is begun in vain.
+        let ports = Claim::stake_all(&config.plan()?.ports);
+        let ports = ports.map_err(|error| error.held(|port| self.registry().holder(port)))?;
         let ground = self.ground(&config).await?;
         let mut blueprint = ground.record.blueprint(config)?;
         let network = self.network(&mut blueprint)?;
         self.pool_for(&ground, &blueprint).await?;
         // Before a clone is taken from the pool: refills would start at once.
         let _refills_wait = self.0.pools.hold_back();
-        let (sandbox, owner, mut home, pooled) = self.admit(blueprint, network, ground)?;
+        let (sandbox, owner, mut home, pooled) = self.admit(blueprint, network, ground, ports)?;
         let (id, slot, started, warm) = (home.id, home.slot, Instant::now(), pooled.is_some());
         self.0.events.happened(id, Happening::Create);
         let made = match self.keep(&mut home) {
@@ -66,6 +70,7 @@ impl Host {
             Err(error) => {
                 warn!(sandbox = %id, error = %crate::chain(&error), "sandbox not created");
                 owner.happen(Event::Destroy);
+                sandbox.close_ports().await;
                 home.forget();
                 self.registry().forget(id, slot);
                 owner.happen(Event::Released);
@@ -87,6 +92,7 @@ impl Host {
         blueprint: Blueprint,
         network: Option<Network>,
         ground: Ground,
+        ports: Vec<Claim>,
     ) -> Result<(Sandbox, Owner, Home, Option<Entry>), CreateError> {
         let config = &blueprint.config;
         let mut registry = self.registry();
@@ -100,7 +106,7 @@ impl Host {
         };
         let journals = Journals::default();
         let home = Home { id, slot, ground: Some(ground), blueprint, journals, network, kept: None };
-        let (sandbox, owner) = self.enrol(&mut registry, &home, SystemTime::now(), State::Starting);
+        let (sandbox, owner) = self.enrol(&mut registry, &home, ports, (SystemTime::now(), State::Starting));
         Ok((sandbox, owner, home, pooled))
     }
 
@@ -108,8 +114,8 @@ impl Host {
         &self,
         registry: &mut Registry,
         home: &Home,
-        created_at: SystemTime,
-        state: State,
+        ports: Vec<Claim>,
+        (created_at, state): (SystemTime, State),
     ) -> (Sandbox, Owner) {
         let Home { id, journals, .. } = home;
         let (id, journals) = (*id, journals.clone());
@@ -118,8 +124,8 @@ impl Host {
         let boxes = self.0.boxes.as_ref().filter(|_| home.blueprint.config.persistent);
         let kept = boxes.map(|boxes| boxes.dir_of(home.id));
         let network = home.network.clone().map(|network| NetworkControl::new(network, kept));
-        let birth =
-            Birth { id, config: home.blueprint.shown(), created_at, journals: journals.clone(), network };
+        let config = home.blueprint.shown();
+        let birth = Birth { id, config, created_at, journals: journals.clone(), network, ports };
         let sandbox = Sandbox::new(birth, state, orders);
         registry.sandboxes.insert(id, sandbox.clone());
         let events = self.0.events.clone();
@@ -164,7 +170,7 @@ impl Host {
                 }
             }
             let Some(answer) = owner.rest().await else { break };
-            let started = match self.start_again(&mut home).await {
+            let started = match self.start_again(&sandbox, &mut home).await {
                 Ok(started) => {
                     up(&sandbox, &owner, &started);
                     // Should this host be killed, the last end is no longer how it ended.
@@ -185,6 +191,7 @@ impl Host {
         if home.blueprint.config.log_level <= LogLevel::Info {
             info!(sandbox = %home.id, "sandbox destroyed");
         }
+        sandbox.close_ports().await;
         let (id, slot) = (home.id, home.slot);
         // What is kept outlives its host, unless somebody destroyed it before.
         if !self.0.closing.is_cancelled() {
@@ -196,7 +203,8 @@ impl Host {
         owner.happen(Event::Released);
     }
 
-    async fn start_again(&self, home: &mut Home) -> Result<Live, CreateError> {
+    async fn start_again(&self, sandbox: &Sandbox, home: &mut Home) -> Result<Live, CreateError> {
+        sandbox.retry_ports().map_err(|error| error.held(|port| self.registry().holder(port)))?;
         // It is among those already that live.
         self.registry().make_room(self.0.max_sandboxes.saturating_add(1))?;
         self.settle(home).await?;
@@ -325,10 +333,14 @@ impl Host {
             let main = Arc::new(Journal::with(kept.journal()));
             let journals = Journals { main, ..Journals::default() };
             let (created_at, state) = (record.created_at, record.state());
+            let ports: Vec<_> = blueprint.plan.ports.iter().copied().map(Claim::stake).collect();
+            for error in ports.iter().filter_map(Claim::error) {
+                warn!(sandbox = %id, error = %crate::chain(error), "a persistent sandbox is without a port");
+            }
             let mut registry = self.registry();
             let slot = registry.take_slot();
             let home = Home { id, slot, ground: None, blueprint, journals, network, kept: Some(kept) };
-            let (sandbox, owner) = self.enrol(&mut registry, &home, created_at, state);
+            let (sandbox, owner) = self.enrol(&mut registry, &home, ports, (created_at, state));
             drop(registry);
             self.0.tasks.spawn(self.clone().live(sandbox, owner, home, None));
         }

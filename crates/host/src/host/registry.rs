@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{CreateError, FindError};
+use crate::boxconfig::PortSpec;
+use crate::ports::MappedPort;
 use crate::sandbox::state::State;
 use crate::sandbox::{Sandbox, SandboxId};
 
@@ -63,6 +65,22 @@ impl Registry {
             (None, _) => Err(none()),
             (Some(_), Some(_)) => Err(FindError::Ambiguous(text.to_owned())),
         }
+    }
+
+    /// The sandbox that keeps `wanted` from being had, by the name that people know it by.
+    pub(super) fn holder(&self, wanted: PortSpec) -> Option<String> {
+        let meets = |port: &MappedPort| {
+            let (one, other) = (port.host.ip(), wanted.host.ip());
+            port.host.port() == wanted.host.port()
+                && port.protocol == wanted.protocol
+                && port.error.is_none()
+                && (one == other || one.is_unspecified() || other.is_unspecified())
+        };
+        let holder = self.sandboxes.values().find(|sandbox| sandbox.ports().iter().any(meets))?;
+        Some(match holder.config().name.as_str() {
+            "" => holder.id().short(),
+            name => name.to_owned(),
+        })
     }
 
     pub(super) fn forget(&mut self, id: SandboxId, slot: u32) {

@@ -3,6 +3,8 @@
 //! A script plays the guest at the other end of a socket pair. It goes as far as the honest protocol takes
 //! it to the place it attacks: the handshake, the frames, HTTP/2, gRPC, the messages.
 
+mod ports;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

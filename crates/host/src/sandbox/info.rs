@@ -12,6 +12,7 @@ use super::state::State;
 use crate::boxconfig::BoxConfig;
 use crate::exec::ExecControl;
 use crate::journal::LogReader;
+use crate::ports::MappedPort;
 
 /// Names one sandbox. Random, so that nobody finds another's by guessing.
 ///
@@ -81,6 +82,8 @@ pub struct SandboxInfo {
     pub expires_at: Option<SystemTime>,
     /// What it was asked to be.
     pub config: BoxConfig,
+    /// Ports of the host that lead into it.
+    pub ports: Vec<MappedPort>,
 }
 
 /// What the programs of a sandbox use now.

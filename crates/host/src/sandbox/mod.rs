@@ -4,6 +4,7 @@ pub(crate) mod create;
 mod files;
 mod info;
 pub(crate) mod owner;
+mod ports;
 pub(crate) mod post_mortem;
 pub(crate) mod state;
 
@@ -24,6 +25,7 @@ use crate::exec::{self, Exec, ExecControl, ExecError, ExecRequest, ExecStream, P
 use crate::journal::{Journals, LogOptions, LogReader};
 use crate::link::Client;
 use crate::network::NetworkControl;
+use crate::ports::{Claim, Entrance, Ports};
 use crate::tunnel::{ConnectError, Tunnel};
 use crate::volume::{VolumeError, VolumeSpec, Volumes};
 
@@ -54,12 +56,13 @@ struct Inner {
     created_at: SystemTime,
     state: watch::Receiver<State>,
     orders: mpsc::Sender<(Order, Answer)>,
-    ends: Mutex<Ends>,
+    ends: Arc<Mutex<Ends>>,
     journals: Journals,
     network: Option<NetworkControl>,
     open_execs: Arc<Semaphore>,
     transfers: Arc<Semaphore>,
     tunnels: Arc<Semaphore>,
+    ports: Ports,
 }
 
 /// What leads into a sandbox that is up.
@@ -79,6 +82,7 @@ pub(crate) struct Birth {
     pub(crate) created_at: SystemTime,
     pub(crate) journals: Journals,
     pub(crate) network: Option<NetworkControl>,
+    pub(crate) ports: Vec<Claim>,
 }
 
 impl Sandbox {
@@ -87,19 +91,22 @@ impl Sandbox {
         state: watch::Receiver<State>,
         orders: mpsc::Sender<(Order, Answer)>,
     ) -> Self {
-        let Birth { id, config, created_at, journals, network } = birth;
+        let Birth { id, config, created_at, journals, network, ports } = birth;
+        let ends = Arc::<Mutex<Ends>>::default();
+        let ports = Ports::new(ports, Entrance::new(state.clone(), ends.clone()));
         Self(Arc::new(Inner {
             id,
             config,
             created_at,
             state,
             orders,
-            ends: Mutex::default(),
+            ends,
             journals,
             network,
             open_execs: Arc::new(Semaphore::new(MAX_OPEN_EXECS)),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             tunnels: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            ports,
         }))
     }
 
@@ -146,6 +153,7 @@ impl Sandbox {
             created_at: self.0.created_at,
             expires_at: (!timeout.is_zero()).then(|| self.0.created_at + timeout),
             config: self.0.config.clone(),
+            ports: self.ports(),
         }
     }
 

@@ -1,0 +1,105 @@
+//! Connections from a port of the host to one of a sandbox.
+
+use std::io;
+use std::time::Duration;
+
+use bouvet_wire::v1;
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::entrance::{Door, Entrance};
+use crate::link::Client;
+use crate::tunnel::{Call, Unread};
+
+/// How long the host accepts nothing once it could not: for want of descriptors, most likely.
+const RESPITE: Duration = Duration::from_secs(1);
+/// A peer that says nothing for so long is asked whether it is still there, and then four times more.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// Accepts while its sandbox runs, and refuses while that has no VM.
+pub(super) async fn serve(
+    listener: TcpListener,
+    guest: u16,
+    mut entrance: Entrance,
+    closed: CancellationToken,
+) {
+    loop {
+        let door = entrance.door();
+        let accepted = tokio::select! {
+            biased;
+            () = closed.cancelled() => return,
+            changed = entrance.changed() => match changed {
+                true => continue,
+                false => return,
+            },
+            accepted = listener.accept(), if !matches!(door, Door::Ajar) => accepted,
+        };
+        match (accepted, door) {
+            (Ok((stream, _)), Door::Open(client)) => {
+                let (entrance, closed) = (entrance.clone(), closed.clone());
+                tokio::spawn(async move {
+                    match entrance.room().await {
+                        Some(permit) => carry(stream, *client, guest, permit, closed).await,
+                        None => break_off(stream),
+                    }
+                });
+            }
+            (Ok((stream, _)), _) => break_off(stream),
+            (Err(error), _) => {
+                warn!(guest, %error, "could not accept a connection to a sandbox's port");
+                tokio::time::sleep(RESPITE).await;
+            }
+        }
+    }
+}
+
+/// Whoever connected sees a reset, not an end.
+#[expect(clippy::needless_pass_by_value, reason = "it is gone with it")]
+fn break_off(stream: TcpStream) {
+    // At worst it is an end.
+    set_abrupt(&stream, true).ok();
+}
+
+fn set_abrupt(stream: &TcpStream, abrupt: bool) -> io::Result<()> {
+    Ok(sockopt::set_socket_linger(stream, abrupt.then_some(Duration::ZERO))?)
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // Until both directions have ended, what ends it is no end.
+    set_abrupt(stream, true)?;
+    // Whoever sends little at a time has decided so at the other end.
+    stream.set_nodelay(true)?;
+    // A peer whose machine is gone holds no place for ever.
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?)
+}
+
+async fn carry(
+    mut stream: TcpStream,
+    client: Client,
+    guest: u16,
+    permit: OwnedSemaphorePermit,
+    closed: CancellationToken,
+) {
+    if let Err(error) = prepare(&stream) {
+        debug!(guest, %error, "a connection to a sandbox's port was gone at once");
+        return;
+    }
+    let mut call = Call::begin(client, v1::ConnectStart { port: guest.into(), tcp: true });
+    let (reader, writer) = stream.split();
+    match call.carry(reader, writer, Unread::Breaks, &closed).await {
+        // At worst it looks broken off.
+        Ok(()) => drop(set_abrupt(&stream, false)),
+        Err(error) => debug!(guest, %error, "a connection to a sandbox's port broke"),
+    }
+    drop(stream);
+    call.farewell().await;
+    drop(permit);
+}
