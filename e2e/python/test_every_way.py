@@ -34,6 +34,7 @@ PARAMETERS: dict[str, tuple[list[str], list[str]]] = {
     "list_contexts": (["sandbox_id"], []),
     "destroy_context": (["sandbox_id", "context_id"], []),
     "network_policy": (["sandbox_id"], ["allow", "deny"]),
+    "expose_port": (["sandbox_id", "port"], ["protocol"]),
 }
 RESULTS = {
     "create_sandbox": {"sandbox_id"},
@@ -48,8 +49,10 @@ RESULTS = {
     "list_contexts": {"contexts"},
     "destroy_context": {"success"},
     "network_policy": {"allow", "deny", "refused", "last_refused"},
+    "expose_port": {"host", "port"},
 }
 READS_ONLY = {"list_sandboxes", "read_file", "list_directory", "list_contexts"}
+REPEATABLE = {"destroy_sandbox", "destroy_context", "network_policy", "expose_port"}
 DESTROYS = {"destroy_sandbox", "write_file", "destroy_context"}
 PROGRAMS = {
     "python": "import sys\nprint('out', 6 * 7)\nprint('err', file=sys.stderr)",
@@ -87,8 +90,7 @@ async def test_all_annotations_are_set(way: Way) -> None:
         assert hints and hints.title, tool.name
         assert hints.read_only_hint is (tool.name in READS_ONLY), tool.name
         assert hints.destructive_hint is (tool.name in DESTROYS), tool.name
-        again = {"destroy_sandbox", "destroy_context", "network_policy"}
-        assert hints.idempotent_hint is (tool.name in READS_ONLY | again), tool.name
+        assert hints.idempotent_hint is (tool.name in READS_ONLY | REPEATABLE), tool.name
         # An image comes from a registry, and a program may have a network.
         world = {"create_sandbox", "execute_code", "run_command"}
         assert hints.open_world_hint is (tool.name in world), tool.name
@@ -320,7 +322,7 @@ async def test_too_long_an_input_is_refused(
 @pytest.mark.parametrize("tool", [name for name, (required, _) in PARAMETERS.items() if required])
 async def test_a_missing_argument_is_named(way: Way, tool: str) -> None:
     for missing in PARAMETERS[tool][0]:
-        given = {name: "x" for name in PARAMETERS[tool][0] if name != missing}
+        given = {name: 80 if name == "port" else "x" for name in PARAMETERS[tool][0] if name != missing}
         assert f"`{missing}`" in await bouvet.refusal(way.client, tool, **given)
 
 
@@ -339,6 +341,7 @@ async def test_an_unknown_argument_is_refused_by_its_name(way: Way, tool: str) -
     [
         ("create_sandbox", {"memory_mib": 64}, "memory_mib"),
         ("create_sandbox", {"vcpu_count": 33}, "vcpu_count"),
+        ("expose_port", {"port": 65_536}, "port"),
         ("run_command", {"command": "true", "timeout_ms": 0}, "timeout_ms"),
         ("run_command", {"command": "true", "timeout_ms": 86_400_001}, "timeout_ms"),
         ("run_command", {"command": "true", "env": {"A=B": ""}}, "env"),

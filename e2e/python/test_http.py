@@ -54,6 +54,7 @@ def test_the_published_command_lists_the_tools(http_server: Server, accept: str)
         "list_contexts",
         "destroy_context",
         "network_policy",
+        "expose_port",
     }
     verdict = " -s -o /dev/null -w '%{http_code} %{content_type}'"
     assert shell(http_server, PUBLISHED + accept + verdict) == "200 application/json"

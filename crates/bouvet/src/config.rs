@@ -91,6 +91,12 @@ pub const VARIABLES: &[Variable] = &[
         "a comma-separated list",
         "PEM files with certificates of authorities, beside the system's, by which servers are trusted that get secrets of sandboxes",
     ),
+    variable(
+        "BOUVET_EXPOSE_ADDRESS",
+        "127.0.0.1",
+        "an IP address of this machine, or off",
+        "where ports are listened on that MCP clients expose: whoever reaches it reaches their servers; off takes the tool away",
+    ),
     variable("BOUVET_POOL_ENABLED", "true", "true or false", "whether sandboxes wait ready to be created"),
     variable("BOUVET_POOL_MIN_SIZE", "3", "0 to 1000", "sandboxes that wait ready"),
     variable("BOUVET_POOL_MAX_BOOTS", "2", "1 to 64", "sandboxes that are made ready at once"),
@@ -270,6 +276,8 @@ pub struct Config {
     pub sandbox: BoxConfig,
     /// What sandboxes of MCP clients may reach at most, as rules. `None`: they get no network.
     pub egress: Option<Vec<String>>,
+    /// Where ports are listened on that MCP clients expose. `None`: they expose none.
+    pub expose: Option<IpAddr>,
     /// Where MCP clients may take images from.
     pub registries: Registries,
 }
@@ -351,6 +359,7 @@ impl Config {
                 ..BoxConfig::default()
             },
             egress: values.egress()?,
+            expose: values.expose()?,
             registries: Registries(match values.list("BOUVET_ALLOWED_REGISTRIES") {
                 only if only == ["none"] => Vec::new(),
                 list => list,
@@ -385,6 +394,13 @@ impl Values<'_> {
             none if none == ["none"] => Ok(None),
             rules if rules.iter().all(|rule| rule.parse::<Rule>().is_ok()) => Ok(Some(rules)),
             _ => Err(self.error(NAME)),
+        }
+    }
+
+    fn expose(&self) -> Result<Option<IpAddr>, ConfigError> {
+        match self.text("BOUVET_EXPOSE_ADDRESS").to_ascii_lowercase().as_str() {
+            "off" => Ok(None),
+            _ => self.parse("BOUVET_EXPOSE_ADDRESS").map(Some),
         }
     }
 

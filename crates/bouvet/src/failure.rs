@@ -201,6 +201,12 @@ impl Failure {
         )
     }
 
+    /// Ports are not exposed here.
+    pub(crate) fn unexposed() -> Self {
+        let hint = "Its operator sets BOUVET_EXPOSE_ADDRESS. Use the server from within the sandbox, with run_command.";
+        Self::new(Status::FORBIDDEN, "this server exposes no ports", hint)
+    }
+
     /// `language` is none that we run.
     pub(crate) fn unknown_language(language: &str) -> Self {
         let fact = format!("the language `{}` is not known", clip(language));

@@ -120,6 +120,17 @@ fn registries_are_named_or_all_or_none() {
 }
 
 #[test]
+fn ports_are_exposed_to_this_machine_unless_somebody_says_otherwise() {
+    let expose = |value| load(&[("BOUVET_EXPOSE_ADDRESS", value)]).map(|config| config.expose);
+    assert_eq!(expose("").unwrap(), Some(IpAddr::from([127, 0, 0, 1])));
+    assert_eq!(expose("::").unwrap(), Some("::".parse().unwrap()));
+    assert_eq!(expose("Off").unwrap(), None);
+    for wrong in ["localhost", "127.0.0.1:80", "true"] {
+        assert_eq!(expose(wrong).unwrap_err().variable, "BOUVET_EXPOSE_ADDRESS", "{wrong}");
+    }
+}
+
+#[test]
 fn misspelled_variables_are_found() {
     let set = ["BOUVET_HTTP_PROT", "BOUVET_HTTP_PORT", "BOUVET_POOL_ENABLED", "HOME"];
     assert_eq!(unknown_variables(set.map(str::to_owned).into_iter()), ["BOUVET_HTTP_PROT"]);

@@ -3,6 +3,8 @@
 mod progress;
 mod tools;
 
+use std::net::IpAddr;
+
 use bouvet_host::{BoxConfig, Host, Sandbox};
 use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::model::{
@@ -30,7 +32,12 @@ pub(crate) struct Grants {
     pub(crate) registries: Registries,
     /// What their sandboxes may reach at most, as rules. `None`: they get no network.
     pub(crate) egress: Option<Vec<String>>,
+    /// Where ports are listened on that they expose. `None`: they expose none.
+    pub(crate) expose: Option<IpAddr>,
 }
+
+const EXPOSING: &str =
+    "expose_port gives the address at which a server in a sandbox is reached from outside.";
 
 /// The server of one client. Cheap to make; all share the host.
 #[derive(Debug, Clone)]
@@ -44,7 +51,11 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(host: Host, sandbox: BoxConfig, grants: Grants) -> Self {
-        Self { host, sandbox, grants, tools: tools::table() }
+        let mut tools = tools::table();
+        if grants.expose.is_none() {
+            tools.remove_route("expose_port");
+        }
+        Self { host, sandbox, grants, tools }
     }
 
     /// The sandbox that a client names.
@@ -69,7 +80,10 @@ impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
         ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
             .with_server_info(Implementation::new("bouvet", env!("CARGO_PKG_VERSION")))
-            .with_instructions(INSTRUCTIONS)
+            .with_instructions(match self.grants.expose {
+                Some(_) => format!("{INSTRUCTIONS} {EXPOSING}"),
+                None => INSTRUCTIONS.to_owned(),
+            })
     }
 
     async fn list_prompts(

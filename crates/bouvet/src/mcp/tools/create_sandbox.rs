@@ -219,8 +219,10 @@ mod tests {
             "BOUVET_ALLOWED_EGRESS" => Some(egress.to_owned()),
             _ => None,
         };
-        let crate::config::Config { registries, egress, .. } = crate::config::Config::load(set).unwrap();
-        serde_json::from_value::<Args>(json).unwrap().describe(&usual, &Grants { registries, egress })
+        let crate::config::Config { registries, egress, expose, .. } =
+            crate::config::Config::load(set).unwrap();
+        let grants = Grants { registries, egress, expose };
+        serde_json::from_value::<Args>(json).unwrap().describe(&usual, &grants)
     }
 
     #[test]

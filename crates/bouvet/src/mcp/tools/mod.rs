@@ -6,6 +6,7 @@ mod destroy_context;
 mod destroy_sandbox;
 mod exec;
 mod execute_code;
+mod expose_port;
 mod list_contexts;
 mod list_directory;
 mod list_sandboxes;
@@ -37,6 +38,7 @@ pub(super) fn table() -> ToolRouter<Server> {
         + Server::list_contexts_tool()
         + Server::destroy_context_tool()
         + Server::network_policy_tool()
+        + Server::expose_port_tool()
 }
 
 /// The argument of tools that need nothing else.
