@@ -393,6 +393,25 @@ def test_images_are_pulled_run_and_removed(cli: Cli) -> None:
     assert cli.run("rmi", "nothing")[0] == 125
 
 
+def test_a_page_of_a_sandbox_is_no_page_of_this_machine(served: tuple[Server, Cli]) -> None:
+    server, cli = served
+    cli.ok("run", "-d", "--name", "page", "-p", "80", "base")
+    address = cli.ok("port", "page", "80")
+    pages = [f"http://{name}:{address.rpartition(':')[2]}" for name in ("localhost", "127.0.0.1", "[::1]")]
+    ask = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+
+    def refuses_them() -> None:
+        for page in pages:
+            status, _, words = server.post(ask, Origin=page)
+            assert status == 403 and page in words and "a sandbox's" in words, words
+        assert server.post(ask, Origin=f"http://localhost:{bouvet.free_port()}")[0] == 200
+
+    refuses_them()
+    cli.ok("rm", "-f", "page")
+    # It may still be open in a browser.
+    refuses_them()
+
+
 def test_a_sidecar_runs_beside_the_program(cli: Cli) -> None:
     bouvet.archive(cli.directory / "beside.tar", "echo beside with $A")
     beside = ("--sidecar", "docker-archive:beside.tar", "--sidecar-env", "A=1")

@@ -142,7 +142,7 @@ async fn health(State(app): State<Arc<App>>, Query(query): Query<HealthQuery>) -
 
 /// Refuses what browsers could be made to send.
 async fn gated(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match app.gate.check(request.headers()) {
+    match app.gate.check(request.headers(), |port| app.host.has_led(port)) {
         Ok(()) => next.run(request).await,
         Err(refused) => (StatusCode::FORBIDDEN, refused.to_string()).into_response(),
     }

@@ -267,6 +267,19 @@ impl Host {
         infos
     }
 
+    /// Whether `port` of this machine leads into a sandbox by TCP, or has led into one of this host: what is served there,
+    /// a page in a browser above all, is a sandbox's, and is still in the browser when the port is closed.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host, sandbox: &bouvet_host::Sandbox) -> Result<(), bouvet_host::PortError> {
+    /// let port = sandbox.expose("8000".parse()?)?;
+    /// assert!(host.has_led(port.host.port()));
+    /// # Ok(()) }
+    /// ```
+    pub fn has_led(&self, port: u16) -> bool {
+        self.registry().led.has(port)
+    }
+
     /// Destroys all sandboxes and removes everything that this host has made. Later calls fail.
     ///
     /// ```no_run

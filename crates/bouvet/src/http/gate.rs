@@ -2,7 +2,7 @@
 //!
 //! A web page can make its visitor's browser send requests to this machine. Two headers give it away:
 //! `Origin` names the page; `Host` names what the page called us, which for a rebound DNS name is a domain
-//! that is not ours.
+//! that is not ours. Pages of this machine are let in, but for those that sandboxes serve.
 
 use std::net::IpAddr;
 
@@ -19,6 +19,11 @@ pub(super) enum Refused {
     Host(String),
     #[error("pages of `{0}` may not use this server: its operator can add it to BOUVET_ALLOWED_ORIGINS")]
     Origin(String),
+    #[error(
+        "pages of `{0}` are, or were, a sandbox's: they may use this server if its operator adds it to \
+         BOUVET_ALLOWED_ORIGINS"
+    )]
+    Sandbox(String),
 }
 
 /// The rules.
@@ -34,7 +39,8 @@ impl Gate {
         Self { hosts: lower(config.allowed_hosts), origins: lower(config.allowed_origins) }
     }
 
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Refused> {
+    /// `has_led` says whether a port of this machine leads into a sandbox, or did.
+    pub(super) fn check(&self, headers: &HeaderMap, has_led: impl Fn(u16) -> bool) -> Result<(), Refused> {
         let text = |name| {
             headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase())
         };
@@ -45,8 +51,13 @@ impl Gate {
             return Err(Refused::Host(host.clone()));
         }
         match text(header::ORIGIN) {
-            Some(origin) if !self.welcomes(&origin) => Err(Refused::Origin(origin)),
-            _ => Ok(()),
+            Some(origin) if self.origins.contains(&origin) => Ok(()),
+            Some(origin) => match local_port(&origin) {
+                None => Err(Refused::Origin(origin)),
+                Some(port) if has_led(port) => Err(Refused::Sandbox(origin)),
+                Some(_) => Ok(()),
+            },
+            None => Ok(()),
         }
     }
 
@@ -60,12 +71,20 @@ impl Gate {
             || (!name.is_empty() && !name.contains('.'))
             || self.hosts.iter().any(|known| known == name || known == host)
     }
+}
 
-    /// Pages of this machine, and of those that we were told.
-    fn welcomes(&self, origin: &str) -> bool {
-        let name = origin.split_once("://").map(|(_, host)| host_name(host));
-        let local = ["localhost", "127.0.0.1", "[::1]"];
-        name.is_some_and(|name| local.contains(&name)) || self.origins.iter().any(|known| known == origin)
+/// The port of a page of this machine. Schemes that have none of their own have 0, which leads nowhere.
+fn local_port(origin: &str) -> Option<u16> {
+    let (scheme, host) = origin.split_once("://")?;
+    let name = host_name(host);
+    if !["localhost", "127.0.0.1", "[::1]"].contains(&name) {
+        return None;
+    }
+    match host[name.len()..].strip_prefix(':') {
+        Some(port) => port.parse().ok(),
+        None if scheme == "http" => Some(80),
+        None if scheme == "https" => Some(443),
+        None => Some(0),
     }
 }
 
@@ -87,12 +106,12 @@ mod tests {
         let gate = Gate::new(HttpConfig {
             address: ([127, 0, 0, 1], 0).into(),
             allowed_hosts: vec!["Sandbox.Example".into()],
-            allowed_origins: vec!["https://app.example".into()],
+            allowed_origins: vec!["https://app.example".into(), "http://[::1]:8000".into()],
         });
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_static(host));
         origin.map(|origin| headers.insert(header::ORIGIN, HeaderValue::from_static(origin)));
-        gate.check(&headers)
+        gate.check(&headers, |port| [80, 8000].contains(&port))
     }
 
     #[test]
@@ -119,13 +138,28 @@ mod tests {
 
     #[test]
     fn only_local_and_named_pages_pass() {
-        for origin in ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:9", "https://app.example"] {
+        for origin in ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:9", "https://app.example"]
+        {
             assert_eq!(check("localhost", Some(origin)), Ok(()), "{origin}");
         }
-        for origin in
-            ["http://evil.example", "null", "http://localhost.evil.example", "https://app.example:444"]
-        {
+        for origin in [
+            "http://evil.example",
+            "null",
+            "http://localhost.evil.example",
+            "https://app.example:444",
+            "http://localhost:65536",
+        ] {
             assert!(matches!(check("localhost", Some(origin)), Err(Refused::Origin(_))), "{origin}");
         }
+    }
+
+    #[test]
+    fn pages_of_sandboxes_are_no_pages_of_this_machine() {
+        for origin in
+            ["http://localhost:8000", "https://127.0.0.1:8000", "http://[::1]", "http://LOCALHOST:08000"]
+        {
+            assert!(matches!(check("localhost", Some(origin)), Err(Refused::Sandbox(_))), "{origin}");
+        }
+        assert_eq!(check("localhost", Some("http://[::1]:8000")), Ok(()), "its operator says so");
     }
 }

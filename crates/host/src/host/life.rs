@@ -125,7 +125,8 @@ impl Host {
         let kept = boxes.map(|boxes| boxes.dir_of(home.id));
         let network = home.network.clone().map(|network| NetworkControl::new(network, kept));
         let config = home.blueprint.shown();
-        let birth = Birth { id, config, created_at, journals: journals.clone(), network, ports };
+        let led = registry.led.clone();
+        let birth = Birth { id, config, created_at, journals: journals.clone(), network, ports, led };
         let sandbox = Sandbox::new(birth, state, orders);
         registry.sandboxes.insert(id, sandbox.clone());
         let events = self.0.events.clone();

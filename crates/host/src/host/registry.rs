@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{CreateError, FindError};
 use crate::boxconfig::PortSpec;
-use crate::ports::MappedPort;
+use crate::ports::{Led, MappedPort};
 use crate::sandbox::state::State;
 use crate::sandbox::{Sandbox, SandboxId};
 
@@ -15,6 +15,7 @@ const MAX_ENDED: usize = 100;
 pub(super) struct Registry {
     pub(super) sandboxes: HashMap<SandboxId, Sandbox>,
     used_slots: BTreeSet<u32>,
+    pub(super) led: Led,
 }
 
 impl Registry {

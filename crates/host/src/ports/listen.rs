@@ -49,6 +49,13 @@ impl Listening {
         self.host
     }
 
+    pub(super) fn protocol(&self) -> PortProtocol {
+        match self.socket {
+            Socket::Tcp(_) => PortProtocol::Tcp,
+            Socket::Udp(_) => PortProtocol::Udp,
+        }
+    }
+
     /// Serves it, until it is `closed` or its sandbox is no more.
     pub(super) async fn serve(self, entrance: Entrance, closed: CancellationToken) {
         match self.socket {

@@ -5,6 +5,7 @@
 
 mod entrance;
 mod error;
+mod led;
 mod listen;
 mod tcp;
 mod udp;
@@ -18,6 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use self::entrance::Entrance;
 pub use self::error::PortError;
+pub(crate) use self::led::Led;
 use self::listen::Listening;
 use crate::boxconfig::{InvalidConfig, PortProtocol, PortSpec};
 use crate::sandbox::state::Refusal;
@@ -76,6 +78,7 @@ impl Claim {
 #[derive(Debug)]
 pub(crate) struct Ports {
     entrance: Entrance,
+    led: Led,
     table: Mutex<Table>,
 }
 
@@ -101,8 +104,11 @@ struct Served {
 }
 
 impl Served {
-    fn begin(listening: Listening, entrance: Entrance) -> Self {
+    fn begin(listening: Listening, entrance: Entrance, led: &Led) -> Self {
         let (host, closes) = (listening.host(), CancellationToken::new());
+        if listening.protocol() == PortProtocol::Tcp {
+            led.add(host.port());
+        }
         let task = tokio::spawn(listening.serve(entrance, closes.clone()));
         Self { host, task, closes: closes.drop_guard() }
     }
@@ -126,13 +132,13 @@ impl Mapping {
 }
 
 impl Ports {
-    pub(crate) fn new(claims: Vec<Claim>, entrance: Entrance) -> Self {
+    pub(crate) fn new(claims: Vec<Claim>, entrance: Entrance, led: Led) -> Self {
         let begin = |Claim { wanted, got }| Mapping {
             wanted,
-            served: got.map(|listening| Served::begin(listening, entrance.clone())),
+            served: got.map(|listening| Served::begin(listening, entrance.clone(), &led)),
         };
         let mappings = claims.into_iter().map(begin).collect();
-        Self { table: Mutex::new(Table { mappings, closed: false }), entrance }
+        Self { table: Mutex::new(Table { mappings, closed: false }), entrance, led }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -156,7 +162,7 @@ impl Ports {
         if table.mappings.len() >= MAX_PORTS {
             return Err(PortError::TooMany(MAX_PORTS));
         }
-        let served = Served::begin(Listening::on(wanted)?, self.entrance.clone());
+        let served = Served::begin(Listening::on(wanted)?, self.entrance.clone(), &self.led);
         let mapping = Mapping { wanted, served: Ok(served) };
         let view = mapping.view();
         table.mappings.push(mapping);
@@ -179,7 +185,7 @@ impl Ports {
     pub(crate) fn retry(&self) -> Result<(), PortError> {
         for mapping in self.table().mappings.iter_mut().filter(|mapping| mapping.served.is_err()) {
             let listening = Listening::on(mapping.wanted)?;
-            mapping.served = Ok(Served::begin(listening, self.entrance.clone()));
+            mapping.served = Ok(Served::begin(listening, self.entrance.clone(), &self.led));
         }
         Ok(())
     }

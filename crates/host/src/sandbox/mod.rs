@@ -25,7 +25,7 @@ use crate::exec::{self, Exec, ExecControl, ExecError, ExecRequest, ExecStream, P
 use crate::journal::{Journals, LogOptions, LogReader};
 use crate::link::Client;
 use crate::network::NetworkControl;
-use crate::ports::{Claim, Entrance, Ports};
+use crate::ports::{Claim, Entrance, Led, Ports};
 use crate::tunnel::{ConnectError, Tunnel};
 use crate::volume::{VolumeError, VolumeSpec, Volumes};
 
@@ -83,6 +83,7 @@ pub(crate) struct Birth {
     pub(crate) journals: Journals,
     pub(crate) network: Option<NetworkControl>,
     pub(crate) ports: Vec<Claim>,
+    pub(crate) led: Led,
 }
 
 impl Sandbox {
@@ -91,9 +92,9 @@ impl Sandbox {
         state: watch::Receiver<State>,
         orders: mpsc::Sender<(Order, Answer)>,
     ) -> Self {
-        let Birth { id, config, created_at, journals, network, ports } = birth;
+        let Birth { id, config, created_at, journals, network, ports, led } = birth;
         let ends = Arc::<Mutex<Ends>>::default();
-        let ports = Ports::new(ports, Entrance::new(state.clone(), ends.clone()));
+        let ports = Ports::new(ports, Entrance::new(state.clone(), ends.clone()), led);
         Self(Arc::new(Inner {
             id,
             config,

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::boxconfig::{PortProtocol, PortSpec};
-use crate::ports::{Claim, Entrance, Ports};
+use crate::ports::{Claim, Entrance, Led, Ports};
 use crate::sandbox::Ends;
 use crate::sandbox::state::State;
 use crate::tunnel::{Call, Unread};
@@ -130,7 +130,7 @@ async fn answers_to_nobody_go_nowhere() {
     let ends = Ends { client: Some(link.client()), ..Ends::default() };
     let entrance = Entrance::new(state, Arc::new(Mutex::new(ends)));
     let port = PortSpec { host: "127.0.0.1:0".parse().unwrap(), guest: 53, protocol: PortProtocol::Udp };
-    let ports = Ports::new(vec![Claim::stake(port)], entrance);
+    let ports = Ports::new(vec![Claim::stake(port)], entrance, Led::default());
     let host = ports.list()[0].host;
     let bystander = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let asker = UdpSocket::bind("127.0.0.1:0").await.unwrap();
