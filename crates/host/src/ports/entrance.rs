@@ -59,6 +59,11 @@ impl Entrance {
         self.state.changed().await.is_ok()
     }
 
+    /// Waits until it runs, or has no VM.
+    pub(super) async fn awake(&mut self) {
+        while matches!(self.door(), Door::Ajar) && self.changed().await {}
+    }
+
     /// A place for one more connection, as soon as there is one: those that have just ended have it a little longer.
     pub(super) async fn room(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = self.room.clone().try_acquire_owned() {

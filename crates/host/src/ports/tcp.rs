@@ -6,7 +6,6 @@ use std::time::Duration;
 use bouvet_wire::v1;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -41,13 +40,7 @@ pub(super) async fn serve(
         };
         match (accepted, door) {
             (Ok((stream, _)), Door::Open(client)) => {
-                let (entrance, closed) = (entrance.clone(), closed.clone());
-                tokio::spawn(async move {
-                    match entrance.room().await {
-                        Some(permit) => carry(stream, *client, guest, permit, closed).await,
-                        None => break_off(stream),
-                    }
-                });
+                tokio::spawn(admit(stream, *client, guest, entrance.clone(), closed.clone()));
             }
             (Ok((stream, _)), _) => break_off(stream),
             (Err(error), _) => {
@@ -55,6 +48,23 @@ pub(super) async fn serve(
                 tokio::time::sleep(RESPITE).await;
             }
         }
+    }
+}
+
+/// Carries a connection, if there is room for it.
+async fn admit(
+    stream: TcpStream,
+    client: Client,
+    guest: u16,
+    mut entrance: Entrance,
+    closed: CancellationToken,
+) {
+    let Some(_permit) = entrance.room().await else { return break_off(stream) };
+    let call = carry(stream, client, guest, closed).await;
+    // A guest that stands still cannot see that a connection was given up.
+    entrance.awake().await;
+    if let Some(call) = call {
+        call.farewell().await;
     }
 }
 
@@ -81,16 +91,11 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?)
 }
 
-async fn carry(
-    mut stream: TcpStream,
-    client: Client,
-    guest: u16,
-    permit: OwnedSemaphorePermit,
-    closed: CancellationToken,
-) {
+/// Carries a connection to its end, and leaves the call that it took.
+async fn carry(mut stream: TcpStream, client: Client, guest: u16, closed: CancellationToken) -> Option<Call> {
     if let Err(error) = prepare(&stream) {
         debug!(guest, %error, "a connection to a sandbox's port was gone at once");
-        return;
+        return None;
     }
     let mut call = Call::begin(client, v1::ConnectStart { port: guest.into(), tcp: true });
     let (reader, writer) = stream.split();
@@ -99,7 +104,5 @@ async fn carry(
         Ok(()) => drop(set_abrupt(&stream, false)),
         Err(error) => debug!(guest, %error, "a connection to a sandbox's port broke"),
     }
-    drop(stream);
-    call.farewell().await;
-    drop(permit);
+    Some(call)
 }
