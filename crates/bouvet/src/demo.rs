@@ -58,6 +58,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     }
     notebook(&client, &sandbox).await?;
     files(&client, &sandbox).await?;
+    port(&client, &sandbox).await?;
     step("destroy_sandbox", async {
         client.call("destroy_sandbox", json!({ "sandbox_id": sandbox })).await?;
         Ok(((), String::new()))
@@ -129,6 +130,20 @@ async fn files(client: &Client, sandbox: &str) -> anyhow::Result<()> {
         let outcome = client.call("run_command", arguments).await?;
         ensure!(outcome["exit_code"] == 3 && text(&outcome, "stdout") == "15\n", "it returned {outcome}");
         Ok(((), "15, exit code 3, as asked".to_owned()))
+    })
+    .await
+}
+
+async fn port(client: &Client, sandbox: &str) -> anyhow::Result<()> {
+    step("expose_port", async {
+        let command = "cd notes && (python3 -m http.server 8000 >/dev/null 2>&1 &); \
+                       until (: </dev/tcp/127.0.0.1/8000) 2>/dev/null; do sleep 0.1; done";
+        client.call("run_command", json!({ "sandbox_id": sandbox, "command": command })).await?;
+        let exposed = client.call("expose_port", json!({ "sandbox_id": sandbox, "port": 8000 })).await?;
+        let url = text(&exposed, "url");
+        let page = reqwest::get(format!("{url}today.txt")).await?.error_for_status()?.text().await?;
+        ensure!(page == "a line of text\n", "{url} has {page:?}");
+        Ok(((), format!("{url}today.txt")))
     })
     .await
 }

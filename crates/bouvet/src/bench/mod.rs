@@ -14,6 +14,7 @@ mod machine;
 mod memory;
 mod output;
 mod podman;
+mod ports;
 mod program;
 mod registry;
 mod report;
@@ -76,6 +77,7 @@ impl Run {
             Scenario::Rivals => rivals::rivals(self).await,
             Scenario::Calls => calls::calls(self).await,
             Scenario::Files => files::files(self).await,
+            Scenario::Ports => ports::ports(self).await,
             Scenario::Memory => memory::memory(self).await,
             Scenario::Alive => crowd::alive(self).await,
             Scenario::Burst => crowd::burst(self).await,

@@ -70,6 +70,9 @@ const TARGETS: &[Target] = {
         target("first-result-pool", P50, AtMost, 1.0, Row("podman-crun-run-python")),
         target("true-later", P50, AtMost, 20.0, Unit),
         target("python-later", P50, AtMost, 1.0 / 3.0, Row("python3-later")),
+        target("port-request", P50, AtMost, 10.0, Unit),
+        target("port-down", P50, AtLeast, 20.0, Unit),
+        target("port-up", P50, AtLeast, 20.0, Unit),
         target("memory-fresh", P50, AtMost, 20.0, Unit),
         target("memory-python", P50, AtMost, 40.0, Unit),
         // Less than this rounds to 0 %: the kernel counts in ticks of 10 ms.
