@@ -381,7 +381,8 @@ pub async fn a_server_may_listen_on_ipv6_alone_and_so_may_the_host(host: &Host) 
 pub async fn datagrams_pass_through_a_port_and_answers_find_their_way_back(host: &Host) {
     let sandbox = create(host).await;
     let server = datagram_server(&sandbox, 0, "").await;
-    let port = sandbox.expose(format!("{}/udp", server.port).parse().unwrap()).unwrap().host;
+    // The same port of TCP is another.
+    let port = one_of_both(&sandbox, server.port).await;
     let [one, other] = [Peer::of(port).await, Peer::of(port).await];
     let [first, second] = [one.ask(b"who").await, other.ask(b"who").await];
     assert_ne!(first, second, "each has a socket of its own");
@@ -402,15 +403,26 @@ pub async fn datagrams_pass_through_a_port_and_answers_find_their_way_back(host:
     }
     assert_eq!(one.ask(b"still").await, b"still");
 
-    // The same port of TCP is another.
-    let same = format!("{port}:1");
-    sandbox.expose(same.parse().unwrap()).unwrap();
-    let taken = BoxConfig { port_map: vec![format!("{same}/udp")], ..small() };
+    let taken = BoxConfig { port_map: vec![format!("{port}:1/udp")], ..small() };
     let error = host.create(taken).await.unwrap_err();
     assert!(matches!(&error, CreateError::Port(PortError::InUse { holder: Some(_), .. })), "{error}");
     sandbox.unexpose(server.port, PortProtocol::Udp).await.unwrap();
     UdpSocket::bind(port).await.expect("it is free again");
     assert_eq!(sandbox.ports().len(), 1);
+}
+
+/// Exposes a port of UDP that leads to `guest`, and the same of TCP that leads to port 1. Some that are free for one are not
+/// for the other.
+async fn one_of_both(sandbox: &Sandbox, guest: u16) -> SocketAddr {
+    for _ in 0..100 {
+        let port = sandbox.expose("1".parse().unwrap()).unwrap().host;
+        match sandbox.expose(format!("{port}:{guest}/udp").parse().unwrap()) {
+            Ok(_) => return port,
+            Err(PortError::InUse { .. }) => sandbox.unexpose(1, PortProtocol::Tcp).await.unwrap(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("no port was free for both");
 }
 
 pub async fn datagrams_are_lost_until_somebody_receives_them(host: &Host) {
