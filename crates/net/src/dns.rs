@@ -20,7 +20,7 @@ mod tests;
 pub use resolver::Resolver;
 #[cfg(fuzzing)]
 pub use server::fuzz;
-pub(crate) use server::{Answer, NameServer, Refused};
+pub(crate) use server::{Answer, NameServer, Ours, Refused};
 pub use servers::{Upstream, UpstreamError};
 
 /// What carries a question and its answer.

@@ -4,6 +4,7 @@
 //! a sandbox's packets ─▶ router ─┬─ a connection: TCP ended here ─▶ what it says it is for ─▶ a socket of the host
 //!                                ├─ datagrams ─▶ a socket of the host
 //!                                ├─ an echo ─▶ one of the host's
+//!                                ├─ to a sandbox on the same network: as it is
 //!                                └─ the gateway: names
 //! ```
 //!
@@ -34,6 +35,7 @@ mod router;
 mod rule;
 pub mod secret;
 mod shared;
+mod switch;
 mod tcp;
 mod udp;
 
@@ -46,3 +48,4 @@ pub use policy::{Claimed, Grant, MAX_RULES, Policy, Surroundings};
 pub use refusal::Refusal;
 pub use rule::{Rule, RuleError};
 pub use shared::Addresses;
+pub use switch::{Crowded, MAX_MEMBERS, Member, Subnet, SubnetError, Switch};

@@ -7,15 +7,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::count::{Counters, Counts, Refused, add};
-use crate::dns::{self, Resolver};
+use crate::dns::{self, Ours, Resolver};
 use crate::gateway::NameServer;
 use crate::intercept::Interceptor;
 use crate::judge::Judge;
 use crate::limit::{Limits, Rate};
+use crate::name::Name;
 use crate::names::Names;
 use crate::policy::Policy;
 use crate::router::Router;
 use crate::shared::{Addresses, Room, Shared};
+use crate::switch::Member;
 
 /// Batches of the sandbox's packets that wait for the router.
 const INBOUND: usize = 4;
@@ -27,8 +29,8 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// What a network is made of.
 #[derive(Debug)]
 pub struct NetworkOptions {
-    /// Who is who.
-    pub addresses: Addresses,
+    /// Its place on a network of several. `None`: it is alone.
+    pub member: Option<Member>,
     /// What the sandbox may reach.
     pub policy: Policy,
     /// What it may reach at most, whatever its policy becomes. `None`: anything.
@@ -45,11 +47,11 @@ pub struct NetworkOptions {
 ///
 /// ```no_run
 /// use bouvet_net::dns::Resolver;
-/// use bouvet_net::{Addresses, Limits, Network, NetworkOptions, Policy};
+/// use bouvet_net::{Limits, Network, NetworkOptions, Policy};
 ///
 /// # async fn example() {
 /// let network = Network::new(NetworkOptions {
-///     addresses: Addresses::default(),
+///     member: None,
 ///     policy: Policy::default(),
 ///     bound: None,
 ///     limits: Limits::default(),
@@ -70,6 +72,7 @@ pub struct Network(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     addresses: Addresses,
+    member: Option<Arc<Member>>,
     limits: Limits,
     judge: Arc<watch::Sender<Arc<Judge>>>,
     names: Arc<Mutex<Names>>,
@@ -102,14 +105,17 @@ pub struct Outbound {
 impl Network {
     /// One that nobody is attached to yet.
     pub fn new(options: NetworkOptions) -> Self {
-        let NetworkOptions { addresses, policy, bound, limits, resolver, interceptor } = options;
+        let NetworkOptions { member, policy, bound, limits, resolver, interceptor } = options;
         let judge = Arc::new(watch::Sender::new(Arc::new(Judge { own: policy, bound })));
+        let member = member.map(Arc::new);
+        let addresses = member.as_ref().map_or_else(Addresses::default, |member| member.addresses());
         let (names, counters) = (Arc::<Mutex<Names>>::default(), Arc::<Counters>::default());
         let gateway = (addresses.gateway_ipv4, addresses.gateway_ipv6);
-        let server = dns::NameServer::new(resolver, gateway, judge.subscribe(), names.clone());
+        let ours = Ours { gateway, member: member.clone() };
+        let server = dns::NameServer::new(resolver, ours, judge.subscribe(), names.clone());
         let name_server = Arc::new(NameServer::new(server, counters.clone(), limits.queries_per_s));
         let interceptor = interceptor.map(Arc::new);
-        Self(Arc::new(Inner { addresses, limits, judge, names, counters, name_server, interceptor }))
+        Self(Arc::new(Inner { addresses, member, limits, judge, names, counters, name_server, interceptor }))
     }
 
     /// Both ends of a sandbox's interface, for as long as they are held: one sandbox at a time, each time it is started.
@@ -119,8 +125,12 @@ impl Network {
         let inner = &*self.0;
         let (packets, inbound) = mpsc::channel(INBOUND);
         let (outbound, received) = mpsc::channel(OUTBOUND);
+        if let Some(member) = &inner.member {
+            member.attach(&outbound);
+        }
         let shared = Shared {
             addresses: inner.addresses,
+            member: inner.member.clone(),
             limits: inner.limits,
             judge: inner.judge.clone(),
             names: inner.names.clone(),
@@ -144,6 +154,20 @@ impl Network {
     /// Who is who in it.
     pub fn addresses(&self) -> Addresses {
         self.0.addresses
+    }
+
+    /// What others on its network may call it.
+    pub fn set_names(&self, names: Vec<Name>) {
+        if let Some(member) = &self.0.member {
+            member.set_names(names);
+        }
+    }
+
+    /// Gives its place on a network of several back, for good.
+    pub fn leave(&self) {
+        if let Some(member) = &self.0.member {
+            member.leave();
+        }
     }
 
     /// The certificate, in PEM, that the sandbox's programs have to trust.

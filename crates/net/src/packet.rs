@@ -54,15 +54,17 @@ pub enum Transport<'a> {
         /// What he gets back.
         payload: &'a [u8],
     },
+    /// What answers another packet, or says that it did not arrive.
+    Answer,
 }
 
 impl Packet<'_> {
-    /// Its ends, with the port 0 for an echo.
+    /// Its ends, with the port 0 for what has none.
     pub fn ends(&self) -> (SocketAddr, SocketAddr) {
         let (source, destination) = match self.transport {
             Transport::Tcp { source_port, destination_port, .. }
             | Transport::Udp { source_port, destination_port, .. } => (source_port, destination_port),
-            Transport::Echo { .. } => (0, 0),
+            Transport::Echo { .. } | Transport::Answer => (0, 0),
         };
         (SocketAddr::new(self.source, source), SocketAddr::new(self.destination, destination))
     }
@@ -152,6 +154,9 @@ fn parse_transport<'a>(
             }
             match icmp.msg_type() {
                 Icmpv4Message::EchoRequest => echo(icmp.msg_code(), payload)?,
+                Icmpv4Message::EchoReply | Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded => {
+                    Transport::Answer
+                }
                 _ => return Err(Refusal::Protocol),
             }
         }
@@ -163,6 +168,10 @@ fn parse_transport<'a>(
             }
             match icmp.msg_type() {
                 Icmpv6Message::EchoRequest => echo(icmp.msg_code(), payload)?,
+                Icmpv6Message::EchoReply
+                | Icmpv6Message::DstUnreachable
+                | Icmpv6Message::PktTooBig
+                | Icmpv6Message::TimeExceeded => Transport::Answer,
                 _ => return Err(Refusal::Protocol),
             }
         }
@@ -295,6 +304,8 @@ mod tests {
                 let header = [kind << 8, 0, id, sequence].map(u16::to_be_bytes).concat();
                 (protocol, [&header, payload].concat(), 2)
             }
+            Transport::Answer if packet.source.is_ipv4() => (1, vec![0; 8], 2),
+            Transport::Answer => (58, [&[129][..], &[0; 7]].concat(), 2),
         };
         let octets = |address: IpAddr| match address {
             IpAddr::V4(address) => address.octets().to_vec(),
@@ -382,10 +393,11 @@ mod tests {
     }
 
     #[test]
-    fn of_icmp_an_echo_that_is_asked_for_is_all() {
-        for (source, destination, asked) in
-            [("10.0.2.15", "93.184.215.14", 8), ("fd00:b0e7::15", "2001:db8::1", 128)]
-        {
+    fn of_icmp_echoes_and_what_answers_is_all() {
+        for (source, destination, asked, answers) in [
+            ("10.0.2.15", "93.184.215.14", 8, &[0, 3, 11][..]),
+            ("fd00:b0e7::15", "2001:db8::1", 128, &[129, 1, 2, 3]),
+        ] {
             let transport = Transport::Echo { id: 1, sequence: 2, payload: b"abc" };
             let packet = Packet {
                 source: source.parse().unwrap(),
@@ -408,8 +420,14 @@ mod tests {
             };
             for kind in (0..=u8::MAX).filter(|kind| *kind != asked) {
                 // Not all kinds are known to be whole.
-                let refused = changed(0, kind);
-                assert!(matches!(refused, Err(Refusal::Protocol | Refusal::Malformed)), "{kind} {refused:?}");
+                let read = changed(0, kind);
+                match answers.contains(&kind) {
+                    true => assert!(matches!(read, Ok(()) | Err(Refusal::Malformed)), "{kind} {read:?}"),
+                    false => assert!(
+                        matches!(read, Err(Refusal::Protocol | Refusal::Malformed)),
+                        "{kind} {read:?}"
+                    ),
+                }
             }
             assert_eq!(changed(0, asked), Ok(()));
             assert_eq!(changed(1, 1), Err(Refusal::Malformed), "no echo has another code");
@@ -419,14 +437,15 @@ mod tests {
     proptest! {
         #[test]
         fn a_packet_is_read_as_it_was_written(
-            ends in any_ends(), kind in 0..3, ports in (1..=u16::MAX, 1..=u16::MAX), flags: [bool; 3],
+            ends in any_ends(), kind in 0..4, ports in (1..=u16::MAX, 1..=u16::MAX), flags: [bool; 3],
             payload in prop::collection::vec(any::<u8>(), 0..1500),
         ) {
             let ((one, other), [syn, ack, rst], payload) = (ports, flags, &payload[..]);
             let transport = match kind {
                 0 => Transport::Tcp { source_port: one, destination_port: other, syn, ack, rst },
                 1 => Transport::Udp { source_port: one, destination_port: other, payload },
-                _ => Transport::Echo { id: one, sequence: other, payload },
+                2 => Transport::Echo { id: one, sequence: other, payload },
+                _ => Transport::Answer,
             };
             let packet = Packet { source: ends.0, destination: ends.1, transport };
             let bytes = write(&packet);

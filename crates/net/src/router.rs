@@ -108,6 +108,12 @@ impl Router {
             let protocol = protocol(&packet);
             return self.shared.refuse(Refusal::Source, Flow { protocol, source, destination });
         }
+        if let Some(member) = &self.shared.member
+            && self.shared.addresses.is_near(destination.ip())
+            && member.deliver(destination.ip(), bytes)
+        {
+            return;
+        }
         match packet.transport {
             Transport::Tcp { syn, ack, rst, .. } => {
                 let begins = syn && !ack && !rst;
@@ -120,6 +126,10 @@ impl Router {
                 let (source, destination) = (source.ip(), destination.ip());
                 let number = (id, sequence);
                 self.take_echo(Echo { source, destination, number, payload_bytes: payload.len() }, bytes);
+            }
+            // Nothing was sent to it that could be answered so.
+            Transport::Answer => {
+                self.shared.refuse(Refusal::Protocol, Flow { protocol: Protocol::Icmp, source, destination });
             }
         }
     }
@@ -254,6 +264,6 @@ fn protocol(packet: &Packet<'_>) -> Protocol {
     match packet.transport {
         Transport::Tcp { .. } => Protocol::Tcp,
         Transport::Udp { .. } => Protocol::Udp,
-        Transport::Echo { .. } => Protocol::Icmp,
+        Transport::Echo { .. } | Transport::Answer => Protocol::Icmp,
     }
 }

@@ -18,6 +18,7 @@ use crate::names::Names;
 use crate::own;
 use crate::policy::Surroundings;
 use crate::refusal::Refusal;
+use crate::switch::Member;
 
 /// The addresses of a sandbox and of its gateway, with the lengths of their prefixes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +123,7 @@ impl Waiting {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) addresses: Addresses,
+    pub(crate) member: Option<Arc<Member>>,
     pub(crate) limits: Limits,
     pub(crate) judge: Arc<watch::Sender<Arc<Judge>>>,
     pub(crate) names: Arc<Mutex<Names>>,

@@ -44,7 +44,7 @@ pub(crate) fn make(plan: &NetworkPlan, authorities: &[PathBuf]) -> Result<Networ
         false => Some(Interceptor::new(secrets, Trust::load(authorities)?)?),
     };
     Ok(Network::new(NetworkOptions {
-        addresses: Addresses::default(),
+        member: None,
         policy: plan.policy.clone(),
         bound: plan.bound.clone(),
         limits: plan.limits,

@@ -22,6 +22,7 @@ use crate::own;
 #[cfg(fuzzing)]
 use crate::policy::Policy;
 use crate::refusal::Refusal;
+use crate::switch::Member;
 
 /// Questions of one sandbox that are being answered; those beyond are not answered at all.
 const MAX_PENDING: usize = 256;
@@ -39,10 +40,18 @@ const NOBODYS: [&str; 4] = ["localhost", "invalid", "onion", "use-application-dn
 #[derive(Debug)]
 pub(crate) struct NameServer {
     resolver: Resolver,
-    gateway: (Ipv4Addr, Ipv6Addr),
+    ours: Ours,
     policy: watch::Receiver<Arc<Judge>>,
     names: Arc<Mutex<Names>>,
     pending: Semaphore,
+}
+
+/// Who has names that nobody else gives.
+#[derive(Debug)]
+pub(crate) struct Ours {
+    pub(crate) gateway: (Ipv4Addr, Ipv6Addr),
+    /// Knows the sandboxes on the same network.
+    pub(crate) member: Option<Arc<Member>>,
 }
 
 /// What goes back to the guest.
@@ -67,14 +76,14 @@ pub(crate) struct Refused {
 type Judged = (Reply, Option<Refusal>);
 
 impl NameServer {
-    /// One at `gateway`, that asks `resolver` what `policy` allows, and pins in `names` what it answers.
+    /// One that knows `ours`, asks `resolver` what `policy` allows, and pins in `names` what it is told.
     pub(crate) fn new(
         resolver: Resolver,
-        gateway: (Ipv4Addr, Ipv6Addr),
+        ours: Ours,
         policy: watch::Receiver<Arc<Judge>>,
         names: Arc<Mutex<Names>>,
     ) -> Self {
-        Self { resolver, gateway, policy, names, pending: Semaphore::new(MAX_PENDING) }
+        Self { resolver, ours, policy, names, pending: Semaphore::new(MAX_PENDING) }
     }
 
     /// The answer to the bytes of a question. Nothing if they are none, or if too many wait for answers; no answer takes
@@ -178,7 +187,7 @@ impl NameServer {
         let nobody = || Some((Reply::empty(ResponseCode::NXDomain), None));
         if name.as_str() == HOST {
             return match policy.opens_host() {
-                true => Some((self.of_host(query), None)),
+                true => Some((of_addresses(query, self.ours.gateway), None)),
                 false => Some(refused(Refusal::Host)),
             };
         }
@@ -194,23 +203,26 @@ impl NameServer {
                 _ => nobody(),
             };
         }
-        None
-    }
-
-    fn of_host(&self, query: &Query) -> Reply {
-        let data = match query.query_type {
-            RecordType::A => Some(RData::A(A(self.gateway.0))),
-            RecordType::AAAA => Some(RData::AAAA(AAAA(self.gateway.1))),
-            _ => None,
-        };
-        let ttl_s = u32::try_from(names::MIN_TTL.as_secs()).unwrap_or(0);
-        let record = data.map(|data| Record::from_rdata(query.name.clone(), ttl_s, data));
-        Reply { records: record.into_iter().collect(), ..Reply::empty(ResponseCode::NoError) }
+        // What has a dot may be somebody's out there.
+        let member = self.ours.member.as_ref().filter(|_| !name.as_str().contains('.'))?;
+        let addresses = member.find(name)?;
+        Some((of_addresses(query, (addresses.ipv4.0, addresses.ipv6.0)), None))
     }
 
     fn policy(&self) -> Arc<Judge> {
         Arc::clone(&self.policy.borrow())
     }
+}
+
+fn of_addresses(query: &Query, (ipv4, ipv6): (Ipv4Addr, Ipv6Addr)) -> Reply {
+    let data = match query.query_type {
+        RecordType::A => Some(RData::A(A(ipv4))),
+        RecordType::AAAA => Some(RData::AAAA(AAAA(ipv6))),
+        _ => None,
+    };
+    let ttl_s = u32::try_from(names::MIN_TTL.as_secs()).unwrap_or(0);
+    let record = data.map(|data| Record::from_rdata(query.name.clone(), ttl_s, data));
+    Reply { records: record.into_iter().collect(), ..Reply::empty(ResponseCode::NoError) }
 }
 
 /// The reply to who may not ask: that there is no such name, and why in truth.
@@ -251,8 +263,8 @@ fn of_class(address: IpAddr) -> Refusal {
 pub fn fuzz(query: &[u8], upstream: &[u8], policy: &Policy) -> Option<Vec<u8>> {
     let judge = Judge { own: policy.clone(), bound: None };
     let (_judge, current) = watch::channel(Arc::new(judge));
-    let gateway = (Ipv4Addr::new(10, 0, 2, 2), Ipv6Addr::LOCALHOST);
-    let server = NameServer::new(Resolver::of_servers(Vec::new()), gateway, current, Arc::default());
+    let ours = Ours { gateway: (Ipv4Addr::new(10, 0, 2, 2), Ipv6Addr::LOCALHOST), member: None };
+    let server = NameServer::new(Resolver::of_servers(Vec::new()), ours, current, Arc::default());
     let question = question::read(query).ok()?;
     let name = question.name()?;
     let ours = server.of_ours(&question.query, &name, &server.policy());

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Answer, NameServer, Resolver, Transport};
+use super::{Answer, NameServer, Ours, Resolver, Transport};
 use crate::judge::Judge;
 use crate::names::Names;
 use crate::policy::Policy;
@@ -111,8 +111,8 @@ impl Site {
     fn of_resolver(resolver: Resolver, policy: Policy) -> Self {
         let (policy, current) = watch::channel(judge(policy));
         let names = Arc::new(Mutex::new(Names::default()));
-        let gateway = (GATEWAY.0.into(), GATEWAY.1.into());
-        let server = NameServer::new(resolver, gateway, current, Arc::clone(&names));
+        let ours = Ours { gateway: (GATEWAY.0.into(), GATEWAY.1.into()), member: None };
+        let server = NameServer::new(resolver, ours, current, Arc::clone(&names));
         Self { server, names, policy: Arc::new(policy), _upstreams: Vec::new() }
     }
 

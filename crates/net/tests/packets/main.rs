@@ -3,13 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod craft;
+mod neighbours;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
 
 use bouvet_net::dns::Resolver;
 use bouvet_net::packet::{self, Transport};
-use bouvet_net::{Addresses, Inbound, Limits, Network, NetworkOptions, Outbound, Policy, Refusal};
+use bouvet_net::{Inbound, Limits, Member, Network, NetworkOptions, Outbound, Policy, Refusal};
 use bytes::Bytes;
 use smoltcp::wire::TcpControl;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -34,9 +35,13 @@ struct Sandbox {
 
 impl Sandbox {
     fn new(allow: &[String], limits: Limits) -> Self {
+        Self::on(None, allow, limits)
+    }
+
+    fn on(member: Option<Member>, allow: &[String], limits: Limits) -> Self {
         let allow = allow.iter().map(|rule| rule.parse().unwrap()).collect();
         let network = Network::new(NetworkOptions {
-            addresses: Addresses::default(),
+            member,
             policy: Policy { allow, deny: Vec::new() },
             bound: None,
             limits,

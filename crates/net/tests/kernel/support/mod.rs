@@ -236,7 +236,7 @@ fn make_guest(mtu_bytes: u32) -> Arc<Tun> {
 impl World {
     fn new(wants: Wants, tun: Arc<Tun>, guest: Handle, internet: Handle) -> Self {
         let network = Network::new(NetworkOptions {
-            addresses: Addresses::default(),
+            member: None,
             policy: wants.policy,
             bound: None,
             limits: wants.limits,
