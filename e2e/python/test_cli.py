@@ -321,6 +321,11 @@ def test_the_socket_is_its_owners(served: tuple[Server, Cli]) -> None:
 def test_it_works_alone(alone: Cli) -> None:
     assert alone.run("run", "base", "sh", "-c", "echo out; exit 7")[:2] == (7, "out\n")
     assert alone.ok("run", "-i", "base", "cat", stdin=b"typed\n") == "typed"
+    code, _, error = alone.run("run", "--network", "shop", "base", "true")
+    assert code == 125 and "no server" in error and "`shop`" in error
+    assert alone.ok("network", "create", "shop") == "shop"
+    assert alone.ok("network", "ls", "-q").split() == ["shop"]
+    assert alone.ok("network", "rm", "shop") == "shop"
     code, _, error = alone.run("run", "-d", "base")
     assert code == 125 and "bouvet serve" in error
     process = alone.start("run", "base", "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done")
@@ -476,6 +481,37 @@ def test_a_network_is_as_the_command_line_says(cli: Cli, tmp_path: Path) -> None
         cli.ok("rm", "-f", "net")
     code, _, words = cli.run("run", "--network", "none", "--allow", "example.com", "base", "true")
     assert code == 125 and "--allow" in words
+
+
+def test_sandboxes_on_a_network_know_each_other_by_name(cli: Cli) -> None:
+    code, _, words = cli.run("run", "--network", "shop", "base", "true")
+    assert code == 125 and "no network `shop`" in words and "bouvet network create" in words
+    assert cli.ok("network", "create", "shop") == "shop"
+    assert cli.ok("network", "create", "--subnet", "10.9.8.0/24", "other") == "other"
+    try:
+        code, _, words = cli.run("network", "create", "shop")
+        assert code == 125 and "already" in words
+        code, _, words = cli.run("network", "create", "--subnet", "8.8.8.0/24", "third")
+        assert code == 125 and "8.8.8.0/24" in words
+        assert cli.ok("network", "ls", "-q").split() == ["other", "shop"]
+        cli.ok("run", "-d", "--name", "db", "--network", "shop", "base", "python3", "-m", "http.server", "80")
+        asked = ["curl", "-sS", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", "http://db/etc/hostname"]
+        cli.ok("run", "--rm", "--network", "shop", "base", *asked)
+        code, _, words = cli.run("run", "--rm", "--network", "other", "base", "curl", "-sS", "http://db/")
+        assert code == 6, words
+        (other, shop) = json.loads(cli.ok("network", "ls", "--json"))
+        assert other["ipv4"] == "10.9.8.0/24" and other["sandboxes"] == []
+        (member,) = shop["sandboxes"]
+        assert member["name"] == "db" and shop["ipv4"].startswith(member["addresses"][0].rsplit(".", 1)[0])
+        assert f"db {member['addresses'][0]}" in cli.ok("network", "ls")
+        code, _, words = cli.run("network", "rm", "shop")
+        assert code == 125 and "in use by db" in words
+    finally:
+        cli.run("rm", "-f", "db")
+        assert cli.ok("network", "rm", "shop", "other").split() == ["shop", "other"]
+    code, _, words = cli.run("network", "rm", "shop")
+    assert code == 125 and "no network `shop`" in words
+    assert json.loads(cli.ok("network", "ls", "--json")) == []
 
 
 def test_shells_complete_commands(tmp_path: Path) -> None:

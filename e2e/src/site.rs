@@ -132,6 +132,7 @@ impl Site {
             pool,
             images: Some(ImageOptions { dir: images.path().join("cache"), pull: ImagesOptions::default() }),
             boxes: Some(boxes.unwrap_or_else(|| parent.path().join("boxes"))),
+            networks: Some(parent.path().join("networks")),
             authorities,
             ..HostOptions::new(parent.path().join("host"), kernel, rootfs)
         };

@@ -38,6 +38,11 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!((id, sequence, payload), (word(4), word(6), &bytes[header + 8..]));
             Protocol::Icmp
         }
+        Transport::Answer => {
+            let kinds: &[u8] = if destination.is_ipv4() { &[0, 3, 11] } else { &[1, 2, 3, 129] };
+            assert!(kinds.contains(&bytes[header]));
+            Protocol::Icmp
+        }
     };
     for (policy, has_rules) in POLICIES.iter().zip([false, true]) {
         for (is_host, names) in [(false, &NAMES[..]), (false, &[]), (true, &NAMES[..])] {

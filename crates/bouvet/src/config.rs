@@ -59,7 +59,7 @@ pub const VARIABLES: &[Variable] = &[
         "BOUVET_DATA",
         "auto",
         "auto or a path",
-        "where images and persistent sandboxes are kept: auto is /var/lib/bouvet for root, else bouvet in the user's own data directory",
+        "where images, persistent sandboxes and networks are kept: auto is /var/lib/bouvet for root, else bouvet in the user's own data directory",
     ),
     variable(
         "BOUVET_INSECURE_REGISTRIES",
@@ -333,6 +333,7 @@ impl Config {
                 pool: values.pool(&resources)?,
                 images: Some(values.images()?),
                 boxes: Some(values.data()?.join("boxes")),
+                networks: Some(values.data()?.join("networks")),
                 authorities: values
                     .list("BOUVET_EGRESS_CERTIFICATES")
                     .into_iter()

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Json, Response};
 use bouvet_host::attest::AttestError;
 use bouvet_host::{
     CacheError, ConnectError, ContextError, ControlError, CreateError, ExecError, FileError, FindError,
-    ImageError, InvalidConfig, PolicyError, PortError, Refusal, chain,
+    ImageError, InvalidConfig, NamedNetworkError, NetworkError, PolicyError, PortError, Refusal, chain,
 };
 
 use crate::api::shape::FailureView;
@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     NoMain,
     NoSidecar,
     NoNetwork,
+    NoNamedNetwork,
+    NetworkInUse,
     NotListening,
     NotMeasured,
     Gone,
@@ -72,6 +74,8 @@ impl Kind {
             Self::NoMain => "no_main",
             Self::NoSidecar => "no_sidecar",
             Self::NoNetwork => "no_network",
+            Self::NoNamedNetwork => "no_named_network",
+            Self::NetworkInUse => "network_in_use",
             Self::NotListening => "not_listening",
             Self::NotMeasured => "not_measured",
             Self::Gone => "gone",
@@ -99,6 +103,10 @@ impl Kind {
             Self::NoMain => "`bouvet exec` runs a program in it",
             Self::NoSidecar => "`bouvet run --sidecar` makes a sandbox with one",
             Self::NoNetwork => "`bouvet run --network` makes a sandbox with one",
+            Self::NoNamedNetwork => {
+                "`bouvet network create` makes one, `bouvet network ls` lists those that are here"
+            }
+            Self::NetworkInUse => "remove its sandboxes first, with `bouvet rm --force`",
             Self::NotListening => "it may not be ready yet; `bouvet logs --sidecar` shows what it says",
             Self::NotMeasured => "`bouvet run --tee` makes a sandbox whose launch is measured",
             Self::Gone => "`bouvet rm` removes what is known of it",
@@ -372,6 +380,7 @@ impl From<CreateError> for Failure {
             CreateError::NoTee { .. } => {
                 Self::new(Status::CONFLICT, error, "Create it without `tee`, or on another host.")
             }
+            CreateError::Network(NetworkError::Named(error)) => error.into(),
             CreateError::Network(_) => Self::new(
                 Status::CONFLICT,
                 chain(&error),
@@ -395,6 +404,41 @@ impl From<CreateError> for Failure {
             | CreateError::Store(_) => Self::new(
                 Status::INTERNAL_SERVER_ERROR,
                 chain(&error),
+                "Retry once; if it fails again, the server's log tells its operator more.",
+            ),
+        }
+    }
+}
+
+impl From<NamedNetworkError> for Failure {
+    fn from(error: NamedNetworkError) -> Self {
+        let text = chain(&error);
+        match error {
+            NamedNetworkError::Invalid(error) => error.into(),
+            NamedNetworkError::None(_) => {
+                Self::new(Status::NOT_FOUND, text, "Make it first, or choose another.")
+                    .of_kind(Kind::NoNamedNetwork)
+            }
+            NamedNetworkError::Taken(_) => {
+                Self::new(Status::CONFLICT, text, "Use it, or choose another name.").of_kind(Kind::Conflict)
+            }
+            NamedNetworkError::InUse { .. } => {
+                Self::new(Status::CONFLICT, text, "Destroy its sandboxes first.").of_kind(Kind::NetworkInUse)
+            }
+            NamedNetworkError::TooMany | NamedNetworkError::Crowded(_) => Self::new(
+                Status::TOO_MANY_REQUESTS,
+                text,
+                "Remove what is not needed, or use another network.",
+            )
+            .of_kind(Kind::Full),
+            NamedNetworkError::NoStore => Self::new(
+                Status::CONFLICT,
+                text,
+                "Create it without a named network, or on a host that has such a directory.",
+            ),
+            NamedNetworkError::Store { .. } => Self::new(
+                Status::INTERNAL_SERVER_ERROR,
+                text,
                 "Retry once; if it fails again, the server's log tells its operator more.",
             ),
         }

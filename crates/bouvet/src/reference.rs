@@ -39,14 +39,22 @@ needs a server.
 pub(crate) fn of(line: &mut Command) -> String {
     line.build();
     let mut text = String::from(HEAD);
-    for command in line.get_subcommands_mut().filter(|command| command.get_name() != "help") {
-        describe(command, &mut text).ok();
-    }
+    describe_all(line, "## bouvet", &mut text).ok();
     text
 }
 
-fn describe(command: &mut Command, text: &mut String) -> std::fmt::Result {
-    writeln!(text, "\n## bouvet {}\n", command.get_name())?;
+/// The commands below `line`, each under a heading that begins with `head`, and those below them.
+fn describe_all(line: &mut Command, head: &str, text: &mut String) -> std::fmt::Result {
+    for command in line.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+        let head = format!("{head} {}", command.get_name());
+        describe(command, &head, text)?;
+        describe_all(command, &format!("#{head}"), text)?;
+    }
+    Ok(())
+}
+
+fn describe(command: &mut Command, head: &str, text: &mut String) -> std::fmt::Result {
+    writeln!(text, "\n{head}\n")?;
     writeln!(text, "{}.\n", command.get_about().map(ToString::to_string).unwrap_or_default())?;
     let usage = command.render_usage().to_string();
     writeln!(text, "```text\n{}\n```", usage.trim_start_matches("Usage: "))?;

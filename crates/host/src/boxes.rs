@@ -258,7 +258,7 @@ fn lock(dir: &Path) -> io::Result<Option<File>> {
 }
 
 /// Writes a file whole or not at all, also when the power fails.
-fn write(dir: &Path, name: &str, content: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write(dir: &Path, name: &str, content: &impl Serialize) -> io::Result<()> {
     let new = dir.join(format!("{name}.new"));
     let mut file = File::create(&new)?;
     file.write_all(&serde_json::to_vec(content)?)?;

@@ -4,6 +4,7 @@ mod error;
 mod ground;
 mod image;
 mod life;
+mod networks;
 mod options;
 mod pools;
 mod registry;
@@ -23,6 +24,7 @@ pub use self::error::{CreateError, FindError, StartError};
 use self::ground::Ground;
 pub(crate) use self::image::GroundRecord;
 pub use self::image::{ImageError, ImageOptions};
+pub use self::networks::NetworkInfo;
 pub use self::options::HostOptions;
 use self::pools::Pools;
 use self::registry::Registry;
@@ -38,6 +40,7 @@ use crate::engine::firecracker::Firecracker;
 use crate::engine::qemu::Qemu;
 use crate::engine::{self, Acceleration, Engine, EngineChoice, EngineError, EngineFacts, Rootfs};
 use crate::event::{EventWatch, Events};
+use crate::network::named::Networks;
 use crate::pool::Pool;
 use crate::sandbox::{Sandbox, SandboxId, SandboxInfo};
 use crate::template::Templates;
@@ -68,6 +71,7 @@ struct Inner {
     events: Events,
     boxes: Option<Boxes>,
     authorities: Vec<PathBuf>,
+    networks: Networks,
     measurer: Measurer,
     images: Option<ImageOptions>,
     opened: image::Opened,
@@ -320,7 +324,7 @@ impl Inner {
         options: &HostOptions,
     ) -> Result<impl FnOnce(Ground) -> Self + use<>, StartError> {
         let dir = ground.instance.dir.join("sandboxes");
-        let authorities = options.authorities.clone();
+        let (authorities, networks) = (options.authorities.clone(), Networks::new(options.networks.clone()));
         fs::create_dir(&dir).map_err(|source| StartError::Directory(dir.clone(), source))?;
         let spawner = Arc::new(Spawner::start().map_err(StartError::Thread)?);
         let engine = start_engine(options, ground, spawner).await?;
@@ -344,6 +348,7 @@ impl Inner {
             base,
             no_limits: Limits::default(),
             authorities,
+            networks,
             events: Events::default(),
             boxes,
             measurer: Measurer::default(),

@@ -88,12 +88,14 @@ pub use exec::{
 };
 pub use files::transfer::FileReader;
 pub use files::{FileContent, FileError, ListEntry, Listing, MAX_CONTENT_BYTES};
-pub use host::{CreateError, FindError, Host, HostOptions, ImageError, ImageOptions, StartError};
+pub use host::{
+    CreateError, FindError, Host, HostOptions, ImageError, ImageOptions, NetworkInfo, StartError,
+};
 pub use instance::ClaimError;
 pub use journal::{LogOptions, LogReader, LogRecord, LogStream};
 pub use kvm::Kvm;
 pub use link::LinkError;
-pub use network::{NetworkControl, NetworkError, PolicyError};
+pub use network::{NamedNetworkError, NetworkControl, NetworkError, PolicyError};
 pub use pool::PoolOptions;
 pub use ports::{MappedPort, PortError};
 pub use results::{Form, RichOutput};

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::address::Class;
@@ -27,7 +28,8 @@ const IPV6_PREFIX: u8 = 64;
 /// assert_eq!((subnet.to_string(), subnet.ipv6()), ("10.1.2.0/24".into(), "fd00:b0e7:a01:200::/64".into()));
 /// assert!("8.8.8.0/24".parse::<bouvet_net::Subnet>().is_err(), "somebody has them");
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Subnet(Ipv4Net);
 
 /// A text that is no block of addresses that a network can have.
@@ -49,6 +51,20 @@ impl FromStr for Subnet {
             && is_private(net.network())
             && is_private(net.broadcast());
         if sound { Ok(Self(net)) } else { Err(SubnetError) }
+    }
+}
+
+impl TryFrom<String> for Subnet {
+    type Error = SubnetError;
+
+    fn try_from(text: String) -> Result<Self, SubnetError> {
+        text.parse()
+    }
+}
+
+impl From<Subnet> for String {
+    fn from(subnet: Subnet) -> Self {
+        subnet.to_string()
     }
 }
 
@@ -167,9 +183,9 @@ impl Switch {
 }
 
 impl Members {
-    fn reach(&mut self, Addresses { ipv4, ipv6, .. }: Addresses, outbound: Option<mpsc::WeakSender<Bytes>>) {
+    fn reach(&mut self, Addresses { ipv4, ipv6, .. }: Addresses, outbound: Option<&mpsc::WeakSender<Bytes>>) {
         for address in [IpAddr::from(ipv4.0), ipv6.0.into()] {
-            self.by_address.insert(address, outbound.clone());
+            self.by_address.insert(address, outbound.cloned());
         }
     }
 
@@ -224,7 +240,7 @@ impl Member {
     pub(crate) fn attach(&self, outbound: &mpsc::Sender<Bytes>) {
         let mut members = self.switch.write();
         if members.numbers.contains_key(&self.number) {
-            members.reach(self.addresses(), Some(outbound.downgrade()));
+            members.reach(self.addresses(), Some(&outbound.downgrade()));
         }
     }
 

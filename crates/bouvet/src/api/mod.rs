@@ -9,6 +9,7 @@ pub(crate) mod frame;
 mod images;
 mod logs;
 mod network;
+mod networks;
 pub(crate) mod ports;
 mod sandboxes;
 mod session;
@@ -68,6 +69,8 @@ pub(crate) fn router(host: Host) -> Router {
         .route("/v1/sandboxes/{sandbox}/ports/{port}", delete(ports::unexpose))
         .route("/v1/sandboxes/{sandbox}/files", get(files::list).post(files::make_directory))
         .route("/v1/sandboxes/{sandbox}/file", get(files::read).put(files::write))
+        .route("/v1/networks", get(networks::list).post(networks::create))
+        .route("/v1/networks/{network}", delete(networks::remove))
         .route("/v1/images", get(images::list))
         .route("/v1/images/pull", post(images::pull))
         .route("/v1/image", get(images::inspect))

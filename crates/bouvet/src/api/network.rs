@@ -28,6 +28,7 @@ pub(super) async fn set_policy(
 fn view(sandbox: &Sandbox) -> Answered<NetworkView> {
     let network = sandbox.network().ok_or_else(Failure::no_network)?;
     Ok(NetworkView {
+        addresses: network.addresses().map(|address| address.to_string()).into(),
         policy: network.policy().into(),
         counts: network.counts(),
         refusals: network.refusals(),

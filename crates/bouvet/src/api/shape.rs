@@ -163,10 +163,44 @@ impl From<Policy> for PolicyView {
 /// The network of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetworkView {
+    /// Its own, of IPv4 and IPv6.
+    pub(crate) addresses: Vec<String>,
     pub(crate) policy: PolicyView,
     pub(crate) counts: NetworkCounts,
     /// What was refused last, the oldest first.
     pub(crate) refusals: Vec<Refused>,
+}
+
+/// A named network that is to be made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewNetworkView {
+    pub(crate) name: String,
+    /// A private block of IPv4; one that is free, if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) subnet: Option<String>,
+}
+
+/// A named network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NamedNetworkView {
+    pub(crate) name: String,
+    /// Its addresses: `10.213.0.0/24`.
+    pub(crate) ipv4: String,
+    /// See [`NamedNetworkView::ipv4`].
+    pub(crate) ipv6: String,
+    pub(crate) created_at: String,
+    /// Who is on it.
+    pub(crate) sandboxes: Vec<MemberView>,
+}
+
+/// A sandbox on a named network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemberView {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// Of IPv4 and IPv6.
+    pub(crate) addresses: Vec<String>,
 }
 
 /// A program to be run in a sandbox.

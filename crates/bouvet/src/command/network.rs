@@ -7,8 +7,8 @@ use hyper::Method;
 
 use super::outcome::{Connection, Failed};
 use super::table;
-use crate::api::client::path;
-use crate::api::shape::{NetworkView, PolicyView};
+use crate::api::client::{Client, path};
+use crate::api::shape::{MemberView, NamedNetworkView, NetworkView, NewNetworkView, PolicyView};
 
 /// What is typed after `bouvet network`.
 #[derive(Debug, Args)]
@@ -19,8 +19,44 @@ pub(crate) struct Line {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Make a network, on which sandboxes reach each other: `bouvet run --network NAME`
+    Create(CreateLine),
+    /// List networks, and who is on them
+    Ls(LsLine),
+    /// Remove networks that no sandbox is on
+    Rm(RmLine),
     /// Show or change what a sandbox can reach, and show what was refused it
     Policy(PolicyLine),
+}
+
+/// What is typed after `bouvet network create`.
+#[derive(Debug, Args)]
+struct CreateLine {
+    /// Where it is: a private block of IPv4, like 10.1.2.0/24. One that is free, if nothing is said
+    #[arg(long, value_name = "SUBNET")]
+    subnet: Option<String>,
+    /// What it is to be called
+    #[arg(value_name = "NETWORK")]
+    name: String,
+}
+
+/// What is typed after `bouvet network ls`.
+#[derive(Debug, Args)]
+struct LsLine {
+    /// Names alone
+    #[arg(short, long)]
+    quiet: bool,
+    /// As a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is typed after `bouvet network rm`.
+#[derive(Debug, Args)]
+struct RmLine {
+    /// The networks
+    #[arg(required = true, value_name = "NETWORK")]
+    networks: Vec<String>,
 }
 
 /// What is typed after `bouvet network policy`.
@@ -42,13 +78,56 @@ struct PolicyLine {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// The sandbox
     sandbox: String,
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     match &line.verb {
+        Verb::Create(line) => create(line, connection).await,
+        Verb::Ls(line) => list(line, connection).await,
+        Verb::Rm(line) => remove(line, connection).await,
         Verb::Policy(line) => policy(line, connection).await,
     }
+}
+
+async fn create(line: &CreateLine, connection: &Connection) -> Result<u8, Failed> {
+    let wanted = NewNetworkView { name: line.name.clone(), subnet: line.subnet.clone() };
+    let made: NamedNetworkView =
+        connection.client.call(Method::POST, &path(&["networks"], &[]), Some(&wanted)).await?;
+    table::line(&made.name)?;
+    Ok(0)
+}
+
+async fn list(line: &LsLine, connection: &Connection) -> Result<u8, Failed> {
+    let networks: Vec<NamedNetworkView> = connection.client.get(&path(&["networks"], &[])).await?;
+    if line.json {
+        table::json(&networks)?;
+    } else if line.quiet {
+        networks.iter().try_for_each(|network| table::line(&network.name))?;
+    } else {
+        let rows = networks.iter().map(|network| row(network, SystemTime::now()));
+        table::print(&["NETWORK", "IPV4", "IPV6", "CREATED", "SANDBOXES"], rows.collect())?;
+    }
+    Ok(0)
+}
+
+fn row(network: &NamedNetworkView, now: SystemTime) -> Vec<String> {
+    let member = |member: &MemberView| {
+        let called =
+            if member.name.is_empty() { member.id.get(..8).unwrap_or_default() } else { &member.name };
+        format!("{called} {}", member.addresses.first().map_or("", String::as_str))
+    };
+    let sandboxes: Vec<_> = network.sandboxes.iter().map(member).collect();
+    let (ipv4, ipv6) = (network.ipv4.clone(), network.ipv6.clone());
+    vec![network.name.clone(), ipv4, ipv6, table::ago(&network.created_at, now), sandboxes.join(", ")]
+}
+
+async fn remove(line: &RmLine, connection: &Connection) -> Result<u8, Failed> {
+    let remove = async |client: &Client, name: &str| {
+        Ok(client.act(Method::DELETE, &path(&["networks", name], &[])).await?)
+    };
+    connection.each(&line.networks, remove).await
 }
 
 async fn policy(line: &PolicyLine, connection: &Connection) -> Result<u8, Failed> {

@@ -6,7 +6,7 @@ pub(super) use self::describe::{image, variable};
 
 use std::path::PathBuf;
 
-use bouvet_host::{BoxConfig, SidecarConfig};
+use bouvet_host::{BoxConfig, NetworkMode, SidecarConfig};
 use clap::{Args, ValueEnum};
 use hyper::Method;
 
@@ -276,6 +276,10 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
         connection.needs_server("`run -d`")?;
     }
     let config = line.config()?;
+    if let NetworkMode::Bridge { network } = &config.network {
+        // Others would be sandboxes of other commands.
+        connection.needs_server(&format!("the network `{network}`"))?;
+    }
     let prepared = async {
         have_image(&config.image, line.how.pull, connection).await?;
         if let Some(sidecar) = &config.sidecar {

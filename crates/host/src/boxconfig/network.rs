@@ -7,11 +7,14 @@ use bouvet_net::secret::{Secret, Value};
 use bouvet_net::{Limits, MAX_RULES, Policy, Rule};
 use serde::{Deserialize, Serialize};
 
+use super::plan::check_name;
 use super::{BoxConfig, InvalidConfig, NetworkMode, at_most};
 
 /// What a sandbox's network is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NetworkPlan {
+    /// The named network that it is on.
+    pub(crate) shared: Option<String>,
     pub(crate) policy: Policy,
     /// What it may become at most.
     pub(crate) bound: Option<Policy>,
@@ -119,18 +122,16 @@ impl NetworkPlan {
             allowed: format!("{} to {} are allowed", error.least, error.most),
         })?;
         config.secrets.iter().try_for_each(|secret| secret.make().map(drop))?;
-        match &config.network {
-            NetworkMode::None => check_nothing(config).map(|()| None),
-            NetworkMode::Bridge { network } => Err(InvalidConfig::text(
-                "network",
-                network,
-                "`tsi` and `none` are allowed: there are no named networks yet",
-            )),
-            NetworkMode::Tsi => {
-                let secrets = config.secrets.clone();
-                Ok(Some(Self { policy, bound, name_servers, limits: config.network_limits, secrets }))
+        let shared = match &config.network {
+            NetworkMode::None => return check_nothing(config).map(|()| None),
+            NetworkMode::Tsi => None,
+            NetworkMode::Bridge { network } => {
+                check_name("network", network)?;
+                Some(network.clone())
             }
-        }
+        };
+        let (limits, secrets) = (config.network_limits, config.secrets.clone());
+        Ok(Some(Self { shared, policy, bound, name_servers, limits, secrets }))
     }
 }
 
@@ -172,7 +173,6 @@ mod tests {
     fn list(text: &str) -> Vec<String> {
         vec![text.to_owned()]
     }
-
     fn secret(name: &str, value: &str, domain: &str) -> SecretConfig {
         SecretConfig { name: name.into(), value: value.to_owned().into(), domains: list(domain) }
     }
@@ -206,6 +206,11 @@ mod tests {
         assert_eq!(field(|c| (c.network, c.dns) = (NetworkMode::None, list("9.9.9.9"))), "dns");
         assert_eq!(field(|c| (c.network, c.allow) = (NetworkMode::None, list("*"))), "allow");
         assert_eq!(plan(|c| c.network = NetworkMode::None), Ok(None));
+        let on = |network: &str| plan(|c| c.network = NetworkMode::Bridge { network: network.into() });
+        assert_eq!(on("agents").unwrap().unwrap().shared, Some("agents".into()));
+        for wrong in ["", "../agents", "a b", "-a"] {
+            assert_eq!(on(wrong).unwrap_err().field, "network", "{wrong}");
+        }
     }
 
     #[test]

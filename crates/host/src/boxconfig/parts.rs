@@ -229,7 +229,7 @@ pub enum NetworkMode {
     /// What its rules allow, by way of the host: the internet, if nothing is said.
     #[default]
     Tsi,
-    /// The sandboxes on the same named network too. Not available yet.
+    /// The sandboxes on the same named network too, by their names and addresses.
     Bridge {
         /// The network's name.
         network: String,

@@ -119,16 +119,23 @@ impl Security {
     }
 }
 
-fn check_names(config: &BoxConfig) -> Result<(), InvalidConfig> {
+/// Whether sandboxes and their networks may be called so.
+pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), InvalidConfig> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    let sound = config.name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && config.name.len() <= MAX_NAME_BYTES
-        && config.name.chars().all(plain);
-    if !config.name.is_empty() && !sound {
-        let allowed = format!(
-            "{MAX_NAME_BYTES} letters, digits, `_`, `.` and `-`, a letter or digit first, are allowed"
-        );
-        return Err(InvalidConfig::text("name", &config.name, allowed));
+    let sound = name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.len() <= MAX_NAME_BYTES
+        && name.chars().all(plain);
+    if sound {
+        return Ok(());
+    }
+    let allowed =
+        format!("{MAX_NAME_BYTES} letters, digits, `_`, `.` and `-`, a letter or digit first, are allowed");
+    Err(InvalidConfig::text(field, name, allowed))
+}
+
+fn check_names(config: &BoxConfig) -> Result<(), InvalidConfig> {
+    if !config.name.is_empty() {
+        check_name("name", &config.name)?;
     }
     if config.idle && (!config.cmd.is_empty() || config.entrypoint_override.is_some()) {
         let allowed = "with `cmd` or `entrypoint_override`, false is".into();

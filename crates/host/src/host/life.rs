@@ -72,7 +72,8 @@ impl Host {
                 owner.happen(Event::Destroy);
                 sandbox.close_ports().await;
                 home.forget();
-                self.registry().forget(id, slot);
+                drop(home);
+                self.forget(id, slot);
                 owner.happen(Event::Released);
                 return Err(error);
             }
@@ -124,6 +125,9 @@ impl Host {
         let boxes = self.0.boxes.as_ref().filter(|_| home.blueprint.config.persistent);
         let kept = boxes.map(|boxes| boxes.dir_of(home.id));
         let network = home.network.clone().map(|network| NetworkControl::new(network, kept));
+        if let Some(network) = &home.network {
+            network.set_names(network::names(&home.blueprint.config, id));
+        }
         let config = home.blueprint.shown();
         let led = registry.led.clone();
         let birth = Birth { id, config, created_at, journals: journals.clone(), network, ports, led };
@@ -137,7 +141,7 @@ impl Host {
     /// The network that is asked for, of which programs get the variables.
     fn network(&self, blueprint: &mut Blueprint) -> Result<Option<Network>, CreateError> {
         let Some(plan) = &blueprint.plan.network else { return Ok(None) };
-        let network = network::make(plan, &self.0.authorities)?;
+        let network = network::make(plan, &self.0.authorities, &self.0.networks)?;
         blueprint.put_variables(network::variables(&network));
         Ok(Some(network))
     }
@@ -200,8 +204,13 @@ impl Host {
         }
         // With it goes its hold on its image.
         drop(home);
-        self.registry().forget(id, slot);
+        self.forget(id, slot);
         owner.happen(Event::Released);
+    }
+
+    fn forget(&self, id: SandboxId, slot: u32) {
+        self.0.networks.let_go();
+        self.registry().forget(id, slot);
     }
 
     async fn start_again(&self, sandbox: &Sandbox, home: &mut Home) -> Result<Live, CreateError> {
@@ -362,6 +371,15 @@ fn up(sandbox: &Sandbox, owner: &Owner, live: &Live) {
     let main = live.main.as_ref().map(|main| main.control());
     sandbox.set_ends(Ends { client: Some(live.link.client()), main, measured: live.measured.clone() });
     owner.happen(Event::Ready);
+}
+
+impl Drop for Home {
+    /// Whoever still knows the sandbox keeps its network, but not its place among others.
+    fn drop(&mut self) {
+        if let Some(network) = &self.network {
+            network.leave();
+        }
+    }
 }
 
 impl Home {

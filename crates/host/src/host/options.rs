@@ -40,6 +40,8 @@ pub struct HostOptions {
     pub images: Option<ImageOptions>,
     /// Where persistent sandboxes are kept, which outlive the host. `None`: there can be none.
     pub boxes: Option<PathBuf>,
+    /// Where named networks are kept, which outlive the host and may be shared by hosts. `None`: there are none.
+    pub networks: Option<PathBuf>,
     /// PEM files with certificates of authorities, beside the system's, to whom servers are to prove their names that get
     /// secrets of sandboxes.
     pub authorities: Vec<PathBuf>,
@@ -47,7 +49,7 @@ pub struct HostOptions {
 
 impl HostOptions {
     /// A host that keeps all that is its own in `dir`: what its VMs need, and what outlives it, which are `templates`,
-    /// `images` and `boxes` there. Otherwise it is as `bouvet` is without configuration, but keeps no VMs ready.
+    /// `images`, `boxes` and `networks` there. Otherwise it is as `bouvet` is without configuration, but keeps no VMs ready.
     ///
     /// ```
     /// use bouvet_host::{EngineChoice, HostOptions};
@@ -72,6 +74,7 @@ impl HostOptions {
             pool: None,
             images: Some(ImageOptions { dir: dir.join("images"), pull: ImagesOptions::default() }),
             boxes: Some(dir.join("boxes")),
+            networks: Some(dir.join("networks")),
             authorities: Vec::new(),
             dir,
         }

@@ -78,10 +78,7 @@ impl Registry {
                 && (one == other || one.is_unspecified() || other.is_unspecified())
         };
         let holder = self.sandboxes.values().find(|sandbox| sandbox.ports().iter().any(meets))?;
-        Some(match holder.config().name.as_str() {
-            "" => holder.id().short(),
-            name => name.to_owned(),
-        })
+        Some(holder.known_as())
     }
 
     pub(super) fn forget(&mut self, id: SandboxId, slot: u32) {

@@ -1,5 +1,6 @@
 //! What can be asked and changed of a sandbox's network while it is there.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use bouvet_net::{Counts, Network, Policy, Refused};
@@ -52,6 +53,12 @@ pub enum PolicyError {
 impl NetworkControl {
     pub(crate) fn new(network: Network, kept: Option<PathBuf>) -> Self {
         Self { network, kept }
+    }
+
+    /// The sandbox's own addresses, of IPv4 and IPv6: of its interface, while it is up.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        let addresses = self.network.addresses();
+        [addresses.ipv4.0.into(), addresses.ipv6.0.into()]
     }
 
     /// What the sandbox may reach now, by its own rules: those of `allow`, and those of `deny`.

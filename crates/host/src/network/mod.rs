@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 mod control;
+pub(crate) mod named;
 
 pub use self::control::{NetworkControl, PolicyError};
 
@@ -9,10 +10,13 @@ use std::path::PathBuf;
 
 use bouvet_net::dns::Resolver;
 use bouvet_net::intercept::{Interceptor, InterceptorError, Trust, TrustError};
-use bouvet_net::{Addresses, Network, NetworkOptions};
+use bouvet_net::{Name, Network, NetworkOptions};
 
+pub use self::named::NamedNetworkError;
+use self::named::Networks;
 use crate::boxconfig::network::NetworkPlan;
-use crate::boxconfig::{InvalidConfig, SecretConfig};
+use crate::boxconfig::{BoxConfig, InvalidConfig, SecretConfig};
+use crate::sandbox::SandboxId;
 
 /// Whom the host asks for names.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -29,11 +33,18 @@ pub enum NetworkError {
     /// One of them is none.
     #[error(transparent)]
     Invalid(#[from] InvalidConfig),
+    /// It cannot be on the named network that it is to be on.
+    #[error(transparent)]
+    Named(#[from] NamedNetworkError),
 }
 
-/// Makes what `plan` says. Servers that get secrets are to prove their names to the host's authorities, or to one of
+/// Makes what `plan` says, on one of `networks` if it is to be. Servers that get secrets are to prove their names to the host's authorities, or to one of
 /// those in the files `authorities`.
-pub(crate) fn make(plan: &NetworkPlan, authorities: &[PathBuf]) -> Result<Network, NetworkError> {
+pub(crate) fn make(
+    plan: &NetworkPlan,
+    authorities: &[PathBuf],
+    networks: &Networks,
+) -> Result<Network, NetworkError> {
     let resolver = match plan.name_servers.is_empty() {
         true => Resolver::of_file(RESOLV_CONF),
         false => Resolver::of_servers(plan.name_servers.clone()),
@@ -43,8 +54,9 @@ pub(crate) fn make(plan: &NetworkPlan, authorities: &[PathBuf]) -> Result<Networ
         true => None,
         false => Some(Interceptor::new(secrets, Trust::load(authorities)?)?),
     };
+    let member = plan.shared.as_ref().map(|name| networks.join(name)).transpose()?;
     Ok(Network::new(NetworkOptions {
-        member: None,
+        member,
         policy: plan.policy.clone(),
         bound: plan.bound.clone(),
         limits: plan.limits,
@@ -73,4 +85,10 @@ pub(crate) fn variables(network: &Network) -> Vec<(String, String)> {
     let placeholders = network.placeholders();
     let trusting = TRUSTING.iter().filter(|_| !placeholders.is_empty());
     trusting.map(|name| ((*name).to_owned(), BUNDLE.to_owned())).chain(placeholders.iter().cloned()).collect()
+}
+
+/// What others on its network may call the sandbox `id`: its name, its whole id, and the part of it that people see.
+pub(crate) fn names(config: &BoxConfig, id: SandboxId) -> Vec<Name> {
+    // What is no name of a host is left out.
+    [config.name.clone(), id.to_string(), id.short()].iter().filter_map(|text| text.parse().ok()).collect()
 }

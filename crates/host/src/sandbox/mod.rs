@@ -130,6 +130,14 @@ impl Sandbox {
         self.0.id
     }
 
+    /// What people know it by.
+    pub(crate) fn known_as(&self) -> String {
+        match self.0.config.name.as_str() {
+            "" => self.0.id.short(),
+            name => name.to_owned(),
+        }
+    }
+
     /// What it was asked to be.
     pub fn config(&self) -> &BoxConfig {
         &self.0.config
