@@ -174,12 +174,18 @@ impl Internet {
     /// Listens on `port` of every address there, of both protocols, records who comes, and answers what comes with
     /// `answer`. The name server's own port is left to it.
     pub fn listen(&self, port: u16, answer: &'static [u8]) {
+        let all = PUBLIC.into_iter().chain(NOT_PUBLIC);
+        let all: Vec<_> = all.filter(|address| (*address, port) != (NAME_SERVER, 53)).collect();
+        self.listen_at(&all, port, answer);
+    }
+
+    /// The same on some of the addresses.
+    pub fn listen_at(&self, addresses: &[&str], port: u16, answer: &'static [u8]) {
         let seen = self.seen.clone();
+        let at = addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), port));
+        let at: Vec<_> = at.collect();
         self.there(async move {
-            for address in
-                PUBLIC.iter().chain(&NOT_PUBLIC).filter(|address| (**address, port) != (NAME_SERVER, 53))
-            {
-                let at = SocketAddr::new(address.parse().unwrap(), port);
+            for at in at {
                 let tcp = TcpListener::bind(at).await.unwrap();
                 let udp = UdpSocket::bind(at).await.unwrap();
                 tokio::spawn(accept(tcp, answer, seen.clone()));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use tempfile::TempDir;
@@ -32,6 +32,8 @@ impl Authority {
     /// A new one.
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // Other than those that it signs have: clients take one that is signed in its own name for its own authority.
+        params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -44,11 +46,21 @@ impl Authority {
         Path::join(self.dir.path(), "authority.pem")
     }
 
-    /// Serves HTTPS on port 443 of every address there, to who asks for one of `names`, with `ok` for an answer.
-    pub fn serve(&self, internet: &Internet, names: &[&str]) -> Requests {
+    /// A certificate of `names` and its key, in PEM.
+    pub fn issue(&self, names: &[&str]) -> String {
+        let (certificate, key) = self.sign(names);
+        certificate.pem() + &key.serialize_pem()
+    }
+
+    fn sign(&self, names: &[&str]) -> (Certificate, KeyPair) {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        (CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// Serves HTTPS on port 443 of every address there, to who asks for one of `names`, with `ok` for an answer.
+    pub fn serve(&self, internet: &Internet, names: &[&str]) -> Requests {
+        let (certificate, key) = self.sign(names);
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config =
