@@ -514,6 +514,25 @@ def test_sandboxes_on_a_network_know_each_other_by_name(cli: Cli) -> None:
     assert json.loads(cli.ok("network", "ls", "--json")) == []
 
 
+def test_clients_do_not_change_what_an_operators_sandbox_reaches(server: Server, tmp_path: Path) -> None:
+    server.environment["BOUVET_SOCKET"] = str(tmp_path / "run" / "bouvet.sock")
+    server.start().healthy()
+    cli = Cli(server.environment, tmp_path)
+    cli.ok("run", "-d", "--name", "net", "--allow", "example.com", "base")
+    sandbox = cli.sandboxes()["net"]["id"]
+    before = server.call("network_policy", sandbox_id=sandbox)
+    assert (before["allow"], before["deny"]) == (["example.com"], []), "it may be read"
+    for change in [{"allow": ["10.0.0.0/8"]}, {"allow": ["host"]}, {"deny": []}]:
+        call = bouvet.tool_call("network_policy", {"sandbox_id": sandbox, **change})
+        result = json.loads(server.post(json.dumps(call))[2])["result"]
+        assert result["isError"] and "for its owner to change" in result["content"][0]["text"], result
+    assert server.call("network_policy", sandbox_id=sandbox)["allow"] == ["example.com"]
+    cli.ok("network", "policy", "net", "--allow", "example.org")
+    mine = server.call("create_sandbox", allow=["example.com"])["sandbox_id"]
+    assert server.call("network_policy", sandbox_id=mine, allow=["example.org"])["allow"] == ["example.org"]
+    server.stop()
+
+
 def test_shells_complete_commands(tmp_path: Path) -> None:
     cli = Cli(bouvet.environment(tmp_path / "state"), tmp_path)
     for shell in ("bash", "zsh", "fish"):

@@ -196,6 +196,15 @@ impl Failure {
         Self::new(Status::CONFLICT, "the sandbox has no network", hint).of_kind(Kind::NoNetwork)
     }
 
+    /// What the sandbox that was named reaches is not for clients to change.
+    pub(crate) fn unbounded() -> Self {
+        let fact =
+            "what this sandbox can reach is for its owner to change, who did not make it by create_sandbox";
+        let hint = "Call create_sandbox with `allow` for one of your own, or ask the server's operator, who has \
+                    `bouvet network policy`.";
+        Self::new(Status::FORBIDDEN, fact, hint)
+    }
+
     /// `id` names no context.
     pub(crate) fn unknown_context(id: &str) -> Self {
         Self::no_context(format!("there is no context `{}` in the sandbox", clip(id)))

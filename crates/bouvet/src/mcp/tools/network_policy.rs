@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bouvet_host::Policy;
+use bouvet_host::{BoxConfig, Policy};
 use rmcp::handler::server::wrapper::{Json, Parameters};
 use rmcp::{tool, tool_router};
 use schemars::JsonSchema;
@@ -71,7 +71,7 @@ struct RefusedView {
 #[tool_router(router = network_policy_tool, vis = "pub(super)")]
 impl Server {
     /// Show what a sandbox can reach, and what was refused it and why; with allow or deny, change it first. Connections that
-    /// the new rules do not allow are broken off.
+    /// the new rules do not allow are broken off. Only what create_sandbox made can be changed.
     #[tool(annotations(
         title = "Show or change what a sandbox can reach",
         read_only_hint = false,
@@ -89,6 +89,7 @@ impl Server {
         };
         let (allow, deny) = texts(&network.policy());
         if args.allow.is_some() || args.deny.is_some() {
+            check_bounded(sandbox.config())?;
             network.set_policy(&args.allow.unwrap_or(allow), &args.deny.unwrap_or(deny))?;
         }
         let (allow, deny) = texts(&network.policy());
@@ -109,5 +110,25 @@ impl Server {
             refused: refused.map(|(refusal, times)| (refusal.as_str().to_owned(), times)).collect(),
             last_refused: last_refused.collect(),
         }))
+    }
+}
+
+/// Whether clients may change what such a sandbox reaches: nothing but its bound keeps them to what the server's operator
+/// lets them have, and one that was not made for them has none.
+fn check_bounded(config: &BoxConfig) -> Result<(), Failure> {
+    config.network_bound.as_ref().map(drop).ok_or_else(Failure::unbounded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_a_bound_is_changed() {
+        let bounded = BoxConfig { network_bound: Some(vec!["*".into()]), ..BoxConfig::default() };
+        assert_eq!(check_bounded(&bounded), Ok(()));
+        let reaches_nothing = BoxConfig { network_bound: Some(Vec::new()), ..BoxConfig::default() };
+        assert_eq!(check_bounded(&reaches_nothing), Ok(()));
+        assert_eq!(check_bounded(&BoxConfig::default()), Err(Failure::unbounded()));
     }
 }
