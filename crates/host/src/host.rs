@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bouvet_net::Sockets;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +34,7 @@ use crate::boxconfig::limits::Limits;
 use crate::boxconfig::{BoxConfig, InvalidConfig};
 use crate::boxes::Boxes;
 use crate::confine::Spawner;
+use crate::descriptors;
 use crate::disk::Blanks;
 #[cfg(feature = "fake")]
 use crate::engine::fake::Fake;
@@ -72,6 +74,8 @@ struct Inner {
     boxes: Option<Boxes>,
     authorities: Vec<PathBuf>,
     networks: Networks,
+    /// For the networks of all sandboxes.
+    sockets: Sockets,
     measurer: Measurer,
     images: Option<ImageOptions>,
     opened: image::Opened,
@@ -349,6 +353,7 @@ impl Inner {
             no_limits: Limits::default(),
             authorities,
             networks,
+            sockets: Sockets::new(descriptors::share()),
             events: Events::default(),
             boxes,
             measurer: Measurer::default(),

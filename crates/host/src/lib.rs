@@ -31,6 +31,7 @@ mod boxes;
 mod cgroup;
 mod confine;
 mod context;
+mod descriptors;
 mod disk;
 mod engine;
 mod event;

@@ -10,6 +10,7 @@ use crate::count::{Counters, add};
 use crate::dns::{self, Answer, Transport};
 use crate::limit::Rate;
 use crate::refusal::Refusal;
+use crate::sockets::Sockets;
 
 /// How long a connection may say nothing.
 const IDLE: Duration = Duration::from_secs(10);
@@ -19,21 +20,28 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(crate) struct NameServer {
     server: dns::NameServer,
     counters: Arc<Counters>,
+    sockets: Sockets,
     queries: Rate,
 }
 
 impl NameServer {
-    pub(crate) fn new(server: dns::NameServer, counters: Arc<Counters>, queries_per_s: u32) -> Self {
-        Self { server, counters, queries: Rate::per_second(queries_per_s) }
+    pub(crate) fn new(
+        server: dns::NameServer,
+        counters: Arc<Counters>,
+        sockets: Sockets,
+        queries_per_s: u32,
+    ) -> Self {
+        Self { server, counters, sockets, queries: Rate::per_second(queries_per_s) }
     }
 
     /// The answer to one query, if it gets one.
     pub(crate) async fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
         add(&self.counters.queries, 1);
-        if !self.queries.try_take() {
+        // Whoever is asked for the sandbox is asked by one at a time.
+        let Some(_socket) = self.sockets.take().ok().filter(|_| self.queries.try_take()) else {
             self.counters.refuse(Refusal::Limit, None, None);
             return None;
-        }
+        };
         let Answer { bytes, refused } = self.server.answer(query, transport).await?;
         if let Some(dns::Refused { name, refusal }) = refused {
             self.counters.refuse(refusal, None, name.as_ref());

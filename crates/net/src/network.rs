@@ -17,6 +17,7 @@ use crate::names::Names;
 use crate::policy::Policy;
 use crate::router::Router;
 use crate::shared::{Addresses, Room, Shared};
+use crate::sockets::Sockets;
 use crate::switch::Member;
 
 /// Batches of the sandbox's packets that wait for the router.
@@ -37,6 +38,8 @@ pub struct NetworkOptions {
     pub bound: Option<Policy>,
     /// How much of everything it may have.
     pub limits: Limits,
+    /// What it may have sockets of, with all others that have the same.
+    pub sockets: Sockets,
     /// Who is asked for names.
     pub resolver: Resolver,
     /// Puts secrets into requests.
@@ -47,7 +50,7 @@ pub struct NetworkOptions {
 ///
 /// ```no_run
 /// use bouvet_net::dns::Resolver;
-/// use bouvet_net::{Limits, Network, NetworkOptions, Policy};
+/// use bouvet_net::{Limits, Network, NetworkOptions, Policy, Sockets};
 ///
 /// # async fn example() {
 /// let network = Network::new(NetworkOptions {
@@ -55,6 +58,7 @@ pub struct NetworkOptions {
 ///     policy: Policy::default(),
 ///     bound: None,
 ///     limits: Limits::default(),
+///     sockets: Sockets::new(4096),
 ///     resolver: Resolver::of_file("/etc/resolv.conf"),
 ///     interceptor: None,
 /// });
@@ -74,6 +78,7 @@ struct Inner {
     addresses: Addresses,
     member: Option<Arc<Member>>,
     limits: Limits,
+    sockets: Sockets,
     judge: Arc<watch::Sender<Arc<Judge>>>,
     names: Arc<Mutex<Names>>,
     counters: Arc<Counters>,
@@ -105,7 +110,7 @@ pub struct Outbound {
 impl Network {
     /// One that nobody is attached to yet.
     pub fn new(options: NetworkOptions) -> Self {
-        let NetworkOptions { member, policy, bound, limits, resolver, interceptor } = options;
+        let NetworkOptions { member, policy, bound, limits, sockets, resolver, interceptor } = options;
         let judge = Arc::new(watch::Sender::new(Arc::new(Judge { own: policy, bound })));
         let member = member.map(Arc::new);
         let addresses = member.as_ref().map_or_else(Addresses::default, |member| member.addresses());
@@ -113,9 +118,20 @@ impl Network {
         let gateway = (addresses.gateway_ipv4, addresses.gateway_ipv6);
         let ours = Ours { gateway, member: member.clone() };
         let server = dns::NameServer::new(resolver, ours, judge.subscribe(), names.clone());
-        let name_server = Arc::new(NameServer::new(server, counters.clone(), limits.queries_per_s));
+        let name_server =
+            Arc::new(NameServer::new(server, counters.clone(), sockets.clone(), limits.queries_per_s));
         let interceptor = interceptor.map(Arc::new);
-        Self(Arc::new(Inner { addresses, member, limits, judge, names, counters, name_server, interceptor }))
+        Self(Arc::new(Inner {
+            addresses,
+            member,
+            limits,
+            sockets,
+            judge,
+            names,
+            counters,
+            name_server,
+            interceptor,
+        }))
     }
 
     /// Both ends of a sandbox's interface, for as long as they are held: one sandbox at a time, each time it is started.
@@ -132,6 +148,7 @@ impl Network {
             addresses: inner.addresses,
             member: inner.member.clone(),
             limits: inner.limits,
+            sockets: inner.sockets.clone(),
             judge: inner.judge.clone(),
             names: inner.names.clone(),
             counters: inner.counters.clone(),

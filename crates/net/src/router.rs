@@ -150,13 +150,16 @@ impl Router {
             true => Way::of(&self.shared, flow),
             false => Err(Refusal::Limit),
         };
-        let way = way.and_then(|way| Ok((way, self.shared.room.take(bytes).ok_or(Refusal::Limit)?)));
+        let way = way.and_then(|way| {
+            Ok((self.socket(&way)?, way, self.shared.room.take(bytes).ok_or(Refusal::Limit)?))
+        });
         match way {
-            Ok((way, syn)) => {
+            Ok((socket, way, syn)) => {
                 let (queue, packets) = mpsc::channel(tcp::QUEUE);
                 self.connections.insert(ends, queue);
                 let run = tcp::run(self.shared.clone(), (flow, way), syn, packets);
                 self.tasks.spawn(async move {
+                    let _socket = socket;
                     run.await;
                     Some((Protocol::Tcp, ends))
                 });
@@ -165,6 +168,14 @@ impl Router {
                 self.shared.refuse(refusal, flow);
                 self.shared.answer(reply::reset(bytes));
             }
+        }
+    }
+
+    /// A place for the socket that a connection has, if it is to have one.
+    fn socket(&self, way: &Way) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+        match way {
+            Way::Names => Ok(None),
+            Way::Out(_) | Way::Host => self.shared.sockets.take().map(Some),
         }
     }
 
@@ -189,14 +200,15 @@ impl Router {
             true => Way::of(&self.shared, flow),
             false => Err(Refusal::Limit),
         };
-        match way {
-            Ok(way) => {
+        match way.and_then(|way| Ok((self.shared.sockets.take()?, way))) {
+            Ok((socket, way)) => {
                 let (queue, datagrams) = mpsc::channel(udp::QUEUE);
                 // There is room: nothing was sent yet.
                 queue.try_send(datagram).ok();
                 entry.insert_entry(queue);
                 let run = udp::run(self.shared.clone(), (flow, way), datagrams);
                 self.tasks.spawn(async move {
+                    let _socket = socket;
                     run.await;
                     Some((Protocol::Udp, ends))
                 });
@@ -252,11 +264,11 @@ impl Router {
         &self,
         destination: SocketAddr,
         bytes: &[u8],
-    ) -> Result<(OwnedSemaphorePermit, Waiting), Refusal> {
+    ) -> Result<([OwnedSemaphorePermit; 2], Waiting), Refusal> {
         let asked = self.asked.clone().try_acquire_owned().map_err(|_| Refusal::Limit)?;
         let packet = self.shared.room.take(bytes).filter(|_| self.shared.echoes.try_take());
         self.shared.open(Protocol::Icmp, destination, None)?;
-        Ok((asked, packet.ok_or(Refusal::Limit)?))
+        Ok(([asked, self.shared.sockets.take()?], packet.ok_or(Refusal::Limit)?))
     }
 }
 

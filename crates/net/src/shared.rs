@@ -18,6 +18,7 @@ use crate::names::Names;
 use crate::own;
 use crate::policy::Surroundings;
 use crate::refusal::Refusal;
+use crate::sockets::Sockets;
 use crate::switch::Member;
 
 /// The addresses of a sandbox and of its gateway, with the lengths of their prefixes.
@@ -125,6 +126,7 @@ pub(crate) struct Shared {
     pub(crate) addresses: Addresses,
     pub(crate) member: Option<Arc<Member>>,
     pub(crate) limits: Limits,
+    pub(crate) sockets: Sockets,
     pub(crate) judge: Arc<watch::Sender<Arc<Judge>>>,
     pub(crate) names: Arc<Mutex<Names>>,
     pub(crate) counters: Arc<Counters>,

@@ -18,6 +18,8 @@ const NO_SPACE_MB: u64 = 512;
 /// Descriptors that the server holds for each sandbox, and for itself, at the most.
 const FDS_PER_SANDBOX: u64 = 16;
 const OWN_FDS: u64 = 256;
+/// Of what it may have, a third is for all that is not chosen by guests: as `bouvet_host` shares them out.
+const FD_SHARES: u64 = 3;
 /// How long a server may take to say that it is one.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -31,7 +33,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
         findings.push(space("templates", "BOUVET_TEMPLATES", templates));
     }
     findings.push(mke2fs(bouvet_host::check_mke2fs().await));
-    findings.push(descriptors(getrlimit(Resource::Nofile).current, host.max_sandboxes));
+    findings.push(descriptors(getrlimit(Resource::Nofile).maximum, host.max_sandboxes));
     if config.transport.http() {
         findings.push(port(config.http.address).await);
     }
@@ -123,16 +125,24 @@ fn mke2fs(checked: Result<(), ToolError>) -> Finding {
     }
 }
 
-/// `None` is without limit.
+/// What the server raises its own limit to. `None` is without limit.
 fn descriptors(limit: Option<u64>, max_sandboxes: u32) -> Finding {
-    let needed = OWN_FDS + FDS_PER_SANDBOX * u64::from(max_sandboxes);
+    let needed = FD_SHARES * (OWN_FDS + FDS_PER_SANDBOX * u64::from(max_sandboxes));
     match limit {
         Some(limit) if limit < needed => Finding::warning(
             "descriptors",
-            format!("{limit} may be open; {max_sandboxes} sandboxes can need {needed}"),
-            format!("`ulimit -n {needed}`, LimitNOFILE in the unit, or a lower BOUVET_MAX_SANDBOXES"),
+            format!(
+                "{limit} may be open; {max_sandboxes} sandboxes can need {needed}, connections and volumes among them"
+            ),
+            format!("`ulimit -Hn {needed}`, LimitNOFILE in the unit, or a lower BOUVET_MAX_SANDBOXES"),
         ),
-        Some(limit) => Finding::ok("descriptors", format!("{limit} may be open")),
+        Some(limit) => {
+            let share = limit / FD_SHARES;
+            let text = format!(
+                "{limit} may be open, {share} of them connections of sandboxes, {share} files of volumes"
+            );
+            Finding::ok("descriptors", text)
+        }
         None => Finding::ok("descriptors", "as many as there are may be open"),
     }
 }
@@ -229,8 +239,11 @@ mod tests {
 
     #[test]
     fn descriptors_are_counted_for_all_sandboxes() {
-        assert_eq!(descriptors(Some(1024), 100).level, Level::Warning);
-        assert_eq!(descriptors(Some(1024), 10).level, Level::Ok);
+        // Each sandbox has 16, the server 256 and all of that is a third.
+        assert_eq!(descriptors(Some(3 * 1856 - 1), 100).level, Level::Warning);
+        let enough = descriptors(Some(3 * 1856), 100);
+        assert_eq!(enough.level, Level::Ok);
+        assert!(enough.text.contains("1856 of them connections"), "{}", enough.text);
         assert_eq!(descriptors(None, 1000).level, Level::Ok);
     }
 

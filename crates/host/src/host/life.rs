@@ -141,7 +141,7 @@ impl Host {
     /// The network that is asked for, of which programs get the variables.
     fn network(&self, blueprint: &mut Blueprint) -> Result<Option<Network>, CreateError> {
         let Some(plan) = &blueprint.plan.network else { return Ok(None) };
-        let network = network::make(plan, &self.0.authorities, &self.0.networks)?;
+        let network = network::make(plan, &self.0.authorities, &self.0.networks, &self.0.sockets)?;
         blueprint.put_variables(network::variables(&network));
         Ok(Some(network))
     }

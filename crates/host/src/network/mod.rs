@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use bouvet_net::dns::Resolver;
 use bouvet_net::intercept::{Interceptor, InterceptorError, Trust, TrustError};
-use bouvet_net::{Name, Network, NetworkOptions};
+use bouvet_net::{Name, Network, NetworkOptions, Sockets};
 
 pub use self::named::NamedNetworkError;
 use self::named::Networks;
@@ -38,12 +38,13 @@ pub enum NetworkError {
     Named(#[from] NamedNetworkError),
 }
 
-/// Makes what `plan` says, on one of `networks` if it is to be. Servers that get secrets are to prove their names to the host's authorities, or to one of
-/// those in the files `authorities`.
+/// Makes what `plan` says, on one of `networks` if it is to be. Servers that get secrets are to prove their names to the
+/// host's authorities, or to one of those in the files `authorities`. It has its `sockets` with all that have the same.
 pub(crate) fn make(
     plan: &NetworkPlan,
     authorities: &[PathBuf],
     networks: &Networks,
+    sockets: &Sockets,
 ) -> Result<Network, NetworkError> {
     let resolver = match plan.name_servers.is_empty() {
         true => Resolver::of_file(RESOLV_CONF),
@@ -60,6 +61,7 @@ pub(crate) fn make(
         policy: plan.policy.clone(),
         bound: plan.bound.clone(),
         limits: plan.limits,
+        sockets: sockets.clone(),
         resolver,
         interceptor,
     }))

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bouvet_net::dns::Resolver;
 use bouvet_net::packet::{self, Transport};
-use bouvet_net::{Inbound, Limits, Member, Network, NetworkOptions, Outbound, Policy, Refusal};
+use bouvet_net::{Inbound, Limits, Member, Network, NetworkOptions, Outbound, Policy, Refusal, Sockets};
 use bytes::Bytes;
 use smoltcp::wire::TcpControl;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -35,16 +35,22 @@ struct Sandbox {
 
 impl Sandbox {
     fn new(allow: &[String], limits: Limits) -> Self {
-        Self::on(None, allow, limits)
+        Self::on(None, &Sockets::new(4096), allow, limits)
     }
 
-    fn on(member: Option<Member>, allow: &[String], limits: Limits) -> Self {
+    /// One of those that have `sockets` together.
+    fn among(sockets: &Sockets, allow: &[String], limits: Limits) -> Self {
+        Self::on(None, sockets, allow, limits)
+    }
+
+    fn on(member: Option<Member>, sockets: &Sockets, allow: &[String], limits: Limits) -> Self {
         let allow = allow.iter().map(|rule| rule.parse().unwrap()).collect();
         let network = Network::new(NetworkOptions {
             member,
             policy: Policy { allow, deny: Vec::new() },
             bound: None,
             limits,
+            sockets: sockets.clone(),
             resolver: Resolver::of_servers(vec!["192.0.2.1".parse().unwrap()]),
             interceptor: None,
         });
@@ -82,6 +88,14 @@ impl Sandbox {
 
     fn refused(&self, refusal: Refusal) -> u64 {
         self.network.counts().refused.get(&refusal).copied().unwrap_or(0)
+    }
+
+    async fn refuses(&self, refusal: Refusal, times: u64) {
+        let until = tokio::time::Instant::now() + DEADLINE;
+        while self.refused(refusal) != times {
+            assert!(tokio::time::Instant::now() < until, "{:?}", self.network.counts());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     async fn counts(&self, open_connections: u64) {
@@ -222,6 +236,45 @@ async fn connections_that_never_come_about_are_limited_and_given_up() {
     }
     sandbox.counts(0).await;
     assert_eq!(sandbox.network.counts().connections, 0);
+}
+
+/// One sandbox cannot take what the process needs for all else.
+#[tokio::test]
+async fn sandboxes_have_so_many_sockets_together_and_no_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let _datagrams = tokio::net::UdpSocket::bind(("127.0.0.1", port)).await.unwrap();
+    let (sockets, allow) = (Sockets::new(3), [format!("host:{port}")]);
+    let begin =
+        |number: u16| tcp(&Segment { from: format!("{GUEST}:{number}").parse().unwrap(), ..at(port) });
+    let say = || datagram("10.0.2.15:9", &format!("{GATEWAY}:{port}"), b"?");
+    let mut greedy = Sandbox::among(&sockets, &allow, Limits::default());
+    for number in [1, 2] {
+        greedy.send(begin(number)).await;
+        assert!(!is_reset(&greedy.hear().await));
+    }
+    greedy.send(say()).await;
+    greedy.hears_nothing().await;
+    assert_eq!((sockets.free(), greedy.refused(Refusal::Limit)), (0, 0), "all that there are");
+
+    let mut other = Sandbox::among(&sockets, &allow, Limits::default());
+    other.send(begin(1)).await;
+    other.hears_reset().await;
+    other.send(say()).await;
+    assert_eq!(other.hear().await[20], 3, "it is unreachable");
+    other.send(datagram("10.0.2.15:9", "10.0.2.2:53", b"?")).await;
+    other.hears_nothing().await;
+    other.refuses(Refusal::Limit, 3).await;
+
+    drop(greedy);
+    let until = tokio::time::Instant::now() + DEADLINE;
+    while sockets.free() < 3 {
+        assert!(tokio::time::Instant::now() < until, "{sockets:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    other.send(begin(2)).await;
+    assert!(!is_reset(&other.hear().await));
+    assert_eq!(sockets.free(), 2);
 }
 
 /// A sandbox whose device takes nothing stops its servers, and nobody else.

@@ -1,6 +1,6 @@
 //! Sandboxes on one network, and on others.
 
-use bouvet_net::{Limits, Refusal, Switch};
+use bouvet_net::{Limits, Refusal, Sockets, Switch};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use smoltcp::wire::TcpControl;
@@ -13,7 +13,7 @@ const DB: &str = "10.1.2.3";
 const GATEWAY: &str = "10.1.2.1";
 
 fn on(switch: &Switch, name: &str) -> Sandbox {
-    let sandbox = Sandbox::on(Some(switch.join().unwrap()), &[], Limits::default());
+    let sandbox = Sandbox::on(Some(switch.join().unwrap()), &Sockets::new(4096), &[], Limits::default());
     sandbox.network.set_names(vec![name.parse().unwrap()]);
     sandbox
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bouvet_net::dns::Resolver;
-use bouvet_net::{Addresses, Counts, Limits, Network, NetworkOptions, Policy, Refusal};
+use bouvet_net::{Addresses, Counts, Limits, Network, NetworkOptions, Policy, Refusal, Sockets};
 use rustix::thread::UnshareFlags;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
@@ -240,6 +240,7 @@ impl World {
             policy: wants.policy,
             bound: None,
             limits: wants.limits,
+            sockets: Sockets::new(4096),
             resolver: Resolver::of_servers(vec![format!("{}:53", SERVERS[1]).parse().unwrap()]),
             interceptor: None,
         });
