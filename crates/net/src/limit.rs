@@ -91,26 +91,38 @@ fn check(field: &'static str, value: u32, least: u32, most: u32) -> Result<(), L
 
 /// So many in a second, and as many at once.
 #[derive(Debug)]
-pub(crate) struct Rate(DefaultDirectRateLimiter);
+pub(crate) struct Rate {
+    limiter: DefaultDirectRateLimiter,
+    /// What comes in a second.
+    most: NonZeroU32,
+}
 
 impl Rate {
     pub(crate) fn per_second(count: u32) -> Self {
-        Self(RateLimiter::direct(Quota::per_second(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN))))
+        let most = NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+        Self { limiter: RateLimiter::direct(Quota::per_second(most)), most }
     }
 
     /// Takes one, if there is one now.
     pub(crate) fn try_take(&self) -> bool {
-        self.0.check().is_ok()
+        self.limiter.check().is_ok()
     }
 
-    /// Waits until `count` may pass. More than come in a second wait for no more than a second's.
+    /// Waits until `count` may pass. More than come in a second are taken second by second.
     pub(crate) async fn take(&self, count: usize) {
-        let Some(count) = u32::try_from(count).ok().and_then(NonZeroU32::new) else { return };
-        loop {
-            let wait = match self.0.check_n(count) {
-                Ok(Ok(())) | Err(_) => return,
-                Ok(Err(not_yet)) => not_yet.wait_time_from(DefaultClock::default().now()),
-            };
+        let mut left = count;
+        while let Some(part) = NonZeroU32::new(u32::try_from(left).unwrap_or(u32::MAX)) {
+            let part = part.min(self.most);
+            self.take_part(part).await;
+            left -= part.get() as usize;
+        }
+    }
+
+    /// Takes no more than come in a second.
+    async fn take_part(&self, part: NonZeroU32) {
+        // It has room for as many: the outer result is never an error.
+        while let Ok(Err(not_yet)) = self.limiter.check_n(part) {
+            let wait = not_yet.wait_time_from(DefaultClock::default().now());
             tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
         }
     }
@@ -118,6 +130,8 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -139,6 +153,16 @@ mod tests {
         assert_eq!([(); 4].map(|()| rate.try_take()), [true, true, true, false]);
         // It does wait for those that are spent, and comes to an end.
         rate.take(1).await;
-        Rate::per_second(1).take(5).await;
+        rate.take(0).await;
+    }
+
+    #[tokio::test]
+    async fn more_than_come_in_a_second_are_charged_too() {
+        let (rate, began) = (Rate::per_second(10), Instant::now());
+        rate.take(10).await;
+        assert!(began.elapsed() < Duration::from_secs(1), "as many as that come at once");
+        rate.take(12).await;
+        assert!(began.elapsed() >= Duration::from_millis(1150), "{:?}", began.elapsed());
+        assert!(!rate.try_take(), "they are spent");
     }
 }
