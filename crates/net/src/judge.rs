@@ -16,7 +16,11 @@ pub(crate) struct Judge {
 
 /// On what ground each of them allows something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Permit(Vec<Grant>);
+pub(crate) struct Permit {
+    grants: Vec<Grant>,
+    /// The names that its address had then. They are what it is for, also once their answers have ended.
+    pub(crate) names: Vec<Name>,
+}
 
 impl Judge {
     fn all(&self) -> impl Iterator<Item = &Policy> {
@@ -30,19 +34,19 @@ impl Judge {
         surroundings: Surroundings<'_>,
     ) -> Result<Permit, Refusal> {
         let grants = self.all().map(|policy| policy.open(protocol, destination, surroundings));
-        Ok(Permit(grants.collect::<Result<_, _>>()?))
+        Ok(Permit { grants: grants.collect::<Result<_, _>>()?, names: surroundings.names.to_vec() })
     }
 
     pub(crate) fn claim(
         &self,
-        Permit(grants): &Permit,
+        Permit { grants, .. }: &Permit,
         destination: SocketAddr,
         claimed: Claimed<'_>,
     ) -> Result<(), Refusal> {
         self.all().zip(grants).try_for_each(|(policy, grant)| policy.claim(grant, destination, claimed))
     }
 
-    pub(crate) fn judges_requests(&self, Permit(grants): &Permit) -> bool {
+    pub(crate) fn judges_requests(&self, Permit { grants, .. }: &Permit) -> bool {
         self.all().zip(grants).any(|(policy, grant)| policy.judges_requests(grant))
     }
 

@@ -267,7 +267,7 @@ impl Router {
     ) -> Result<([OwnedSemaphorePermit; 2], Waiting), Refusal> {
         let asked = self.asked.clone().try_acquire_owned().map_err(|_| Refusal::Limit)?;
         let packet = self.shared.room.take(bytes).filter(|_| self.shared.echoes.try_take());
-        self.shared.open(Protocol::Icmp, destination, None)?;
+        self.shared.open(Protocol::Icmp, destination)?;
         Ok(([asked, self.shared.sockets.take()?], packet.ok_or(Refusal::Limit)?))
     }
 }

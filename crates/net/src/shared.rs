@@ -14,7 +14,7 @@ use crate::intercept::Interceptor;
 use crate::judge::{Judge, Permit};
 use crate::limit::{Limits, Rate};
 use crate::name::Name;
-use crate::names::Names;
+use crate::names::{MAX_NAMES, Names};
 use crate::own;
 use crate::policy::Surroundings;
 use crate::refusal::Refusal;
@@ -144,22 +144,37 @@ impl Shared {
         self.judge.borrow().clone()
     }
 
-    /// Whether something may be sent to `destination`, which is not the gateway, with the names that it has now, or with
-    /// the one that it was said to be.
-    pub(crate) fn open(
+    /// Whether something may be sent to `destination`, which is not the gateway, with the names that it has now.
+    pub(crate) fn open(&self, protocol: Protocol, destination: SocketAddr) -> Result<Permit, Refusal> {
+        self.open_by(protocol, destination, &self.names_of(destination.ip()))
+    }
+
+    /// Whether what was `permitted` may go on, by the policy as it is now: with the names that its destination had then,
+    /// and those that it has now.
+    pub(crate) fn open_again(
         &self,
         protocol: Protocol,
         destination: SocketAddr,
-        said: Option<&Name>,
+        permitted: &Permit,
+    ) -> Result<Permit, Refusal> {
+        let mut names = permitted.names.clone();
+        names.extend(
+            self.names_of(destination.ip()).into_iter().filter(|name| !permitted.names.contains(name)),
+        );
+        names.truncate(MAX_NAMES);
+        self.open_by(protocol, destination, &names)
+    }
+
+    fn open_by(
+        &self,
+        protocol: Protocol,
+        destination: SocketAddr,
+        names: &[Name],
     ) -> Result<Permit, Refusal> {
         if self.addresses.is_near(destination.ip()) {
             return Err(Refusal::Sandbox);
         }
-        let names = match said {
-            Some(name) => vec![name.clone()],
-            None => self.names_of(destination.ip()),
-        };
-        let surroundings = Surroundings { is_host: own::is_own(destination.ip()), names: &names };
+        let surroundings = Surroundings { is_host: own::is_own(destination.ip()), names };
         self.judge().open(protocol, destination, surroundings)
     }
 

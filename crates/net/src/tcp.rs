@@ -48,11 +48,19 @@ impl Way {
     pub(crate) fn of(shared: &Shared, flow: Flow) -> Result<Self, Refusal> {
         let Flow { protocol, destination, .. } = flow;
         if !shared.addresses.is_gateway(destination.ip()) {
-            return shared.open(protocol, destination, None).map(Self::Out);
+            return shared.open(protocol, destination).map(Self::Out);
         }
         match destination.port() {
             DNS_PORT => Ok(Self::Names),
             port => shared.judge().host(protocol, port).map(|()| Self::Host),
+        }
+    }
+
+    /// Where one that has led there may lead from now on, by the policy as it is now.
+    pub(crate) fn again(&self, shared: &Shared, flow: Flow) -> Result<Self, Refusal> {
+        match self {
+            Self::Out(permit) => shared.open_again(flow.protocol, flow.destination, permit).map(Self::Out),
+            Self::Host | Self::Names => Self::of(shared, flow),
         }
     }
 }
@@ -131,8 +139,9 @@ async fn serve_requests(shared: &Arc<Shared>, mut connection: Connection, socket
     let Way::Out(permit) = connection.way.clone() else { return };
     let (flow, judge) = (connection.flow, shared.clone());
     let is_allowed = move |name: &Name| {
-        let claimed = judge.judge().claim(&permit, flow.destination, Claimed::Http(Some(name)));
-        let judged = claimed.and_then(|()| judge.open(flow.protocol, flow.destination, Some(name)));
+        let permit = judge.open_again(flow.protocol, flow.destination, &permit);
+        let claimed = Claimed::Http(Some(name));
+        let judged = permit.and_then(|permit| judge.judge().claim(&permit, flow.destination, claimed));
         if let Err(refusal) = judged {
             judge.counters.refuse(refusal, Some(flow), Some(name));
         }
@@ -181,3 +190,6 @@ async fn dial(shared: &Shared, flow: Flow, way: &Way) -> io::Result<TcpStream> {
     socket.set_zero_linger()?;
     Ok(socket)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 
 use crate::count::add;
 use crate::flow::Flow;
-use crate::refusal::Refusal;
 use crate::reply::{self, Unreachable};
 use crate::shared::{Shared, Waiting};
 use crate::tcp::Way;
@@ -47,7 +46,7 @@ impl Drop for Open {
 /// Carries the datagrams of `flow` until there were none for a while, or they are no longer allowed.
 pub(crate) async fn run(
     shared: Arc<Shared>,
-    (flow, way): (Flow, Way),
+    (flow, mut way): (Flow, Way),
     mut datagrams: mpsc::Receiver<Datagram>,
 ) {
     add(&shared.counters.datagram_flows, 1);
@@ -85,8 +84,11 @@ pub(crate) async fn run(
                 }
                 Err(error) => Err(error),
             },
-            changed = judge.changed() => match changed.map(|()| again(shared, flow)) {
-                Ok(Ok(())) => Ok(()),
+            changed = judge.changed() => match changed.map(|()| way.again(shared, flow)) {
+                Ok(Ok(again)) => {
+                    way = again;
+                    Ok(())
+                }
                 Ok(Err(refusal)) => return shared.refuse(refusal, flow),
                 Err(_) => return,
             },
@@ -98,10 +100,6 @@ pub(crate) async fn run(
             shared.answer(reply::unreachable(&last, Unreachable::Port));
         }
     }
-}
-
-fn again(shared: &Shared, flow: Flow) -> Result<(), Refusal> {
-    Way::of(shared, flow).map(drop)
 }
 
 async fn connect(flow: Flow, way: &Way) -> std::io::Result<UdpSocket> {

@@ -44,8 +44,8 @@ pub(super) enum Ending {
 enum Verdict {
     /// Nothing yet; nothing of it is passed on.
     Open,
-    /// It may go on, by this name if it said one.
-    Pass(Option<Name>),
+    /// It may go on, having said this.
+    Pass(Claim),
 }
 
 /// A connection, seen from the sandbox.
@@ -106,7 +106,7 @@ impl Connection {
         let machine = Machine::new(flow.destination, buffer_bytes, rand::random());
         let verdict = match way {
             Way::Out(_) => Verdict::Open,
-            Way::Host | Way::Names => Verdict::Pass(None),
+            Way::Host | Way::Names => Verdict::Pass(Claim::Nothing),
         };
         Self {
             judge: shared.judge.subscribe(),
@@ -153,30 +153,22 @@ impl Connection {
     }
 
     fn judge_again(&mut self) -> Result<(), Refusal> {
-        let said = match &self.verdict {
-            Verdict::Pass(name) => name.clone(),
-            Verdict::Open => None,
+        self.way = self.way.again(&self.shared, self.flow)?;
+        let Way::Out(permit) = &self.way else { return Ok(()) };
+        let claimed = match &self.verdict {
+            Verdict::Pass(Claim::Tls(name)) => Claimed::Tls(name.as_ref()),
+            Verdict::Pass(Claim::Nothing) => Claimed::Nothing,
+            // Of HTTP each request is judged, and of the others nothing was passed on.
+            Verdict::Pass(Claim::Http | Claim::More | Claim::Broken) | Verdict::Open => return Ok(()),
         };
-        let protocol = self.flow.protocol;
-        match &self.way {
-            Way::Names => {}
-            Way::Host => self.shared.judge().host(protocol, self.flow.destination.port())?,
-            Way::Out(_) => {
-                let permit = self.shared.open(protocol, self.flow.destination, said.as_ref())?;
-                if let Some(name) = &said {
-                    self.shared.judge().claim(&permit, self.flow.destination, Claimed::Tls(Some(name)))?;
-                }
-                self.way = Way::Out(permit);
-            }
-        }
-        Ok(())
+        self.shared.judge().claim(permit, self.flow.destination, claimed)
     }
 
     /// The name that it said, if it did.
     pub(super) fn name(&self) -> Option<&Name> {
         match &self.verdict {
-            Verdict::Pass(name) => name.as_ref(),
-            Verdict::Open => None,
+            Verdict::Pass(Claim::Tls(name)) => name.as_ref(),
+            _ => None,
         }
     }
 
@@ -315,7 +307,7 @@ impl Connection {
             }
             Claim::Broken => return Err((Refusal::Malformed, None)),
             Claim::Http => {
-                self.verdict = Verdict::Pass(None);
+                self.verdict = Verdict::Pass(Claim::Http);
                 return Ok(Some(Ending::Requests));
             }
             Claim::Tls(name) => (Claimed::Tls(name.as_ref()), name.clone()),
@@ -325,7 +317,7 @@ impl Connection {
         judged.map_err(|refusal| (refusal, name.clone()))?;
         let is_for = |name: &Name| self.shared.interceptor.as_ref().is_some_and(|one| one.is_for(name));
         let has_secrets = name.as_ref().is_some_and(is_for);
-        self.verdict = Verdict::Pass(name);
+        self.verdict = Verdict::Pass(claim);
         Ok(has_secrets.then_some(Ending::Secrets))
     }
 

@@ -13,6 +13,48 @@ use crate::support::{
     DEADLINE, GATEWAY, Wants, World, connect, converse, echo, joined, policy, resolve, with_world,
 };
 
+/// A name that was only said proves nothing of an address.
+#[test]
+fn a_new_policy_by_names_keeps_what_was_resolved_to_them_and_says_so() {
+    with_world(Wants::default(), async |world| {
+        world.serve_names(&[("www.example.com", "93.184.215.14")]).await;
+        for address in ["93.184.215.14:443", "93.184.215.15:443"] {
+            drop(world.serve(address, hearing).await);
+        }
+        let (open, is_open) = tokio::sync::oneshot::channel();
+        let (changed, is_changed) = tokio::sync::oneshot::channel::<()>();
+        let guest = world.begin(async move {
+            assert_eq!(resolve(GATEWAY, "www.example.com").await.len(), 1);
+            let mut streams = Vec::new();
+            for (address, said) in [
+                ("93.184.215.14:443", greeting("www.example.com")),
+                ("93.184.215.15:443", greeting("www.example.com")),
+                ("93.184.215.14:443", greeting("93.184.215.14")),
+                ("93.184.215.14:443", b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()),
+            ] {
+                let mut stream = connect(address).await.unwrap();
+                stream.write_all(&said).await.unwrap();
+                stream.read_exact(&mut vec![0; said.len()]).await.unwrap();
+                streams.push(stream);
+            }
+            open.send(()).unwrap();
+            is_changed.await.unwrap();
+            let [kept, broken @ ..] = &mut streams[..] else { panic!("there are four") };
+            for stream in broken {
+                let error = tokio::time::timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            }
+            kept.write_u8(5).await.unwrap();
+            kept.read_u8().await.unwrap()
+        });
+        is_open.await.unwrap();
+        world.network.set_policy(policy(&["www.example.com"], &[]));
+        changed.send(()).unwrap();
+        assert_eq!(joined(guest).await, 5);
+        assert_eq!((world.refused(Refusal::NotAllowed), world.refused(Refusal::Nameless)), (1, 2));
+    });
+}
+
 /// The greeting of TLS with which a client begins that wants `server`.
 fn greeting(server: &str) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
