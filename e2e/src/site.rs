@@ -32,6 +32,8 @@ struct Parts {
     pool: Option<PoolOptions>,
     boxes: Option<PathBuf>,
     authorities: Vec<PathBuf>,
+    /// For the kernel, after those of the machine that tests run on.
+    kernel_args: &'static str,
 }
 
 /// What makes real VMs.
@@ -108,10 +110,16 @@ impl Site {
         Some(Self::start(engine, images, parts).await)
     }
 
+    /// On VMs of `vmm` whose kernels are told `kernel_args` too; `None` like [`Site::pooled`].
+    pub async fn with_kernel_args(vmm: Vmm, kernel_args: &'static str) -> Option<Self> {
+        let (engine, images) = vmm.ground().await?;
+        Some(Self::start(engine, images, Parts { kernel_args, ..Parts::default() }).await)
+    }
+
     async fn start(
         engine: EngineChoice,
         (kernel, rootfs): (PathBuf, PathBuf),
-        Parts { templates, pool, boxes, authorities }: Parts,
+        Parts { templates, pool, boxes, authorities, kernel_args: more_args }: Parts,
     ) -> Self {
         let (parent, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let options = HostOptions {
@@ -120,7 +128,7 @@ impl Site {
                 binary: firecracker_binary().unwrap_or_default(),
                 ..FirecrackerOptions::default()
             },
-            kernel_args: kernel_args(),
+            kernel_args: format!("{} {more_args}", kernel_args()),
             max_sandboxes: MAX_SANDBOXES,
             // Only root can bound VMs where no cgroup was delegated.
             cgroup: if rustix::process::geteuid().is_root() {

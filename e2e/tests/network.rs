@@ -55,6 +55,22 @@ fn a_sandbox_reaches_the_internet_by_name() {
     });
 }
 
+/// Its operator may have taken it away, by BOUVET_KERNEL_ARGS.
+#[test]
+fn a_sandbox_whose_kernel_has_no_ipv6_has_its_network_without() {
+    with_internet(async |internet: Internet| {
+        let Some(site) = Site::with_kernel_args(Vmm::Qemu, "ipv6.disable=1").await else { return };
+        internet.zone().set("www.example.com", &["93.184.215.14", "2606:2800:21f::14"], 60);
+        internet.listen(80, b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n");
+        let sandbox = site.host.create(networked(&[], &[])).await.unwrap();
+        assert_eq!(sh(&sandbox, "ls -d /proc/sys/net/ipv6 2>&1 | grep -c 'No such file'").await, "1");
+        assert_eq!(sh(&sandbox, "curl -sS -m 20 http://www.example.com/").await, "hello");
+        assert_eq!(sh(&sandbox, "cat /etc/resolv.conf").await, "nameserver 10.0.2.2");
+        sandbox.destroy().await;
+        site.end().await;
+    });
+}
+
 #[test]
 fn echoes_and_datagrams_go_both_ways_over_both_families() {
     with_internet(async |internet: Internet| {

@@ -1,6 +1,7 @@
 //! The sandbox's network interface: a TUN device whose packets the host has. Nothing here understands them.
 
 mod device;
+mod ipv6;
 mod trust;
 
 use std::fs;
@@ -59,7 +60,8 @@ impl Network {
         };
         let mut interface = self.0.lock().await;
         if interface.is_none() {
-            let device = make(&start).map_err(|error| Status::failed_precondition(crate::chain(&error)))?;
+            let device =
+                make(&start).await.map_err(|error| Status::failed_precondition(crate::chain(&error)))?;
             *interface = Some(Interface { device: Arc::new(device), calls: watch::Sender::new(0) });
         }
         let Some(Interface { device, calls }) = &*interface else {
@@ -123,20 +125,31 @@ async fn receive(device: &Device, mut input: Streaming<v1::NetworkInput>) {
     }
 }
 
-fn make(start: &v1::NetworkStart) -> Result<Device, NetworkError> {
-    let addresses = start.addresses.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
-    let gateways = start.gateways.iter().map(|text| gateway(text)).collect::<Result<Vec<_>, _>>()?;
+async fn make(start: &v1::NetworkStart) -> Result<Device, NetworkError> {
+    let mut addresses = start.addresses.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
+    let mut gateways = start.gateways.iter().map(|text| gateway(text)).collect::<Result<Vec<_>, _>>()?;
     let device = Device::open(INTERFACE).map_err(NetworkError::Device)?;
     let step = |what| move |error| NetworkError::Step(what, error);
-    quieten().map_err(step("set the interface up"))?;
+    let settings = Path::new("/proc/sys/net/ipv6/conf").join(INTERFACE);
+    if ipv6::is_there(&settings) {
+        quieten(&settings).map_err(step("set the interface up"))?;
+    } else {
+        addresses.retain(|(address, _)| address.is_ipv4());
+        gateways.retain(IpAddr::is_ipv4);
+    }
     let netlink = Netlink::open().map_err(step("ask the kernel for interfaces"))?;
     let index = netlink.index(INTERFACE).map_err(step("find the interface"))?;
     netlink.bring_up(index, Some(start.mtu_bytes)).map_err(step("bring the interface up"))?;
-    for (address, prefix) in addresses {
-        netlink.add_address(index, address, prefix).map_err(step("give the interface its address"))?;
+    for (address, prefix) in &addresses {
+        netlink.add_address(index, *address, *prefix).map_err(step("give the interface its address"))?;
     }
     for gateway in &gateways {
         netlink.add_default_route(index, *gateway).map_err(step("set the default route"))?;
+    }
+    for (address, _) in addresses {
+        if let IpAddr::V6(address) = address {
+            ipv6::await_local(address).await;
+        }
     }
     // A sidecar has a root of its own, and shares the interface.
     for root in ["/", crate::SIDECAR_ROOT].map(Path::new) {
@@ -171,12 +184,7 @@ fn gateway(text: &str) -> Result<IpAddr, NetworkError> {
 
 /// Has the kernel send nothing of its own accord: there is one neighbour, and all is known of it
 /// (`Documentation/networking/ip-sysctl.rst`).
-fn quieten() -> io::Result<()> {
-    let settings = Path::new("/proc/sys/net/ipv6/conf").join(INTERFACE);
-    // A kernel may be built without IPv6; then it fails where an address is given.
-    if !settings.exists() {
-        return Ok(());
-    }
+fn quieten(settings: &Path) -> io::Result<()> {
     for (setting, value) in [("accept_ra", "0"), ("addr_gen_mode", "1"), ("accept_dad", "0")] {
         fs::write(settings.join(setting), value)?;
     }
