@@ -158,10 +158,10 @@ impl Boxes {
     }
 
     /// Waits for other hosts that add or look through.
-    fn lock_all(&self) -> io::Result<File> {
+    fn lock_all(&self) -> io::Result<Lock> {
         let dir = File::open(&self.dir)?;
         rustix::fs::flock(&dir, FlockOperation::LockExclusive)?;
-        Ok(dir)
+        Ok(Lock(dir))
     }
 }
 
@@ -171,7 +171,7 @@ pub(crate) struct Kept {
     dir: PathBuf,
     scratch: PathBuf,
     record: Record,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Kept {
@@ -247,11 +247,23 @@ pub(crate) fn keep_policy(dir: &Path, policy: &Policy) -> Result<(), KeepError> 
     write(dir, POLICY, policy).map_err(failed(dir))
 }
 
+/// A lock, for as long as this is held. To close its file would not be to let go of it: a child that was forked just now
+/// has it open too, until it becomes another program (flock(2)).
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // That cannot fail for a lock that is held, and the file is closed next.
+        rustix::fs::flock(&self.0, FlockOperation::Unlock).ok();
+    }
+}
+
 /// The lock of the sandbox in `dir`; `None` if a living host holds it.
-fn lock(dir: &Path) -> io::Result<Option<File>> {
+fn lock(dir: &Path) -> io::Result<Option<Lock>> {
     let lock = File::options().write(true).create(true).truncate(false).open(dir.join("lock"))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(lock)),
+        Ok(()) => Ok(Some(Lock(lock))),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -297,6 +309,19 @@ mod tests {
         kept.remove().unwrap();
         drop(kept);
         assert!(boxes.take_in().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_lock_is_let_go_of_though_a_child_has_its_file_too() {
+        let parent = tempfile::tempdir().unwrap();
+        let boxes = Boxes::new(parent.path().join("boxes"));
+        let kept = boxes.add(SandboxId::random(), &BoxConfig::default(), GroundRecord::default()).unwrap();
+        // As it is between fork and exec.
+        let childs = kept._lock.0.try_clone().unwrap();
+        assert!(boxes.take_in().unwrap().is_empty(), "a living host has it");
+        drop(kept);
+        assert_eq!(boxes.take_in().unwrap().len(), 1);
+        drop(childs);
     }
 
     #[test]
