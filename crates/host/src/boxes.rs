@@ -272,16 +272,24 @@ fn lock(dir: &Path) -> io::Result<Option<Lock>> {
 /// Writes a file whole or not at all, also when the power fails.
 pub(crate) fn write(dir: &Path, name: &str, content: &impl Serialize) -> io::Result<()> {
     let new = dir.join(format!("{name}.new"));
-    let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec(content)?)?;
-    file.sync_all()?;
-    fs::rename(&new, dir.join(name))?;
+    let text = serde_json::to_vec(content)?;
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&new, dir.join(name))
+    };
+    write().inspect_err(|_| {
+        // Half of one may have secrets in it, and takes what a full disk lacks.
+        fs::remove_file(&new).ok();
+    })?;
     File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::boxconfig::SecretConfig;
     use crate::journal::LogStream;
 
     #[test]
@@ -322,6 +330,33 @@ mod tests {
         drop(kept);
         assert_eq!(boxes.take_in().unwrap().len(), 1);
         drop(childs);
+    }
+
+    /// Has writing `name` in `dir` meet a full disk.
+    pub(crate) fn fill(dir: &Path, name: &str) {
+        std::os::unix::fs::symlink("/dev/full", dir.join(format!("{name}.new"))).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_leaves_what_was_kept_as_it_was() {
+        let parent = tempfile::tempdir().unwrap();
+        let boxes = Boxes::new(parent.path().join("boxes"));
+        let value = "hunter2".to_owned().into();
+        let secret = SecretConfig { name: "KEY".into(), value, domains: vec!["a.example".into()] };
+        let config = BoxConfig { persistent: true, secrets: vec![secret], ..BoxConfig::default() };
+        let kept = boxes.add(SandboxId::random(), &config, GroundRecord::default()).unwrap();
+        kept.save(State::Failed("before".into()), &[]).unwrap();
+        for name in [RECORD, "log.json"] {
+            fill(&kept.dir, name);
+            let error = kept.save(State::Running, &[]).unwrap_err();
+            assert_eq!(error.source.kind(), io::ErrorKind::StorageFull, "{name}");
+            assert!(!kept.dir.join(format!("{name}.new")).is_symlink(), "nothing of it is left");
+        }
+        drop(kept);
+        let kept = boxes.take_in().unwrap().pop().unwrap();
+        assert_eq!(kept.record().config, config, "with its secrets");
+        assert_eq!(kept.record().state(), State::Failed("before".into()));
+        kept.save(State::Running, &[]).unwrap();
     }
 
     #[test]

@@ -190,10 +190,11 @@ impl tower::Service<http::Request<Body>> for Calls {
     }
 }
 
-/// What a guest says of a failure; the rest of a status is the link's.
+/// What a guest says of a failure, with nothing in it that steers a terminal; the rest of a status is the link's. It is no
+/// longer than the headers that it comes in may be.
 pub(crate) fn said(status: &tonic::Status) -> String {
     match std::error::Error::source(status) {
-        None => status.message().to_owned(),
+        None => status.message().replace(char::is_control, ""),
         Some(_) => crate::chain(status),
     }
 }

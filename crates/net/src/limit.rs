@@ -41,6 +41,16 @@ macro_rules! limits {
                 $(check(stringify!($field), self.$field, $least, $most)?;)+
                 Ok(())
             }
+
+            /// Each with what it may be at least and at most, and all others as they are by default.
+            #[cfg(test)]
+            fn each() -> Vec<(&'static str, [u32; 2], fn(u32) -> Self)> {
+                vec![$((
+                    stringify!($field),
+                    [$least, $most],
+                    |value| Self { $field: value, ..Self::default() },
+                ),)+]
+            }
         }
     };
 }
@@ -136,13 +146,18 @@ mod tests {
 
     #[test]
     fn each_limit_holds_at_its_edge_and_not_past_it() {
-        for (buffer_bytes, sound) in [(16_383, false), (16_384, true), (4_194_304, true), (4_194_305, false)]
-        {
-            assert_eq!(
-                Limits { buffer_bytes, ..Limits::default() }.validate().is_ok(),
-                sound,
-                "{buffer_bytes}"
-            );
+        let all = serde_json::to_value(Limits::default()).unwrap();
+        assert_eq!(all.as_object().unwrap().len(), Limits::each().len());
+        for (field, [least, most], of) in Limits::each() {
+            for edge in [least, most] {
+                assert_eq!(of(edge).validate(), Ok(()), "{field} {edge}");
+                assert_eq!(serde_json::to_value(of(edge)).unwrap()[field], edge, "{field}");
+            }
+            // None may be nothing, nor anything.
+            for value in [0, least - 1, most + 1, u32::MAX] {
+                let error = LimitError { field, value, least, most };
+                assert_eq!(of(value).validate(), Err(error), "{field}");
+            }
         }
         assert!(serde_json::from_str::<Limits>(r#"{"max_conections": 1}"#).is_err());
     }

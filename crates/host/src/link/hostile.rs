@@ -3,6 +3,7 @@
 //! A script plays the guest at the other end of a socket pair. It goes as far as the honest protocol takes
 //! it to the place it attacks: the handshake, the frames, HTTP/2, gRPC, the messages.
 
+mod network;
 mod ports;
 
 use std::convert::Infallible;
@@ -224,6 +225,20 @@ async fn serve(frames: Frames, answer: impl Fn(&str) -> Answer + Clone + Send + 
 /// A link to a guest that does.
 async fn answering(answer: impl Fn(&str) -> Answer + Clone + Send + 'static) -> Link {
     linked(|frames| serve(frames, answer)).await
+}
+
+/// A link to a guest that answers every call with what `answer` makes of its path, and does not wait for the call's end.
+async fn hasty(answer: impl Fn(&str) -> Answer + Clone + Send + 'static) -> Link {
+    linked(|frames| async move {
+        let service = hyper::service::service_fn(move |call: http::Request<hyper::body::Incoming>| {
+            let answer = answer(call.uri().path());
+            tokio::spawn(call.into_body().collect());
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        server.serve_connection(TokioIo::new(frames), service).await.ok();
+    })
+    .await
 }
 
 fn response(chunks: impl futures_util::Stream<Item = Frame<Bytes>> + Send + 'static) -> Answer {

@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Messages that wait for the link.
 const WAITING: usize = 2;
 /// Packets of one message.
-const MAX_PACKETS: usize = 4096;
+pub(crate) const MAX_PACKETS: usize = 4096;
 
 /// A guest's interface that is joined to its network, for as long as this is held. The network outlives it.
 #[derive(Debug)]
@@ -50,6 +50,12 @@ impl Attached {
             };
             warn!(sandbox = %id, %why, "a sandbox lost its network");
         })))
+    }
+
+    /// Waits until nothing is carried any more.
+    #[cfg(test)]
+    pub(crate) async fn over(&mut self) {
+        (&mut self.0).await.unwrap();
     }
 }
 

@@ -87,3 +87,44 @@ impl NetworkControl {
         self.network.refusals()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::ErrorKind;
+
+    use bouvet_net::dns::Resolver;
+    use bouvet_net::{Limits, NetworkOptions, Sockets};
+
+    use super::*;
+
+    fn control(dir: &std::path::Path) -> NetworkControl {
+        let network = Network::new(NetworkOptions {
+            member: None,
+            policy: Policy::default(),
+            bound: None,
+            limits: Limits::default(),
+            sockets: Sockets::new(1),
+            resolver: Resolver::of_servers(Vec::new()),
+            interceptor: None,
+        });
+        NetworkControl::new(network, Some(dir.to_owned()))
+    }
+
+    /// Nothing may be in force that would not outlive the host.
+    #[test]
+    fn a_policy_that_cannot_be_kept_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = control(dir.path());
+        control.set_policy(&["a.example".into()], &[]).unwrap();
+        let (policy, kept) = (control.policy(), fs::read(dir.path().join("policy.json")).unwrap());
+        boxes::tests::fill(dir.path(), "policy.json");
+        match control.set_policy(&["b.example".into()], &[]) {
+            Err(PolicyError::Keep(error)) => assert_eq!(error.source.kind(), ErrorKind::StorageFull),
+            changed => panic!("{changed:?}"),
+        }
+        assert_eq!((control.policy(), fs::read(dir.path().join("policy.json")).unwrap()), (policy, kept));
+        control.set_policy(&["b.example".into()], &[]).unwrap();
+        assert_ne!(control.policy().allow, []);
+    }
+}

@@ -16,20 +16,6 @@ use crate::sandbox::Ends;
 use crate::sandbox::state::State;
 use crate::tunnel::{Call, Unread};
 
-/// A link to a guest that answers every call with what `answer` makes of its path, and does not wait for the call's end.
-async fn hasty(answer: impl Fn(&str) -> Answer + Clone + Send + 'static) -> Link {
-    linked(|frames| async move {
-        let service = hyper::service::service_fn(move |call: http::Request<hyper::body::Incoming>| {
-            let answer = answer(call.uri().path());
-            tokio::spawn(call.into_body().collect());
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        server.serve_connection(TokioIo::new(frames), service).await.ok();
-    })
-    .await
-}
-
 fn said(output: Output) -> Frame<Bytes> {
     prefixed(&v1::ConnectOutput { output: Some(output) })
 }
