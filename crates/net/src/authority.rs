@@ -25,16 +25,7 @@ const LATE: Duration = Duration::from_secs(24 * 3600);
 const MAX_LEAVES: usize = 128;
 
 /// Makes certificates for names below the domains that it is limited to.
-///
-/// ```
-/// use bouvet_net::authority::Authority;
-///
-/// let authority = Authority::new(&["api.example.com".parse()?])?;
-/// // What the guest has to trust.
-/// assert!(authority.certificate().starts_with("-----BEGIN CERTIFICATE-----"));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     leaves: Mutex<HashMap<Name, Arc<CertifiedKey>>>,
 }
@@ -68,7 +59,7 @@ impl fmt::Debug for Authority {
 
 impl Authority {
     /// A new one for `domains`, with a new key, for the next 30 days.
-    pub fn new(domains: &[Domain]) -> Result<Self, AuthorityError> {
+    pub(crate) fn new(domains: &[Domain]) -> Result<Self, AuthorityError> {
         let subject = "Bouvet, for one sandbox";
         let failed = |source| AuthorityError::Certificate { subject: subject.into(), source };
         let mut params = of_now(subject);
@@ -89,7 +80,7 @@ impl Authority {
     }
 
     /// Its certificate as PEM, for the guest to trust.
-    pub fn certificate(&self) -> String {
+    pub(crate) fn certificate(&self) -> String {
         self.issuer.pem()
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -79,12 +79,30 @@ struct Log {
     last: VecDeque<Refused>,
 }
 
+/// One more of what is counted, for as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Open {
+    counters: Arc<Counters>,
+    count: fn(&Counters) -> &AtomicU64,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        (self.count)(&self.counters).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Adds to a count.
 pub(crate) fn add(count: &AtomicU64, more: usize) {
     count.fetch_add(more as u64, Ordering::Relaxed);
 }
 
 impl Counters {
+    pub(crate) fn open(self: &Arc<Self>, count: fn(&Self) -> &AtomicU64) -> Open {
+        add(count(self), 1);
+        Open { counters: self.clone(), count }
+    }
+
     pub(crate) fn refuse(&self, refusal: Refusal, flow: Option<Flow>, name: Option<&Name>) {
         let mut log = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         *log.counts.entry(refusal).or_default() += 1;
@@ -131,6 +149,18 @@ impl Counters {
 mod tests {
     use super::*;
     use crate::flow::Protocol;
+
+    #[test]
+    fn what_is_open_is_counted_until_it_is_dropped() {
+        let counters = Arc::<Counters>::default();
+        let open = || counters.open(|counters| &counters.open_connections);
+        let (one, other) = (open(), open());
+        assert_eq!((counters.read().open_connections, counters.read().open_datagram_flows), (2, 0));
+        drop(one);
+        assert_eq!(counters.read().open_connections, 1);
+        drop(other);
+        assert_eq!(counters.read().open_connections, 0);
+    }
 
     #[test]
     fn refusals_are_counted_all_and_remembered_some() {

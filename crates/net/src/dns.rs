@@ -21,6 +21,7 @@ pub use resolver::Resolver;
 #[cfg(fuzzing)]
 pub use server::fuzz;
 pub(crate) use server::{Answer, NameServer, Ours, Refused};
+pub(crate) use servers::DNS_PORT;
 pub use servers::{Upstream, UpstreamError};
 
 /// What carries a question and its answer.

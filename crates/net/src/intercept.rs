@@ -19,7 +19,8 @@ use tokio::time::timeout;
 use tokio_rustls::server::StartHandshake;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
 
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::Authority;
+pub use crate::authority::AuthorityError;
 use crate::name::Name;
 use crate::secret::{Domain, Secret};
 

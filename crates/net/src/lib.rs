@@ -12,7 +12,7 @@
 //! [`Limits`] before anything is done for them. See `docs/NETWORK.md` for what a policy means.
 
 mod address;
-pub mod authority;
+mod authority;
 pub mod claim;
 mod count;
 pub mod dns;
@@ -22,7 +22,7 @@ pub mod intercept;
 mod judge;
 mod limit;
 mod name;
-pub mod names;
+mod names;
 mod network;
 mod own;
 pub mod packet;

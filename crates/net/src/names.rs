@@ -7,29 +7,29 @@ use std::time::{Duration, Instant};
 use crate::name::Name;
 
 /// How long an answer counts, whatever it says: a connection follows its answer, and is not to be late.
-pub const MIN_TTL: Duration = Duration::from_secs(30);
+pub(crate) const MIN_TTL: Duration = Duration::from_secs(30);
 /// See [`MIN_TTL`].
-pub const MAX_TTL: Duration = Duration::from_secs(3600);
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(3600);
 /// Pairs of a name and an address; beyond them the one that ends first goes.
-pub const MAX_PINS: usize = 4096;
+pub(crate) const MAX_PINS: usize = 4096;
 /// Names of one address, all of which a policy looks at for each connection; beyond them the one that ends first goes.
-pub const MAX_NAMES: usize = 64;
+pub(crate) const MAX_NAMES: usize = 64;
 
 /// How long an answer counts that says `ttl`.
-pub fn ttl(ttl: Duration) -> Duration {
+pub(crate) fn ttl(ttl: Duration) -> Duration {
     ttl.clamp(MIN_TTL, MAX_TTL)
 }
 
 /// Names with the addresses that they were resolved to.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     pins: HashMap<IpAddr, Vec<(Name, Instant)>>,
     count: usize,
 }
 
 impl Names {
     /// `name` is at these addresses for `ttl`, within bounds.
-    pub fn pin(&mut self, name: &Name, addresses: &[IpAddr], ttl: Duration, now: Instant) {
+    pub(crate) fn pin(&mut self, name: &Name, addresses: &[IpAddr], ttl: Duration, now: Instant) {
         let until = now + self::ttl(ttl);
         for address in addresses {
             let mut pinned = self.pins.get_mut(address).into_iter().flatten();
@@ -53,7 +53,7 @@ impl Names {
     }
 
     /// The names that are at `address` now.
-    pub fn of(&self, address: IpAddr, now: Instant) -> Vec<Name> {
+    pub(crate) fn of(&self, address: IpAddr, now: Instant) -> Vec<Name> {
         let pins = self.pins.get(&address).into_iter().flatten();
         pins.filter(|(_, until)| *until > now).map(|(name, _)| name.clone()).collect()
     }

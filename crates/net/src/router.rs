@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::count::add;
-use crate::dns::Transport as Carrier;
+use crate::dns::{DNS_PORT, Transport as Carrier};
 use crate::flow::{Flow, Protocol};
 use crate::limit::Rate;
 use crate::packet::{self, Packet, Transport};
@@ -23,9 +23,6 @@ use crate::udp::{self, Datagram};
 
 /// Two ends: the sandbox's, and the other.
 type Ends = (SocketAddr, SocketAddr);
-
-/// The port of names.
-const DNS_PORT: u16 = 53;
 
 #[derive(Debug)]
 pub(crate) struct Router {

@@ -7,7 +7,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -18,6 +17,7 @@ use tracing::debug;
 
 use self::relay::{Connection, Ending};
 use crate::count::add;
+use crate::dns::DNS_PORT;
 use crate::flow::Flow;
 use crate::intercept::{Proxy, Server};
 use crate::judge::Permit;
@@ -29,8 +29,6 @@ use crate::shared::{Shared, Waiting};
 
 /// Packets of one connection that wait for it: a window of short ones. More are lost, and come again.
 pub(crate) const QUEUE: usize = 512;
-/// The port of names.
-const DNS_PORT: u16 = 53;
 
 /// Where a connection leads.
 #[derive(Debug, Clone)]
@@ -65,22 +63,6 @@ impl Way {
     }
 }
 
-/// One that is there, for as long as this is held.
-struct Open(Arc<Shared>);
-
-impl Open {
-    fn new(shared: Arc<Shared>) -> Self {
-        add(&shared.counters.open_connections, 1);
-        Self(shared)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.counters.open_connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Makes the connection that `syn` asks for, and has it end. Its other packets come by `packets`.
 pub(crate) async fn run(
     shared: Arc<Shared>,
@@ -88,7 +70,7 @@ pub(crate) async fn run(
     syn: Waiting,
     packets: mpsc::Receiver<Waiting>,
 ) {
-    let _open = Open::new(shared.clone());
+    let _open = shared.counters.open(|counters| &counters.open_connections);
     let mut connection = Connection::new(shared.clone(), flow, way, packets);
     if let Way::Names = connection.way {
         let (near, far) = tokio::io::duplex(DUPLEX_BYTES);

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,14 +34,6 @@ impl Datagram {
     }
 }
 
-struct Open(Arc<Shared>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.counters.open_datagram_flows.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Carries the datagrams of `flow` until there were none for a while, or they are no longer allowed.
 pub(crate) async fn run(
     shared: Arc<Shared>,
@@ -50,9 +41,8 @@ pub(crate) async fn run(
     mut datagrams: mpsc::Receiver<Datagram>,
 ) {
     add(&shared.counters.datagram_flows, 1);
-    add(&shared.counters.open_datagram_flows, 1);
-    let open = Open(shared);
-    let shared = &open.0;
+    let _open = shared.counters.open(|counters| &counters.open_datagram_flows);
+    let shared = &shared;
     let Ok(socket) = connect(flow, &way).await else {
         if let Some(first) = datagrams.recv().await {
             shared.answer(reply::unreachable(first.packet.bytes(), Unreachable::Port));

@@ -7,9 +7,9 @@ use std::str::FromStr;
 use tokio::io::AsyncReadExt as _;
 
 /// The port of DNS (RFC 1035, 4.2).
-pub(super) const PORT: u16 = 53;
+pub(crate) const DNS_PORT: u16 = 53;
 /// Asked where neither a description nor the host names one: Google's.
-const LAST_RESORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)), PORT);
+const LAST_RESORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)), DNS_PORT);
 /// Name servers that are used of those that are named; resolv.conf(5) has three.
 const MAX_SERVERS: usize = 3;
 /// What of a `resolv.conf` is read.
@@ -47,7 +47,7 @@ impl FromStr for Upstream {
         let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
         let address = match bare.parse::<IpAddr>() {
             // Brackets are IPv6's.
-            Ok(ip) if bare.len() == text.len() || ip.is_ipv6() => SocketAddr::new(ip, PORT),
+            Ok(ip) if bare.len() == text.len() || ip.is_ipv6() => SocketAddr::new(ip, DNS_PORT),
             _ => text.parse().map_err(|_| UpstreamError::NoAddress(text.to_owned()))?,
         };
         let ip = address.ip();
@@ -61,7 +61,7 @@ impl FromStr for Upstream {
 impl std::fmt::Display for Upstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0.port() {
-            PORT => self.0.ip().fmt(f),
+            DNS_PORT => self.0.ip().fmt(f),
             _ => self.0.fmt(f),
         }
     }
