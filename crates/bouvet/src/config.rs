@@ -393,7 +393,9 @@ impl Values<'_> {
         const NAME: &str = "BOUVET_ALLOWED_EGRESS";
         match self.list(NAME) {
             none if none == ["none"] => Ok(None),
-            rules if rules.iter().all(|rule| rule.parse::<Rule>().is_ok()) => Ok(Some(rules)),
+            rules if rules.iter().all(|rule| rule.parse::<Rule>().is_ok_and(|rule| !rule.is_loopback())) => {
+                Ok(Some(rules))
+            }
             _ => Err(self.error(NAME)),
         }
     }

@@ -98,6 +98,20 @@ impl Rule {
             && Class::of(net.broadcast()).is_somebodys()
     }
 
+    /// Whether it is about addresses of the loopback and no others, which are reached by none but `host`.
+    ///
+    /// ```
+    /// use bouvet_net::Rule;
+    ///
+    /// let is_loopback = |text: &str| text.parse::<Rule>().map(|rule| rule.is_loopback());
+    /// assert_eq!((is_loopback("127.0.0.1:80"), is_loopback("[::1]:80")), (Ok(true), Ok(true)));
+    /// assert_eq!((is_loopback("host:80"), is_loopback("0.0.0.0/0")), (Ok(false), Ok(false)));
+    /// ```
+    pub fn is_loopback(&self) -> bool {
+        let ends = |net: &IpNet| [net.network(), net.broadcast()];
+        matches!(&self.target, Target::Addresses(net) if ends(net).iter().all(IpAddr::is_loopback))
+    }
+
     /// Whether it names this address, and no other.
     pub(crate) fn is_exactly(&self, address: IpAddr) -> bool {
         matches!(&self.target, Target::Addresses(net) if net.prefix_len() == net.max_prefix_len() && net.addr() == address)

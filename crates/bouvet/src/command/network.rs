@@ -78,7 +78,7 @@ struct PolicyLine {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// The sandbox
+    /// The sandbox: its name, its id, or the beginning of its id
     sandbox: String,
 }
 

@@ -120,6 +120,16 @@ fn registries_are_named_or_all_or_none() {
 }
 
 #[test]
+fn what_clients_may_reach_at_most_is_rules_or_nothing() {
+    let egress = |text: &str| load(&[("BOUVET_ALLOWED_EGRESS", text)]).map(|config| config.egress);
+    assert_eq!(egress("none").unwrap(), None);
+    assert_eq!(egress("*.example.com:443,host:80").unwrap().unwrap(), ["*.example.com:443", "host:80"]);
+    for wrong in ["10.0.0.0/33", "*,a b", "127.0.0.1:80", "*,[::1]:443"] {
+        assert_eq!(egress(wrong).unwrap_err().variable, "BOUVET_ALLOWED_EGRESS", "{wrong}");
+    }
+}
+
+#[test]
 fn ports_are_exposed_to_this_machine_unless_somebody_says_otherwise() {
     let expose = |value| load(&[("BOUVET_EXPOSE_ADDRESS", value)]).map(|config| config.expose);
     assert_eq!(expose("").unwrap(), Some(IpAddr::from([127, 0, 0, 1])));

@@ -157,7 +157,14 @@ pub(crate) fn rules(field: &'static str, texts: &[String]) -> Result<Vec<Rule>, 
             InvalidConfig::text(field, text, allowed)
         })
     };
-    texts.iter().map(rule).collect()
+    let rules: Vec<Rule> = texts.iter().map(rule).collect::<Result<_, _>>()?;
+    // It would open nothing. To be denied, it does no harm.
+    match rules.iter().zip(texts).find(|(rule, _)| field != "deny" && rule.is_loopback()) {
+        Some((_, text)) => {
+            Err(InvalidConfig::text(field, text, "the host's loopback is reached by `host:PORT`"))
+        }
+        None => Ok(rules),
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +203,13 @@ mod tests {
         assert_eq!(field(|c| c.dns = list("dns.example")), "dns");
         assert_eq!(field(|c| c.allow = list("10.0.0.0/33")), "allow");
         assert_eq!(field(|c| c.deny = list("a b")), "deny");
+        for loopback in ["127.0.0.1", "127.0.0.0/8:80/tcp", "127.1.2.3:80", "[::1]:443", "::1"] {
+            let error = plan(|c| c.allow = list(loopback)).unwrap_err();
+            assert!(error.field == "allow" && error.allowed.contains("`host:PORT`"), "{loopback}: {error}");
+            assert_eq!(plan(|c| c.network_bound = Some(list(loopback))).unwrap_err().field, "network_bound");
+            assert!(plan(|c| c.deny = list(loopback)).is_ok());
+        }
+        assert!(plan(|c| c.allow = list("126.0.0.0/7")).is_ok());
         assert_eq!(field(|c| c.network_bound = Some(list("x:0"))), "network_bound");
         assert_eq!(field(|c| c.network_limits.max_connections = 0), "network_limits");
         assert_eq!(field(|c| c.secrets = vec![secret("1", "x", "a.example")]), "secrets");
