@@ -25,6 +25,7 @@ use crate::boxconfig::BoxConfig;
 use crate::host::GroundRecord;
 use crate::instance;
 use crate::journal::LogRecord;
+use crate::lock::Lock;
 use crate::sandbox::SandboxId;
 use crate::sandbox::state::{State, Stop};
 
@@ -160,8 +161,7 @@ impl Boxes {
     /// Waits for other hosts that add or look through.
     fn lock_all(&self) -> io::Result<Lock> {
         let dir = File::open(&self.dir)?;
-        rustix::fs::flock(&dir, FlockOperation::LockExclusive)?;
-        Ok(Lock(dir))
+        Lock::of(dir, FlockOperation::LockExclusive)
     }
 }
 
@@ -247,25 +247,12 @@ pub(crate) fn keep_policy(dir: &Path, policy: &Policy) -> Result<(), KeepError> 
     write(dir, POLICY, policy).map_err(failed(dir))
 }
 
-/// A lock, for as long as this is held. To close its file would not be to let go of it: a child that was forked just now
-/// has it open too, until it becomes another program (flock(2)).
-#[derive(Debug)]
-struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // That cannot fail for a lock that is held, and the file is closed next.
-        rustix::fs::flock(&self.0, FlockOperation::Unlock).ok();
-    }
-}
-
 /// The lock of the sandbox in `dir`; `None` if a living host holds it.
 fn lock(dir: &Path) -> io::Result<Option<Lock>> {
     let lock = File::options().write(true).create(true).truncate(false).open(dir.join("lock"))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(Lock(lock))),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error.into()),
+    match Lock::of(lock, FlockOperation::NonBlockingLockExclusive) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        lock => lock.map(Some),
     }
 }
 
@@ -317,19 +304,6 @@ pub(crate) mod tests {
         kept.remove().unwrap();
         drop(kept);
         assert!(boxes.take_in().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_lock_is_let_go_of_though_a_child_has_its_file_too() {
-        let parent = tempfile::tempdir().unwrap();
-        let boxes = Boxes::new(parent.path().join("boxes"));
-        let kept = boxes.add(SandboxId::random(), &BoxConfig::default(), GroundRecord::default()).unwrap();
-        // As it is between fork and exec.
-        let childs = kept._lock.0.try_clone().unwrap();
-        assert!(boxes.take_in().unwrap().is_empty(), "a living host has it");
-        drop(kept);
-        assert_eq!(boxes.take_in().unwrap().len(), 1);
-        drop(childs);
     }
 
     /// Has writing `name` in `dir` meet a full disk.

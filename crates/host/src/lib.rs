@@ -43,6 +43,7 @@ mod instance;
 mod journal;
 mod kvm;
 mod link;
+mod lock;
 mod network;
 mod pool;
 mod ports;

@@ -117,6 +117,8 @@ fn main() {
         let trials = TESTS.map(|(name, _)| Trial::test(name, || Ok(())));
         libtest_mimic::run(&arguments, trials.into()).exit();
     }
+    // Its packages come from where the internet of these tests does not lead.
+    bouvet_e2e::system::servers();
     on_internet(move |internet, runtime| {
         let Some(site) = runtime.block_on(Site::qemu()) else { return };
         let world = Arc::new(runtime.block_on(World::new(internet, site)));

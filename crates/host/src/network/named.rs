@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::boxconfig::InvalidConfig;
 use crate::boxconfig::plan::check_name;
+use crate::lock::Lock;
 use crate::{boxes, instance};
 
 /// Networks that hosts with the same directory may have.
@@ -258,23 +259,6 @@ impl Store<'_> {
     fn failed(&self) -> impl Fn(io::Error) -> NamedNetworkError + use<> {
         let dir = self.0.to_owned();
         move |source| NamedNetworkError::Store { dir: dir.clone(), source }
-    }
-}
-
-/// A lock of a file, which ends with this: a process that is just being made has copies of our files, and would keep it.
-#[derive(Debug)]
-struct Lock(File);
-
-impl Lock {
-    fn of(file: File, how: FlockOperation) -> io::Result<Self> {
-        rustix::fs::flock(&file, how)?;
-        Ok(Self(file))
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        rustix::fs::flock(&self.0, FlockOperation::Unlock).ok();
     }
 }
 
