@@ -31,6 +31,7 @@ figures: deps build images ## Measure everything, and put it into docs/performan
 	@$(AS_ROOT) target/release/bouvet bench --only creation,rivals,calls,files,memory,alive,burst,soak \
 		--concurrency 8 --markdown docs/performance.md --svg docs/performance.svg $(BENCH)
 	@$(AS_ROOT) target/release/bouvet bench --only images --markdown docs/performance.md --block images
+	@$(AS_ROOT) target/release/bouvet bench --only network --markdown docs/performance.md --block network
 
 images: kernel rootfs ## Make what VMs boot from, unless it is there
 

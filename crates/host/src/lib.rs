@@ -82,6 +82,7 @@ pub use confine::ToolError;
 pub use context::{Context, ContextError, ContextId, ContextRequest, ContextState, Death};
 pub use disk::{DiskError, check_mke2fs};
 pub use engine::firecracker::FirecrackerOptions;
+pub use engine::qemu::tsc::measure_khz as measure_tsc_khz;
 pub use engine::{Acceleration, EngineChoice, EngineError, EngineFacts, Layer};
 pub use event::{EventWatch, Happening, HostEvent, Watched};
 pub use exec::{

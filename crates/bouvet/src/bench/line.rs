@@ -53,6 +53,8 @@ pub(crate) enum Scenario {
     Files,
     /// a server in a sandbox, through a port of the host
     Ports,
+    /// the network of a sandbox, beside others in user space, where they are installed
+    Network,
     /// memory of a sandbox; processor time of the pool
     Memory,
     /// many sandboxes alive at once
@@ -87,6 +89,7 @@ impl Scenario {
             Self::Calls => "calls",
             Self::Files => "files",
             Self::Ports => "ports",
+            Self::Network => "network",
             Self::Memory => "memory",
             Self::Alive => "alive",
             Self::Burst => "burst",
@@ -99,7 +102,9 @@ impl Scenario {
     pub(super) fn deadline(self, line: &Line) -> Duration {
         let (base, each) = (Duration::from_secs(600), Duration::from_secs(30));
         let times = match self {
-            Self::Creation | Self::Rivals | Self::Calls | Self::Files | Self::Ports => 4 * line.repeat,
+            Self::Creation | Self::Rivals | Self::Calls | Self::Files | Self::Ports | Self::Network => {
+                4 * line.repeat
+            }
             Self::Memory | Self::Alive | Self::Burst => 2 * line.sandboxes.unwrap_or(100),
             // A few pulls, whatever it is told, and images to be made.
             Self::Images => 60,
@@ -115,7 +120,7 @@ impl Line {
         use Scenario::*;
         let mut scenarios = match (self.only.as_slice(), &self.url) {
             ([], _) if self.cycles.is_some() => vec![Soak],
-            ([], None) => vec![Creation, Rivals, Calls, Files, Ports, Memory, Alive, Burst],
+            ([], None) => vec![Creation, Rivals, Calls, Files, Ports, Network, Memory, Alive, Burst],
             ([], Some(_)) => vec![Creation, Calls, Files, Alive, Burst],
             (only, _) => only.to_vec(),
         };
@@ -130,7 +135,7 @@ impl Line {
         if self.sandboxes.is_some() && !any(&[Memory, Alive, Burst, Rivals]) {
             return Err(LineError::NoCount);
         }
-        let of_its_own = [Ports, Memory, Images].into_iter().find(|scenario| any(&[*scenario]));
+        let of_its_own = [Ports, Network, Memory, Images].into_iter().find(|scenario| any(&[*scenario]));
         if let Some(scenario) = of_its_own.filter(|_| self.url.is_some()) {
             return Err(LineError::NotOurs(scenario.name()));
         }
@@ -171,7 +176,10 @@ mod tests {
     #[test]
     fn all_but_images_and_the_soak_is_run_unless_told_otherwise() {
         use Scenario::*;
-        assert_eq!(scenarios("").unwrap(), [Creation, Rivals, Calls, Files, Ports, Memory, Alive, Burst]);
+        assert_eq!(
+            scenarios("").unwrap(),
+            [Creation, Rivals, Calls, Files, Ports, Network, Memory, Alive, Burst]
+        );
         assert_eq!(scenarios("--only burst,creation,burst").unwrap(), [Creation, Burst]);
         assert_eq!(scenarios("--only soak --only calls").unwrap(), [Calls, Soak]);
         assert_eq!(scenarios("--only images").unwrap(), [Images]);
@@ -192,7 +200,7 @@ mod tests {
         assert_eq!(scenarios("--only calls --cycles 5"), Err(LineError::NoSoak("--cycles")));
         assert_eq!(scenarios("--concurrency 8"), Err(LineError::NoSoak("--concurrency")));
         assert_eq!(scenarios("--only calls --sandboxes 5"), Err(LineError::NoCount));
-        for only in ["ports", "memory", "images"] {
+        for only in ["ports", "network", "memory", "images"] {
             let line = format!("--only {only} --url http://127.0.0.1:1/mcp");
             assert_eq!(scenarios(&line), Err(LineError::NotOurs(only)));
         }

@@ -51,6 +51,11 @@ impl Machine {
         }
     }
 
+    /// Whether the server's VMs have hardware virtualization.
+    pub(super) fn has_hardware(&self) -> bool {
+        self.acceleration == "kvm"
+    }
+
     /// Takes what the server says of itself under `/health?details`.
     pub(super) fn learn(&mut self, health: &Value) {
         let text = |field: &str| health[field].as_str().unwrap_or_default().to_owned();

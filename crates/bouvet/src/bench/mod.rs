@@ -12,6 +12,7 @@ mod images;
 mod line;
 mod machine;
 mod memory;
+mod network;
 mod output;
 mod podman;
 mod ports;
@@ -23,6 +24,7 @@ mod sample;
 mod session;
 mod soak;
 mod targets;
+mod user_network;
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -78,6 +80,7 @@ impl Run {
             Scenario::Calls => calls::calls(self).await,
             Scenario::Files => files::files(self).await,
             Scenario::Ports => ports::ports(self).await,
+            Scenario::Network => network::network(self).await,
             Scenario::Memory => memory::memory(self).await,
             Scenario::Alive => crowd::alive(self).await,
             Scenario::Burst => crowd::burst(self).await,

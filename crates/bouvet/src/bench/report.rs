@@ -20,7 +20,7 @@ pub(super) enum Unit {
     /// Megabytes a second.
     #[serde(rename = "MB/s")]
     MbPerSecond,
-    /// Sandboxes a second.
+    /// So many a second.
     #[serde(rename = "/s")]
     PerSecond,
     /// Hundredths.

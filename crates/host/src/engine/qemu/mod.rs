@@ -5,7 +5,7 @@
 
 mod args;
 mod qmp;
-mod tsc;
+pub(crate) mod tsc;
 mod version;
 
 use std::fs::File;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 const MEASURE: Duration = Duration::from_millis(60);
 
-/// Kilohertz, measured to some ten parts in a million.
-pub(super) async fn measure_khz() -> u64 {
+/// The rate of this machine's time stamp counter in kHz, measured to some ten parts in a million within a tenth of a
+/// second: what a kernel under software emulation must be told (`tsc_early_khz`). Zero where there is no such counter.
+pub async fn measure_khz() -> u64 {
     let (start, from) = sample();
     tokio::time::sleep(MEASURE).await;
     let (end, to) = sample();
