@@ -202,6 +202,10 @@ impl Host {
         // In a task of its own: half a sandbox cannot be dropped, it must be taken apart.
         self.0.tasks.spawn(async move {
             let result = host.make(config).await;
+            if result.is_err() {
+                // It may have been the only one on its network.
+                host.0.networks.let_go();
+            }
             if let Err(Ok(unwanted)) = done.send(result) {
                 unwanted.destroy().await;
             }

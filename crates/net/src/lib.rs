@@ -50,4 +50,4 @@ pub use refusal::Refusal;
 pub use rule::{Rule, RuleError};
 pub use shared::Addresses;
 pub use sockets::Sockets;
-pub use switch::{Crowded, MAX_MEMBERS, Member, Subnet, SubnetError, Switch};
+pub use switch::{Crowded, Member, Subnet, SubnetError, Switch};

@@ -1,6 +1,6 @@
 //! A network of several sandboxes: the packets that go from one to another, and the names that they know each other by.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -16,7 +16,7 @@ use crate::name::Name;
 use crate::shared::Addresses;
 
 /// Sandboxes that may be on one network.
-pub const MAX_MEMBERS: usize = 1024;
+const MAX_MEMBERS: usize = 1024;
 /// The gateway's number. Those of sandboxes come after it.
 const GATEWAY: u32 = 1;
 const IPV6_PREFIX: u8 = 64;
@@ -131,7 +131,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Members {
     by_address: HashMap<IpAddr, Option<mpsc::WeakSender<Bytes>>>,
-    numbers: HashMap<u32, Vec<Name>>,
+    numbers: HashSet<u32>,
     by_name: HashMap<Name, u32>,
     /// The number that was given last: who had one is not at once followed by another.
     last: u32,
@@ -149,11 +149,6 @@ impl Switch {
         Self(Arc::new(Inner { subnet, members }))
     }
 
-    /// Where it is.
-    pub fn subnet(&self) -> Subnet {
-        self.0.subnet
-    }
-
     /// Whether nobody is on it.
     pub fn is_empty(&self) -> bool {
         self.read().numbers.is_empty()
@@ -165,10 +160,10 @@ impl Switch {
         let mut members = self.write();
         let last = subnet.last_number();
         let numbers = (members.last + 1..=last).chain(GATEWAY + 1..=members.last.min(last));
-        let free = numbers.into_iter().find(|number| !members.numbers.contains_key(number));
+        let free = numbers.into_iter().find(|number| !members.numbers.contains(number));
         let number = free.filter(|_| members.numbers.len() < MAX_MEMBERS).ok_or(Crowded(subnet))?;
         members.last = number;
-        members.numbers.insert(number, Vec::new());
+        members.numbers.insert(number);
         members.reach(subnet.addresses_of(number), None);
         Ok(Member { switch: self.clone(), number })
     }
@@ -215,18 +210,17 @@ impl Member {
     /// What the others may call it. Where two have the same name it is that of the later.
     pub fn set_names(&self, names: Vec<Name>) {
         let mut members = self.switch.write();
-        if !members.numbers.contains_key(&self.number) {
+        if !members.numbers.contains(&self.number) {
             return;
         }
         members.forget_names(self.number);
-        members.by_name.extend(names.iter().map(|name| (name.clone(), self.number)));
-        members.numbers.insert(self.number, names);
+        members.by_name.extend(names.into_iter().map(|name| (name, self.number)));
     }
 
     /// Gives its address and its names back.
     pub(crate) fn leave(&self) {
         let mut members = self.switch.write();
-        if members.numbers.remove(&self.number).is_none() {
+        if !members.numbers.remove(&self.number) {
             return;
         }
         members.forget_names(self.number);
@@ -239,7 +233,7 @@ impl Member {
     /// From now on it is reached by `outbound`.
     pub(crate) fn attach(&self, outbound: &mpsc::Sender<Bytes>) {
         let mut members = self.switch.write();
-        if members.numbers.contains_key(&self.number) {
+        if members.numbers.contains(&self.number) {
             members.reach(self.addresses(), Some(&outbound.downgrade()));
         }
     }

@@ -351,6 +351,30 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_makes_no_network() {
+        let (parent, networks, _) = two_hosts();
+        networks.create("web", None).unwrap();
+        boxes::tests::fill(&parent.path().join("networks"), "next.json");
+        let error = networks.create("next", None).unwrap_err();
+        assert!(
+            matches!(&error, NamedNetworkError::Store { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+        );
+        assert_eq!(names(&networks), ["web"]);
+        networks.create("next", None).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_host_had_half_written_is_no_network() {
+        let (parent, networks, _) = two_hosts();
+        networks.create("web", None).unwrap();
+        fs::write(parent.path().join("networks/next.json.new"), "{\"name\"").unwrap();
+        assert_eq!(names(&networks), ["web"]);
+        assert!(matches!(networks.join("next"), Err(NamedNetworkError::None(_))));
+        networks.create("next", None).unwrap();
+        assert_eq!(names(&networks), ["next", "web"]);
+    }
+
+    #[test]
     fn what_cannot_be_read_is_said() {
         let (parent, networks, _) = two_hosts();
         networks.create("web", None).unwrap();
