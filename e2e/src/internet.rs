@@ -84,7 +84,8 @@ where
     }
 }
 
-fn lacks() -> Option<String> {
+/// What an internet needs and this machine lacks.
+pub fn lacks() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("network namespaces need root".into());
     }

@@ -51,7 +51,7 @@ async fn here(program: &str, arguments: &[&str]) -> Result<String, String> {
 }
 
 pub(crate) async fn nginx(world: &World) {
-    let Some(layout) = system::servers() else { return };
+    let Some(layout) = &world.servers else { return };
     let mut files = Builder::new(Vec::new());
     for (path, text) in [("etc/nginx/nginx.conf", NGINX), ("srv/www/index.html", "hello from a box\n")] {
         let mut header = Header::new_gnu();
@@ -63,7 +63,7 @@ pub(crate) async fn nginx(world: &World) {
     layout.add("nginx", &files.into_inner().unwrap());
     layout.configure("nginx", &["--config.entrypoint=nginx"]);
 
-    let sandbox = world.site.host.create(of(&layout, "nginx", 80)).await.unwrap();
+    let sandbox = world.site.host.create(of(layout, "nginx", 80)).await.unwrap();
     let curl = ["--silent", "--show-error", "--fail", "--max-time", "60"];
     let get = async |path: &str, options: &[&str]| {
         let page = format!("http://127.0.0.1:{}/{path}", port(&sandbox));
@@ -84,13 +84,13 @@ pub(crate) async fn postgres(world: &World) {
     if let Err(error) = command("psql").arg("--version").output() {
         return skipped(REQUIRE, &format!("`psql` does not start, {error}: postgresql-client has it"));
     }
-    let Some(layout) = system::servers() else { return };
+    let Some(layout) = &world.servers else { return };
     layout.derive(system::TAG, "postgres");
     layout.configure("postgres", &["--config.user=postgres"]);
     let main = "exec /usr/lib/postgresql/15/bin/postgres -D /etc/postgresql/15/main \
         -c unix_socket_directories=/tmp -c external_pid_file=/tmp/pid";
     let words = ["sh", "-c", main].map(str::to_owned);
-    let config = BoxConfig { entrypoint_override: Some(words.into()), ..of(&layout, "postgres", 5432) };
+    let config = BoxConfig { entrypoint_override: Some(words.into()), ..of(layout, "postgres", 5432) };
     let sandbox = world.site.host.create(config).await.unwrap();
     eventually(&sandbox, "psql -h /tmp -c \"alter user postgres password 'secret'\"").await;
 

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bouvet_e2e::drive::{run_at_most, sh};
-use bouvet_e2e::internet::{Internet, NAME_SERVER, on_internet};
+use bouvet_e2e::internet::{Internet, NAME_SERVER, lacks, on_internet};
+use bouvet_e2e::registry::Layout;
 use bouvet_e2e::site::{Site, small};
+use bouvet_e2e::system;
 use bouvet_e2e::tls::Authority;
 use bouvet_host::{BoxConfig, NetworkMode, NetworkRefusal as Refusal, Program, ResourceConfig, Sandbox};
 use bytes::Bytes;
@@ -23,6 +25,8 @@ use tokio::sync::OnceCell;
 struct World {
     internet: Internet,
     site: Site,
+    /// With the image of servers; `None` where it cannot be made.
+    servers: Option<Layout>,
     authority: Authority,
     _web: web::Web,
     sandbox: OnceCell<Sandbox>,
@@ -59,7 +63,7 @@ fn networked(memory_mb: u32) -> BoxConfig {
 }
 
 impl World {
-    async fn new(internet: Internet, site: Site) -> Self {
+    async fn new(internet: Internet, site: Site, servers: Option<Layout>) -> Self {
         for name in ALLOWED {
             internet.zone().set(name, &[WEB], 3600);
         }
@@ -70,7 +74,7 @@ impl World {
         }
         let authority = Authority::new();
         let web = web::Web::start(&internet, WEB, &authority.issue(&ALLOWED));
-        Self { internet, site, authority, _web: web, sandbox: OnceCell::new() }
+        Self { internet, site, servers, authority, _web: web, sandbox: OnceCell::new() }
     }
 
     /// One of the base image, which trusts the authority.
@@ -118,10 +122,10 @@ fn main() {
         libtest_mimic::run(&arguments, trials.into()).exit();
     }
     // Its packages come from where the internet of these tests does not lead.
-    bouvet_e2e::system::servers();
+    let servers = if lacks().is_none() { system::servers() } else { None };
     on_internet(move |internet, runtime| {
         let Some(site) = runtime.block_on(Site::qemu()) else { return };
-        let world = Arc::new(runtime.block_on(World::new(internet, site)));
+        let world = Arc::new(runtime.block_on(World::new(internet, site, servers)));
         let trials = TESTS.map(|(name, test)| trial(name, test, &world, runtime));
         let conclusion = libtest_mimic::run(&arguments, trials.into());
         runtime.block_on(Arc::into_inner(world).unwrap().end());
