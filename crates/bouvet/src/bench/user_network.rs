@@ -101,8 +101,8 @@ impl Rival {
         if self == Self::Slirp {
             return Ok((None, "user,id=net".to_owned()));
         }
-        // passt gives up root before it makes its socket.
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o777))?;
+        // passt gives up root before it makes its socket, which nobody else may put another in the place of.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o1777))?;
         let socket = dir.join("passt.sock");
         let path = socket.to_string_lossy().into_owned();
         #[rustfmt::skip] // an option is one line
