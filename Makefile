@@ -38,7 +38,7 @@ images: kernel rootfs ## Make what VMs boot from, unless it is there
 kernel: ## Make images/output/vmlinux [ARCH=x86_64|aarch64]
 	@images/kernel.sh $(ARCH)
 
-rootfs: ## Make images/output/debian-devbox.ext4 [ARCH=x86_64|aarch64]
+rootfs: ## Make images/output/debian-devbox.ext4 [ARCH=x86_64|aarch64], or devbox-full.ext4 [BASE=full]
 	@images/rootfs.sh $(ARCH)
 
 build: ## Build the binaries into target/release

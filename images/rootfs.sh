@@ -1,10 +1,10 @@
 #!/bin/bash
-# Makes the base disk that all sandboxes share: Debian 12 with Python, Node.js, Rust and tools. Needs no Docker.
+# Makes a base disk that sandboxes share: Debian 12 with Python, Node.js, Rust and tools. Needs no Docker.
 #
-#   images/rootfs.sh [x86_64|aarch64]
+#   [BASE=devbox|full] images/rootfs.sh [x86_64|aarch64]
 #
-# Writes images/output/debian-devbox.ext4; see images/README.md. Runs as root, or as a user who has
-# a range in /etc/subuid. FORCE=1 makes it again; OUTPUT=<directory> puts it elsewhere.
+# Writes images/output/debian-devbox.ext4, or devbox-full.ext4; see images/README.md. Runs as root, or as a user
+# who has a range in /etc/subuid. FORCE=1 makes it again; OUTPUT=<directory> puts it elsewhere.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
@@ -14,7 +14,14 @@ filesystem_uuid=b0077e70-0000-4000-8000-64656276626f
 epoch=${SOURCE_DATE_EPOCH:-1704067200}
 
 arch=$(debian_arch "${1:-$(uname -m)}")
-image=$output/debian-devbox.ext4
+base=${BASE:-devbox}
+lists=("$images/packages.txt")
+case $base in
+    devbox) name=debian-devbox ;;
+    full) name=devbox-full lists+=("$images/packages-full.txt") ;;
+    *) die "unknown base \`$base\`; use devbox or full" ;;
+esac
+image=$output/$name.ext4
 keep_existing "$image" "$arch" && exit 0
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -52,6 +59,7 @@ mkdir -p "$output" "$work"/{sources,files}
 build_start=$(date +%s)
 
 "$images/node.sh" "$arch" "$work/node.tar"
+"$images/uv.sh" "$arch" "$work/uv.tar"
 
 cp -r "$images/files/." "$work/files"
 install -D -m 644 "$images/debian.sources" "$work/files/etc/apt/sources.list.d/debian.sources"
@@ -63,12 +71,13 @@ host_apt_settings >"$work/apt.conf"
 # The hooks' last line is for the shell inside.
 # shellcheck disable=SC2016
 mmdebstrap --mode="$mode" --architectures="$arch" --variant=apt --format=directory \
-    --include="$(sed 's/#.*//' "$images/packages.txt" | xargs | tr ' ' ',')" \
+    --include="$(cat "${lists[@]}" | sed 's/#.*//' | xargs | tr ' ' ',')" \
     --aptopt="$work/apt.conf" --dpkgopt="$images/files/etc/dpkg/dpkg.cfg.d/bouvet" \
     --customize-hook="tar-in '$work/node.tar' /" \
+    --customize-hook="tar-in '$work/uv.tar' /" \
     --customize-hook="tar-in '$work/files.tar' /" \
     --customize-hook="upload '$images/setup.sh' /tmp/setup.sh" \
-    --customize-hook='env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin chroot "$1" /bin/sh /tmp/setup.sh' \
+    --customize-hook='env -i BASE='"$base"' PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin chroot "$1" /bin/sh /tmp/setup.sh' \
     bookworm "$work/tree" "$work"/sources/* || die "mmdebstrap failed; see its message above"
 
 say "making the ext4 image"
@@ -77,6 +86,6 @@ as_owner bash -s "$work/tree" "$build_start" "$epoch" "$filesystem_uuid" bouvet-
     <"$images/pack.sh" >"$image.new" || die "could not make the ext4 image"
 
 chmod 644 "$image.new"
-printf '%s %s %s\n' debian-devbox "$(cat "$work/tree/etc/debian_version")" "$arch" >"$image.version"
+printf '%s %s %s\n' "$name" "$(cat "$work/tree/etc/debian_version")" "$arch" >"$image.version"
 mv "$image.new" "$image"
 say "made ${image#"$PWD"/}: $(du -h --apparent-size "$image" | cut -f1), Debian $(cat "$work/tree/etc/debian_version"), $arch"

@@ -243,7 +243,11 @@ mod tests {
             return;
         }
         let written = std::fs::read_to_string(path).unwrap_or_default();
-        assert_eq!(written, expected, "docs/CLI.md differs from the definitions of the commands");
+        let differs = written.lines().zip(expected.lines()).find(|(written, expected)| written != expected);
+        assert!(
+            written == expected,
+            "docs/CLI.md differs from the definitions of the commands, first (document, definition): {differs:?}"
+        );
     }
 
     #[test]

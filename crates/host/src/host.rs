@@ -1,5 +1,6 @@
 //! The host: one directory, one engine, and the sandboxes on them.
 
+mod bases;
 mod error;
 mod ground;
 mod image;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+pub use self::bases::{BASE_IMAGE, FULL_BASE_IMAGE, is_base_image};
 pub use self::error::{CreateError, FindError, StartError};
 use self::ground::Ground;
 pub(crate) use self::image::GroundRecord;

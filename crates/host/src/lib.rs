@@ -92,7 +92,8 @@ pub use exec::{
 pub use files::transfer::FileReader;
 pub use files::{FileContent, FileError, ListEntry, Listing, MAX_CONTENT_BYTES};
 pub use host::{
-    CreateError, FindError, Host, HostOptions, ImageError, ImageOptions, NetworkInfo, StartError,
+    BASE_IMAGE, CreateError, FULL_BASE_IMAGE, FindError, Host, HostOptions, ImageError, ImageOptions,
+    NetworkInfo, StartError, is_base_image,
 };
 pub use instance::ClaimError;
 pub use journal::{LogOptions, LogReader, LogRecord, LogStream};

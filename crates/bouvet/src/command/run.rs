@@ -32,7 +32,7 @@ pub(super) enum PullPolicy {
 /// What is typed after `bouvet run`.
 #[derive(Debug, Args)]
 #[command(after_help = "IMAGE is an OCI image (`alpine`, `ghcr.io/org/app:tag`, `oci:DIRECTORY`, \
-    `docker-archive:FILE`), or `base`: the server's own image with Python, Node.js, Bash and Rust.\n\nWithout a server \
+    `docker-archive:FILE`), or an image of the server itself: `base`, with Python, Node.js, Bash and Rust, or `devbox-full`, with more packages.\n\nWithout a server \
     (`bouvet serve`) the sandbox lives in this process, and is removed when its program ends, unless it is persistent.")]
 pub(crate) struct Line {
     #[command(flatten)]
@@ -45,7 +45,7 @@ pub(crate) struct Line {
     rights: Rights,
     #[command(flatten)]
     tee: Tee,
-    /// The image to run; `base` for the server's own
+    /// Image to run; `base` or `devbox-full` for the server's own
     image: String,
     /// The program and its arguments, instead of the image's own
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
@@ -309,7 +309,7 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
 
 /// Has the image in the cache, so that it is seen to come.
 async fn have_image(image: &str, policy: PullPolicy, connection: &Connection) -> Result<(), Failed> {
-    if image.is_empty() {
+    if bouvet_host::is_base_image(image) {
         return Ok(());
     }
     let found = match policy {

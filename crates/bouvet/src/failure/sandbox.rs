@@ -37,14 +37,21 @@ impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
         let (status, kind) = match &error {
             ImageError::Reference(_) => (Status::BAD_REQUEST, Kind::Invalid),
-            ImageError::NoCache | ImageError::Gone { .. } => (Status::CONFLICT, Kind::Conflict),
+            ImageError::NoCache | ImageError::Gone { .. } | ImageError::Base { .. } => {
+                (Status::CONFLICT, Kind::Conflict)
+            }
             ImageError::Cache(CacheError::Unknown(_)) => (Status::NOT_FOUND, Kind::NoImage),
             ImageError::Cache(CacheError::InUse(_)) => (Status::CONFLICT, Kind::Conflict),
             ImageError::Cache(CacheError::Ambiguous(_)) => (Status::BAD_REQUEST, Kind::Invalid),
             ImageError::Cache(_) | ImageError::Open(_) => (Status::INTERNAL_SERVER_ERROR, Kind::Failed),
             ImageError::Pull(_) => (Status::BAD_GATEWAY, Kind::Failed),
         };
-        let hint = "Check its name, the network, and that whoever runs the server may read it.";
+        let hint = match &error {
+            ImageError::Base { .. } => {
+                "The server's operator makes it with `make rootfs BASE=full` and puts it beside BOUVET_ROOTFS."
+            }
+            _ => "Check its name, the network, and that whoever runs the server may read it.",
+        };
         Self::new(status, chain(&error), hint).of_kind(kind)
     }
 }

@@ -61,8 +61,9 @@ const MAX_ELEMENTS: usize = 256;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BoxConfig {
-    /// OCI image reference: `nginx:alpine`, `ghcr.io/org/app@sha256:…`, `oci:DIRECTORY`, `docker-archive:FILE`. Empty:
-    /// the host's base image, in which no program runs but those that are called for.
+    /// OCI image reference: `nginx:alpine`, `ghcr.io/org/app@sha256:…`, `oci:DIRECTORY`, `docker-archive:FILE`. Empty
+    /// or `base`: the host's base image; `devbox-full`: its larger one ([`FULL_BASE_IMAGE`](crate::FULL_BASE_IMAGE)). A
+    /// base image starts no program by itself.
     pub image: String,
     /// Directory of the host that is mounted at `/workspace`. Empty: none.
     pub workspace: PathBuf,

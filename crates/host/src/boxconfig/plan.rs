@@ -179,8 +179,9 @@ fn check_pool(config: &BoxConfig) -> Result<(), InvalidConfig> {
 
 fn check_parts(config: &BoxConfig) -> Result<(), InvalidConfig> {
     if let Some(sidecar) = &config.sidecar {
-        if sidecar.image.is_empty() {
-            return Err(InvalidConfig::text("sidecar.image", "", "an OCI image reference is needed"));
+        if crate::is_base_image(&sidecar.image) {
+            let allowed = "an OCI image reference is needed";
+            return Err(InvalidConfig::text("sidecar.image", &sidecar.image, allowed));
         }
         let port = sidecar.vsock_port;
         if port == 0 || port > u32::from(u16::MAX) || port == bouvet_wire::LINK_VSOCK_PORT {

@@ -13,10 +13,10 @@ use bouvet_image::{
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 
-use super::{CreateError, Host};
+use super::{CreateError, Host, bases};
 use crate::blueprint::{Blueprint, ImageWords};
 use crate::boxconfig::{BoxConfig, CacheConfig, InvalidConfig};
-use crate::engine::Rootfs;
+use crate::engine::{EngineError, Rootfs};
 
 /// Configurations of caches that are kept open: there is mostly one.
 const MAX_OPENED: usize = 16;
@@ -94,6 +94,14 @@ pub enum ImageError {
     /// It could not be pulled.
     #[error(transparent)]
     Pull(#[from] PullError),
+    /// A base image of the host is missing, or is not a root file system.
+    #[error("the base image `{name}` cannot be used")]
+    Base {
+        /// Name of the base image.
+        name: &'static str,
+        /// What is wrong with its file.
+        source: EngineError,
+    },
     /// What a persistent sandbox was made from is neither in the cache nor what its reference means now.
     #[error("the image {id} is not in the cache any more, and `{reference}` is another one now")]
     Gone {
@@ -263,9 +271,10 @@ impl Host {
         };
         let sidecar = config.sidecar.as_ref().map(|sidecar| reference("sidecar.image", &sidecar.image));
         let sidecar = sidecar.transpose()?;
-        let ground = match config.image.as_str() {
-            "" => Ground::base(self.0.base.clone()),
-            image => Ground::of(self.find_image(&reference("image", image)?, &config.cache).await?),
+        let image = config.image.as_str();
+        let ground = match bases::find(image, &self.0.base).await? {
+            Some(rootfs) => Ground::base(rootfs),
+            None => Ground::of(self.find_image(&reference("image", image)?, &config.cache).await?),
         };
         match sidecar {
             None => Ok(ground),
@@ -289,7 +298,10 @@ impl Host {
         config: &BoxConfig,
     ) -> Result<Ground, ImageError> {
         let ground = match &record.image {
-            None => Ground::base(self.0.base.clone()),
+            None => {
+                let rootfs = bases::find(&config.image, &self.0.base).await?;
+                Ground::base(rootfs.unwrap_or_else(|| self.0.base.clone()))
+            }
             Some(record) => Ground::of(self.same_image(record, &config.image, &config.cache).await?),
         };
         match (&record.sidecar, &config.sidecar) {

@@ -4,17 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use bouvet_host::{
-    BoxConfig, NetworkMode, ResourceConfig, ResourceLimits, SecretConfig, SevSnpGeneration, SidecarConfig,
-    TeeConfig,
+    BASE_IMAGE, BoxConfig, NetworkMode, ResourceConfig, ResourceLimits, SecretConfig, SevSnpGeneration,
+    SidecarConfig, TeeConfig, is_base_image,
 };
 
 use super::{Generation, Line, Resources, Technology, Tee};
 use crate::command::outcome::Failed;
 use crate::command::usage;
 
-/// The word for the host's own image, which the library calls by no name.
-const BASE: &str = "base";
-/// What a terminal of the base image runs.
+/// What a terminal of a base image runs.
 const SHELL: &str = "bash";
 /// The period in which a fraction of a CPU is counted.
 const PERIOD_US: f64 = 100_000.0;
@@ -70,7 +68,7 @@ impl Line {
     fn program(&self, image: &str) -> Result<Vec<String>, Failed> {
         let how = &self.how;
         let is_open = how.tty && (how.interactive || !how.detach);
-        match image.is_empty() && self.command.is_empty() && how.entrypoint.is_none() {
+        match is_base_image(image) && self.command.is_empty() && how.entrypoint.is_none() {
             false => Ok(self.command.clone()),
             true if is_open => Ok(vec![SHELL.into()]),
             // It stays until it is stopped, for `exec`.
@@ -137,7 +135,7 @@ pub(in crate::command) fn variable(
 
 /// The library's word for an image. The server is somewhere else, so that paths are made absolute.
 pub(in crate::command) fn image(typed: &str) -> Result<String, Failed> {
-    if typed == BASE {
+    if typed == BASE_IMAGE {
         return Ok(String::new());
     }
     for kind in ["oci:", "docker-archive:"] {

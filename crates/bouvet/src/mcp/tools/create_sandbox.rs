@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bouvet_host::{BoxConfig, InvalidConfig, NetworkMode, Reference, ResourceConfig};
+use bouvet_host::{
+    BASE_IMAGE, BoxConfig, FULL_BASE_IMAGE, InvalidConfig, NetworkMode, Reference, ResourceConfig,
+};
 use rmcp::handler::server::wrapper::{Json, Parameters};
 use rmcp::{tool, tool_router};
 use schemars::JsonSchema;
@@ -25,7 +27,8 @@ struct Args {
     #[schemars(with = "u32", range(min = 1, max = 32), extend("default" = 1))]
     vcpu_count: Option<u32>,
     /// OCI image whose files the sandbox has instead of the usual ones, like `alpine:3` or `ghcr.io/org/app@sha256:…`.
-    /// Its variables, user and working directory hold; its own program is not started.
+    /// Its variables, user and working directory hold; its own program is not started. `devbox-full` is a larger one of
+    /// the server itself, with g++, cmake, scipy, scikit-learn, plotly and sympy.
     image: String,
     /// Variables for every program in the sandbox.
     env: BTreeMap<String, String>,
@@ -76,7 +79,8 @@ impl Args {
             timeout: Duration::from_secs(timeout),
         };
         let image = match self.image.as_str() {
-            "" => String::new(),
+            "" | BASE_IMAGE => String::new(),
+            FULL_BASE_IMAGE => FULL_BASE_IMAGE.to_owned(),
             image => allowed_image(image, &grants.registries)?,
         };
         let network = match self.network.as_deref() {
@@ -242,6 +246,10 @@ mod tests {
         assert_eq!((config.tmpfs, config.resources.vcpus), (vec!["/t".to_owned()], 3));
         let usual = describe(serde_json::json!({}), "*").unwrap();
         assert!(!usual.idle && usual.image.is_empty());
+        assert_eq!(describe(serde_json::json!({"image": "base"}), "none").unwrap().image, "");
+        // A base image is the server's own: no registry has to be allowed for it.
+        let full = describe(serde_json::json!({"image": "devbox-full"}), "none").unwrap();
+        assert_eq!(full.image, "devbox-full");
         assert_eq!((usual.resources.disk_mb, usual.resources.timeout.as_secs()), (2048, 60));
     }
 
