@@ -8,6 +8,7 @@ pub(crate) enum Kind {
     Invalid,
     NotFound,
     NoImage,
+    NoBaseImage,
     NoFile,
     NotThat,
     Conflict,
@@ -41,6 +42,7 @@ impl Kind {
             Self::Invalid => "invalid",
             Self::NotFound => "not_found",
             Self::NoImage => "no_image",
+            Self::NoBaseImage => "no_base_image",
             Self::NoFile => "no_file",
             Self::NotThat => "wrong_kind",
             Self::Conflict => "conflict",
@@ -73,6 +75,9 @@ impl Kind {
         match self {
             Self::NotFound => "`bouvet ps -a` lists the sandboxes that exist",
             Self::NoImage => "`bouvet images` lists those that are here, `bouvet pull` gets others",
+            Self::NoBaseImage => {
+                "`make rootfs BASE=full` makes it; put it beside the file that BOUVET_ROOTFS names"
+            }
             Self::Starting => "try again in a moment",
             Self::Paused => "`bouvet resume` lets it go on",
             Self::Stopped => "`bouvet start` starts it again",

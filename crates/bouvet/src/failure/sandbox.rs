@@ -37,9 +37,8 @@ impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
         let (status, kind) = match &error {
             ImageError::Reference(_) => (Status::BAD_REQUEST, Kind::Invalid),
-            ImageError::NoCache | ImageError::Gone { .. } | ImageError::Base { .. } => {
-                (Status::CONFLICT, Kind::Conflict)
-            }
+            ImageError::NoCache | ImageError::Gone { .. } => (Status::CONFLICT, Kind::Conflict),
+            ImageError::Base { .. } => (Status::CONFLICT, Kind::NoBaseImage),
             ImageError::Cache(CacheError::Unknown(_)) => (Status::NOT_FOUND, Kind::NoImage),
             ImageError::Cache(CacheError::InUse(_)) => (Status::CONFLICT, Kind::Conflict),
             ImageError::Cache(CacheError::Ambiguous(_)) => (Status::BAD_REQUEST, Kind::Invalid),
