@@ -8,6 +8,7 @@ mod boxes;
 mod clones;
 mod contexts;
 mod isolation;
+mod node;
 mod ports;
 mod python;
 mod volumes;
@@ -27,6 +28,7 @@ pub use self::boxes::*;
 pub use self::clones::*;
 pub use self::contexts::*;
 pub use self::isolation::*;
+pub use self::node::*;
 pub use self::ports::*;
 pub use self::python::*;
 pub use self::volumes::*;
@@ -84,6 +86,12 @@ macro_rules! conform {
             a_context_is_what_it_was_created_as
             there_is_a_most_of_contexts
             large_results_are_bounded
+            node_redeclares_names_of_every_kind
+            node_awaits_a_promise_as_last_value
+            node_tells_objects_from_blocks
+            node_cells_are_modules
+            node_values_are_shown_without_running_them
+            node_errors_name_the_cell_alone
             a_port_of_the_host_leads_to_a_server_in_the_sandbox
             bytes_pass_through_a_port_both_ways
             a_connection_that_breaks_breaks_at_the_other_end

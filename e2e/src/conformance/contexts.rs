@@ -14,20 +14,20 @@ use crate::drive::{eventually, patient, printed, run, sh};
 use crate::skip::skipped;
 
 /// A context in `sandbox`, and what runs in it.
-struct Notebook<'a> {
+pub(super) struct Notebook<'a> {
     sandbox: &'a Sandbox,
     program: Program,
     id: ContextId,
 }
 
 impl<'a> Notebook<'a> {
-    async fn new(sandbox: &'a Sandbox, program: Program) -> Self {
+    pub(super) async fn new(sandbox: &'a Sandbox, program: Program) -> Self {
         let context = sandbox.create_context(ContextRequest::new(program)).await.unwrap();
         assert_eq!((context.program, context.state), (program, ContextState::Idle));
         Self { sandbox, program, id: context.id }
     }
 
-    fn request(&self, source: &str) -> ExecRequest {
+    pub(super) fn request(&self, source: &str) -> ExecRequest {
         // The first import of a large library takes that long where instructions are emulated.
         let timeout = patient(240);
         ExecRequest { context: Some(self.id), timeout, ..ExecRequest::new(self.program, source.to_owned()) }
@@ -37,16 +37,16 @@ impl<'a> Notebook<'a> {
         self.sandbox.exec(request).await
     }
 
-    async fn try_run(&self, request: ExecRequest) -> Result<ExecResult, ExecError> {
+    pub(super) async fn try_run(&self, request: ExecRequest) -> Result<ExecResult, ExecError> {
         self.start(request).await?.finish().await
     }
 
-    async fn run(&self, source: &str) -> ExecResult {
+    pub(super) async fn run(&self, source: &str) -> ExecResult {
         self.try_run(self.request(source)).await.unwrap()
     }
 
     /// The last value of a cell that must succeed, as text.
-    async fn value(&self, source: &str) -> String {
+    pub(super) async fn value(&self, source: &str) -> String {
         let result = self.run(source).await;
         assert_eq!(result.exit.exit_code, 0, "{source}: {}", result.stderr.text());
         let last = result.results.last().map(|result| text(result, "text/plain"));
@@ -59,13 +59,13 @@ impl<'a> Notebook<'a> {
     }
 }
 
-fn text(result: &RichOutput, mime_type: &str) -> String {
+pub(super) fn text(result: &RichOutput, mime_type: &str) -> String {
     let form = result.form(mime_type).unwrap_or_else(|| panic!("{mime_type} in {result:?}"));
     String::from_utf8(form.data.to_vec()).unwrap()
 }
 
 /// The MIME types of each result, sorted.
-fn types(result: &ExecResult) -> Vec<Vec<&str>> {
+pub(super) fn types(result: &ExecResult) -> Vec<Vec<&str>> {
     fn of(result: &RichOutput) -> Vec<&str> {
         let mut types: Vec<_> = result.forms.iter().map(|form| form.mime_type.as_str()).collect();
         types.sort_unstable();

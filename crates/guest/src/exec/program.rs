@@ -10,11 +10,12 @@ use bouvet_wire::v1::Program;
 /// What the kernel takes as one argument, less room to spare (`MAX_ARG_STRLEN`, execve(2)).
 const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
 
-const RUNNERS: [(&str, &str); 4] = [
+const RUNNERS: [(&str, &str); 5] = [
     ("python.py", include_str!("runners/python.py")),
     ("node.js", include_str!("runners/node.js")),
     ("context.py", include_str!("runners/context.py")),
     ("context.js", include_str!("runners/context.js")),
+    ("cell.js", include_str!("runners/cell.js")),
 ];
 
 /// Compiles and runs `$1/main.rs`. Unoptimised, and without debug information, that of the standard library too,
@@ -28,7 +29,7 @@ cd "$cd_back" && LD_LIBRARY_PATH=$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec
 /// Makes standard input descriptor 3: Node.js programs may look for something to read where the first was. The
 /// parser that Node.js has within itself is what `context.js` reads `import` with.
 const NODE_CONTEXT: &str = r#"exec 3<&0 </dev/null
-exec node --expose-internals --disable-warning=ExperimentalWarning "$1""#;
+exec node --expose-internals --experimental-import-meta-resolve --disable-warning=ExperimentalWarning "$1""#;
 
 /// Stores the interpreters' runners in `run_dir`.
 pub(super) fn install_runners(run_dir: &Path) -> io::Result<()> {
@@ -128,4 +129,18 @@ fn os_string(bytes: &[u8]) -> io::Result<OsString> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a command must not contain NUL"));
     }
     Ok(OsStr::from_bytes(bytes).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test runs Node.js beside the guest")]
+    fn cells_do_as_scripts_do() {
+        let runners = concat!(env!("CARGO_MANIFEST_DIR"), "/src/exec/runners");
+        let (test, cell) = (format!("{runners}/cell.test.js"), format!("{runners}/cell.js"));
+        let output = Command::new("node").args(["--expose-internals", &test, &cell]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }

@@ -8,8 +8,8 @@
 //
 // The first `done` says that requests are taken. What is printed is written before that line is.
 //
-// Cells are evaluated by the engine's own REPL mode, which the inspector offers: variables may be declared again,
-// and `await` may stand anywhere. It knows no `import`, which is therefore rewritten.
+// Cells are evaluated by the engine's own REPL mode, which the inspector offers: `await` may stand anywhere, and a
+// cell has a value. `cell.js` makes of a cell what that mode takes.
 'use strict';
 const fs = require('node:fs');
 const { Session } = require('node:inspector');
@@ -17,22 +17,43 @@ const Module = require('node:module');
 const net = require('node:net');
 const path = require('node:path');
 const readline = require('node:readline');
+const url = require('node:url');
 const util = require('node:util');
 const vm = require('node:vm');
-const { parse } = require('internal/deps/acorn/acorn/dist/acorn');
-const { simple: walk } = require('internal/deps/acorn/acorn-walk/dist/walk');
+const { translate } = require('./cell.js');
+
+// Cells may put anything in the place of these.
+const { Buffer, Error, JSON, Map, Object, Promise, Reflect, Set, String, Symbol, SyntaxError, TypeError } = globalThis;
+const { process, setImmediate } = globalThis;
+
+// Values within a value that are looked at before it is shown as text alone.
+const MAX_JSON_VALUES = 500_000;
+const MAX_JSON_DEPTH = 100;
 
 const control = new net.Socket({ fd: 3 });
 const inspector = new Session();
 inspector.connect();
 const anchor = path.join(process.cwd(), 'cell.js');
+// The outermost frame of each cell's stack; what is below it is not the cell's.
+const ENTRY = 'bouvet:entry';
 
-// Fails the run under way; between runs there is none to fail.
-let fail = () => {};
+// The run under way: what fails it, and what it shows.
+let current;
+let constants = new Set();
 // What cells and the inspector reach through the global object.
 const reached = { enter: undefined, taken: undefined };
 
 class Interrupted extends Error {}
+
+// An import declaration that failed, and where it stands.
+class ImportFailed extends Error {
+  constructor(cause, loc) {
+    super('', { cause });
+    this.loc = loc;
+  }
+}
+
+const isA = (kind, error) => util.types.isNativeError(error) && error instanceof kind;
 
 function hide(name, value) {
   Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
@@ -56,7 +77,9 @@ function take({ objectId, value, unserializableValue }) {
     functionDeclaration: 'function (context, value) { context.taken = value }',
     arguments: [{ objectId: reachedId }, argument],
   });
-  return reached.taken;
+  const { taken } = reached;
+  reached.taken = undefined;
+  return taken;
 }
 
 // Runs `source`; a promise of what the inspector says of it. SIGINT ends code that does not wait.
@@ -74,126 +97,283 @@ function evaluate(source, name) {
   return answer;
 }
 
-// `import x from 'y'` and `import('y')` as calls of our own, line by line where they were.
-function withImports(source) {
-  if (!/\bimport\b/.test(source)) return source;
-  const options = { ecmaVersion: 'latest', allowAwaitOutsideFunction: true, allowHashBang: true };
-  for (const sourceType of ['module', 'script']) {
-    try {
-      return rewritten(source, parse(source, { ...options, sourceType }));
-    } catch (error) {
-      if (!(error instanceof SyntaxError)) throw error;
+// Makes the names that a cell declares ordinary properties of the global object: `crypto` may be one with a getter.
+function makeRoom(declared) {
+  for (const name of declared) {
+    const found = Reflect.getOwnPropertyDescriptor(globalThis, name);
+    if (!found?.configurable || found.writable) continue;
+    const value = found.get ? Reflect.get(globalThis, name) : found.value;
+    Object.defineProperty(globalThis, name, { value, writable: true, enumerable: true, configurable: true });
+  }
+}
+
+// Binds what an import declaration binds, to the values of now.
+async function bind({ specifier, attributes, bindings, loc }) {
+  const given = Object.keys(attributes).length ? { with: attributes, assert: attributes } : undefined;
+  let loaded;
+  try {
+    loaded = await load(specifier, given);
+  } catch (error) {
+    throw new ImportFailed(error, loc);
+  }
+  for (const { local, name } of bindings) {
+    if (name !== '*' && !(name in loaded)) {
+      const missing = `The requested module '${specifier}' does not provide an export named '${name}'`;
+      throw new ImportFailed(Object.assign(new SyntaxError(missing), { stack: `SyntaxError: ${missing}` }), loc);
     }
+    globalThis[local] = name === '*' ? loaded : loaded[name];
   }
-  return source; // The engine says what is wrong with it.
 }
 
-function rewritten(source, tree) {
-  const edits = [];
-  walk(tree, {
-    ImportExpression: ({ start }) => edits.push({ start, end: start + 'import'.length, text: '__import__' }),
-    ImportDeclaration: (node) => edits.push({ start: node.start, end: node.end, text: declaration(node) }),
-  });
-  edits.sort((one, other) => other.start - one.start);
-  for (const { start, end, text } of edits) {
-    const lines = source.slice(start, end).split('\n').length - 1;
-    source = source.slice(0, start) + text + '\n'.repeat(lines) + source.slice(end);
-  }
-  return source;
+// `import.meta` of all cells.
+async function makeMeta() {
+  const { default: resolve } = await load('data:text/javascript,export default import.meta.resolve');
+  const here = url.pathToFileURL(anchor).href;
+  const meta = { dirname: path.dirname(anchor), filename: anchor, url: here };
+  return { __proto__: null, ...meta, resolve: (specifier, parent = here) => resolve(specifier, parent) };
 }
 
-function declaration({ specifiers, source }) {
-  const loaded = `await __import__(${JSON.stringify(source.value)});`;
-  const named = [];
-  let text = '';
-  for (const { type, local, imported } of specifiers) {
-    if (type === 'ImportNamespaceSpecifier') text += `const ${local.name} = ${loaded}`;
-    else named.push(`${JSON.stringify(imported?.name ?? imported?.value ?? 'default')}: ${local.name}`);
-  }
-  if (named.length) text += `const { ${named.join(', ')} } = ${loaded}`;
-  return text || loaded;
+// Whether JSON has all of `value`. No code of the value's own runs.
+function isPlain(value) {
+  let left = MAX_JSON_VALUES;
+  const above = new Set();
+  const isData = (one) => one && one.enumerable && 'value' in one && look(one.value);
+  const look = (value) => {
+    if (value === null || typeof value === 'string' || typeof value === 'boolean') return --left >= 0;
+    if (typeof value === 'number') return Number.isFinite(value) && --left >= 0;
+    if (typeof value !== 'object' || util.types.isProxy(value)) return false;
+    if (--left < 0 || above.size >= MAX_JSON_DEPTH || above.has(value)) return false;
+    const prototype = Object.getPrototypeOf(value);
+    const keys = Reflect.ownKeys(value);
+    const isList = Array.isArray(value) && prototype === Array.prototype;
+    if (!isList && prototype !== null && prototype !== Object.prototype) return false;
+    const named = isList ? keys.slice(0, -1) : keys;
+    if (isList && named.length !== value.length) return false;
+    above.add(value);
+    const isGood = named.every(
+      (key) => typeof key === 'string' && isData(Reflect.getOwnPropertyDescriptor(value, key)),
+    );
+    above.delete(value);
+    return isGood;
+  };
+  return look(value);
 }
 
-// Whether JSON says all of `value`.
-function isPlain(value, above = []) {
-  if (value === null || typeof value === 'string' || typeof value === 'boolean') return true;
-  if (typeof value === 'number') return Number.isFinite(value);
-  if (typeof value !== 'object' || above.includes(value) || above.length > 100) return false;
-  const within = [...above, value];
-  if (Array.isArray(value)) return value.every((one) => isPlain(one, within));
-  const prototype = Object.getPrototypeOf(value);
-  if (prototype !== null && prototype !== Object.prototype) return false;
-  return Object.values(value).every((one) => isPlain(one, within));
+// What `value` and those that it inherits from are. A proxy is the last that can be looked at: it may run code.
+function* lineage(value) {
+  while ((typeof value === 'object' && value !== null) || typeof value === 'function') {
+    yield value;
+    if (util.types.isProxy(value)) return;
+    value = Object.getPrototypeOf(value);
+  }
+}
+
+function isMadeOfProxies(value) {
+  return [...lineage(value)].slice(1).some(util.types.isProxy);
+}
+
+// The method `name` of `value`, unless finding it would run code.
+function method(value, name) {
+  for (const one of lineage(value)) {
+    const found = util.types.isProxy(one) ? undefined : Reflect.getOwnPropertyDescriptor(one, name);
+    if (found) return typeof found.value === 'function' ? found.value : undefined;
+  }
+  return undefined;
+}
+
+// `value` as text. One that fails to describe itself is shown as a plain object.
+function inspected(value, onError = complain) {
+  if (isMadeOfProxies(value)) {
+    return util.inspect(Object.defineProperties({}, Object.getOwnPropertyDescriptors(value)));
+  }
+  try {
+    return util.inspect(value);
+  } catch (error) {
+    onError(error);
+  }
+  try {
+    return util.inspect(value, { customInspect: false });
+  } catch {
+    return `[${typeof value}]`;
+  }
 }
 
 // All that `value` can be shown as, by MIME type. Objects may say it themselves, as in other notebooks.
 async function forms(value) {
-  const own = value?.[Symbol.for('Jupyter.display')];
-  if (typeof own === 'function') return own.call(value);
-  const data = { 'text/plain': util.inspect(value) };
-  if (isPlain(value)) data['application/json'] = value;
+  const own = method(value, Symbol.for('Jupyter.display'));
+  if (own) {
+    try {
+      return Object.entries(await Reflect.apply(own, value, []));
+    } catch (error) {
+      complain(error);
+    }
+  }
+  const data = [['text/plain', inspected(value)]];
+  if (isPlain(value)) data.push(['application/json', value]);
   return data;
 }
 
-function encoded(type, form) {
-  if (form instanceof Uint8Array) return Buffer.from(form);
-  if (type === 'application/json' || type.endsWith('+json')) return Buffer.from(JSON.stringify(form));
-  if (type.startsWith('image/') && type !== 'image/svg+xml') return Buffer.from(String(form), 'base64');
-  return Buffer.from(String(form));
+// The bytes of a form, by its type; of one that fails, none.
+function* encoded([type, form]) {
+  try {
+    if (form instanceof Uint8Array) yield [type, Buffer.from(form)];
+    else if (type === 'application/json' || type.endsWith('+json')) yield [type, Buffer.from(JSON.stringify(form))];
+    else if (type.startsWith('image/') && type !== 'image/svg+xml') yield [type, Buffer.from(String(form), 'base64')];
+    else yield [type, Buffer.from(String(form))];
+  } catch (error) {
+    complain(error);
+  }
 }
 
 async function show(value) {
-  const data = await forms(value);
-  const parts = Object.entries(data).map(([type, form]) => [type, encoded(type, form)]);
+  const run = current;
+  const parts = (await forms(value)).flatMap((form) => [...encoded(form)]);
   // What is shown between two runs would belong to neither.
-  if (!isRunning || !parts.length) return;
+  if (!run || run !== current || !parts.length) return;
   const header = JSON.stringify({ result: parts.map(([type, bytes]) => [type, bytes.length]) });
   control.write(Buffer.concat([Buffer.from(`${header}\n`), ...parts.map(([, bytes]) => bytes)]));
 }
 
 // Shows a value before its run ends.
 function display(value) {
-  shown.push(show(value));
+  const shown = show(value);
+  if (current) current.shown.push(shown);
 }
 
-// The error as its reader wants it: without our frames, and with the line that could not be understood.
-function described(error, { source = '', name, details } = {}) {
-  if (!util.types.isNativeError(error)) return `Uncaught ${util.inspect(error)}`;
-  const frames = String(error.stack).split('\n');
-  const isOurs = (line) => /node:(inspector|vm|internal)|evalmachine/.test(line) || line.includes(__filename);
-  const kept = frames.filter((line) => !isOurs(line));
-  Object.defineProperty(error, 'stack', { value: kept.join('\n'), configurable: true, writable: true });
-  const text = kept.some((line) => line.startsWith('    at ')) ? util.inspect(error) : error.stack;
-  if (!(error instanceof SyntaxError) || !details || text.includes(`${name}:`)) return text;
-  const line = source.split('\n')[details.lineNumber] ?? '';
-  return `${name}:${details.lineNumber + 1}\n${line}\n${' '.repeat(details.columnNumber)}^\n\n${text}`;
+// A stack without our frames: those of the files beside this one, and what starts a cell.
+function trimmed(trace) {
+  const isOurs = (frame) => {
+    const file = frame?.getFileName();
+    return typeof file === 'string' && path.dirname(file) === __dirname;
+  };
+  let end = trace.findIndex((frame) => frame.getFileName() === ENTRY);
+  if (end < 0) end = trace.length;
+  else while (end > 0 && (isOurs(trace[end - 1]) || trace[end - 1].getFileName() === 'node:inspector')) end -= 1;
+  return trace.slice(0, end).filter((frame) => !isOurs(frame));
+}
+
+function hideOurFrames() {
+  const { defaultPrepareStackTrace, setInternalPrepareStackTrace } = require('internal/errors');
+  // Releases of Node.js that lack it show them.
+  setInternalPrepareStackTrace?.((...all) => defaultPrepareStackTrace(...all.slice(0, -1), trimmed(all.at(-1))));
+}
+
+// The error as its reader wants it. What cells throw may be anything: no code of its own decides whether it is said.
+function described(error, where) {
+  try {
+    return located(error, where);
+  } catch {
+    return 'Uncaught error that cannot be described';
+  }
+}
+
+function located(error, { source = '', name, details } = {}) {
+  const quiet = () => {};
+  if (isA(ImportFailed, error)) {
+    const { cause, loc } = error;
+    return pointed(located(cause), source, { name, line: loc.line - 1, column: loc.column });
+  }
+  if (!util.types.isNativeError(error)) return `Uncaught ${inspected(error, quiet)}`;
+  // A stack without frames is the message, which `inspect` would put in brackets.
+  const stack = Reflect.getOwnPropertyDescriptor(error, 'stack')?.value;
+  const isBare = typeof stack === 'string' && !stack.includes('\n    at ');
+  const text = isBare ? stack : inspected(error, quiet);
+  if (!isA(SyntaxError, error) || !details || text.includes(`${name}:`)) return text;
+  return pointed(text, source, { name, line: details.lineNumber, column: details.columnNumber });
+}
+
+// `text` below the line of the cell that it is about.
+function pointed(text, source, { name, line, column }) {
+  return `${name}:${line + 1}\n${source.split('\n')[line] ?? ''}\n${' '.repeat(column)}^\n\n${text}`;
+}
+
+function print(text) {
+  process.stderr.write(`${text}\n`);
+}
+
+// Prints an error that does not end the run, or that comes between two.
+function complain(error) {
+  print(described(error));
+}
+
+// What the parser says of a cell, where the engine would only say that a cell is not a module.
+function misread({ message, loc }, source, name) {
+  const text = `SyntaxError: ${message.replace(/ \(\d+:\d+\)$/, '')}`;
+  return pointed(text, source, { name, line: loc.line - 1, column: loc.column });
+}
+
+// Waits for what `work` does, or for what fails the run.
+function race(work) {
+  return Promise.race([work, current.failed]);
+}
+
+// Does what a cell asks for before the rest of it is evaluated.
+async function prepare({ declared, imports, usesMeta }) {
+  makeRoom(declared);
+  if (usesMeta && !globalThis.__meta__) hide('__meta__', await race(makeMeta()));
+  for (const one of imports) await race(bind(one));
+}
+
+// Sees the last value of a cell to its end: a promise is waited for. The value itself is never resolved with, since
+// that would call its `then`.
+async function finish(value) {
+  if (util.types.isPromise(value)) {
+    const settled = new Promise((resolve, reject) => {
+      Promise.prototype.then.call(value, (end) => resolve((value = end) && undefined), reject);
+    });
+    await race(settled);
+  }
+  // Rejections that nobody handles are known only then.
+  await race(new Promise(setImmediate));
+  if (value !== undefined) display(value);
+  await race(Promise.all(current.shown));
+}
+
+// The cell as the engine takes it; if the parser did not understand it, as it is, and why.
+function translated(source) {
+  try {
+    return translate(source, constants);
+  } catch (misunderstood) {
+    return { text: source, constants, declared: [], imports: [], misunderstood };
+  }
+}
+
+async function execute(source, name) {
+  const { text, misunderstood, ...wants } = translated(source);
+  constants = wants.constants;
+  await prepare(wants);
+  const { result, exceptionDetails: details } = await race(evaluate(text, name));
+  if (!details) {
+    await finish(take(result));
+    return 0;
+  }
+  const error = take(details.exception);
+  const isModule = misunderstood && /\b(import|export)\b/.test(source) && isA(SyntaxError, error);
+  print(isModule ? misread(misunderstood, source, name) : described(error, { source, name, details }));
+  return 1;
 }
 
 // Runs a cell and shows its last value. Returns what would be its exit code.
 async function run(source, name) {
-  const failed = new Promise((_, reject) => (fail = reject));
-  failed.catch(() => {});
+  current = { shown: [] };
+  current.failed = new Promise((_, reject) => (current.fail = reject));
+  current.failed.catch(() => {});
   try {
-    const { result, exceptionDetails: details } = await Promise.race([evaluate(withImports(source), name), failed]);
-    const value = take(details?.exception ?? result);
-    if (details) {
-      console.error(described(value, { source, name, details }));
-      return 1;
-    }
-    // Rejections that nobody handles are known only then.
-    await Promise.race([new Promise(setImmediate), failed]);
-    if (value !== undefined) display(value);
-    await Promise.race([Promise.all(shown), failed]);
-    return 0;
+    return await execute(source, name);
   } catch (error) {
-    const isInterrupted = error instanceof Interrupted;
-    console.error(isInterrupted ? 'Interrupted' : described(error, { name }));
+    const isInterrupted = isA(Interrupted, error);
+    print(isInterrupted ? 'Interrupted' : described(error, { source, name }));
     return isInterrupted ? 130 : 1;
   } finally {
-    fail = () => {};
-    shown = [];
+    current = undefined;
     ask('Runtime.releaseObjectGroup', { objectGroup: 'cell' });
   }
+}
+
+// Fails the run under way. Between runs there is none: the error is printed, and comes with the next result.
+function fail(error) {
+  if (current) current.fail(error);
+  else if (!isA(Interrupted, error)) complain(error);
 }
 
 async function serve() {
@@ -201,32 +381,48 @@ async function serve() {
   control.write('{"done": 0}\n');
   for await (const line of readline.createInterface({ input: control })) {
     const source = fs.readFileSync(JSON.parse(line).cell, 'utf8');
-    isRunning = true;
     const code = await run(source, `cell-${++number}`);
-    isRunning = false;
     control.write(`{"done": ${code}}\n`);
   }
   process.reallyExit(0); // The service has gone.
 }
 
-let isRunning = false;
-let shown = [];
+// What a cell finds as the module that it is.
+function furnish() {
+  const module = new Module(anchor);
+  Object.assign(module, { id: '.', filename: anchor, paths: Module._nodeModulePaths(path.dirname(anchor)) });
+  const require = Module.createRequire(anchor);
+  require.main = process.mainModule = module;
+  const known = { module, exports: module.exports, require, __filename: anchor, __dirname: path.dirname(anchor) };
+  for (const [name, value] of Object.entries({ ...known, display })) hide(name, value);
+}
+
+// Assigning to a constant of the notebook.
+const refusing = new Proxy({}, {
+  get: (_, name) => globalThis[name],
+  set() {
+    throw new TypeError('Assignment to constant variable.');
+  },
+});
+
+hideOurFrames();
 const [globalId, reachedId] = ['globalThis', 'reached'].map((what) => {
   hide('__context__', what === 'reached' ? reached : globalThis);
   return ask('Runtime.evaluate', { expression: '__context__', objectGroup: 'context' }).result.objectId;
 });
 delete globalThis.__context__;
 hide('__enter__', () => reached.enter());
-const entry = new vm.Script('__enter__()');
+hide('__constant__', refusing);
+const entry = new vm.Script('__enter__()', { filename: ENTRY });
 const loader = vm.constants.USE_MAIN_CONTEXT_DEFAULT_LOADER;
 const options = { filename: anchor, importModuleDynamically: loader };
-hide('__import__', vm.runInThisContext('(specifier, options) => import(specifier, options)', options));
-hide('display', display);
-hide('require', Module.createRequire(anchor));
-hide('module', new Module(anchor));
-hide('exports', globalThis.module.exports);
+const load = vm.runInThisContext('(specifier, options) => import(specifier, options)', options);
+hide('__load', load);
+furnish();
+// Where there is an inspector, the console passes all of it on, which takes longer than to print it.
+Object.assign(console, new console.Console({ stdout: process.stdout, stderr: process.stderr }));
 process.argv.length = 1;
 process.on('SIGINT', () => fail(new Interrupted()));
-process.on('uncaughtException', (error) => fail(error));
-process.on('unhandledRejection', (error) => fail(error));
+process.on('uncaughtException', fail);
+process.on('unhandledRejection', fail);
 serve();
