@@ -213,7 +213,7 @@ pub enum ContextError {
     #[error("the context could not be started: {0}")]
     NotStarted(String),
     /// The guest did not answer.
-    #[error("the sandbox did not answer within {seconds} s", seconds = DEADLINE.as_secs())]
+    #[error("no answer from the sandbox for {seconds} s", seconds = DEADLINE.as_secs())]
     Deadline,
     /// The link broke, or the guest broke its rules.
     #[error("the sandbox failed: {0}")]
@@ -231,7 +231,7 @@ impl From<Status> for ContextError {
             {
                 Self::NotStarted(status.message().to_owned())
             }
-            _ => Self::Link(crate::chain(&status)),
+            _ => Self::Link(crate::link::said(&status)),
         }
     }
 }

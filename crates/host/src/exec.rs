@@ -85,7 +85,7 @@ pub enum ExecError {
     #[error("the context `{0}` was busy for all of the call's time")]
     ContextBusy(ContextId),
     /// The guest did not keep its own deadline.
-    #[error("the sandbox did not answer within {0:?}")]
+    #[error("no answer from the sandbox for {seconds} s", seconds = .0.as_secs())]
     Deadline(Duration),
     /// The link broke, or the guest broke its rules.
     #[error("the sandbox failed while the program ran: {0}")]
@@ -102,7 +102,7 @@ impl From<Status> for ExecError {
             Code::InvalidArgument | Code::FailedPrecondition | Code::Internal if from_guest => {
                 Self::NotStarted(status.message().to_owned())
             }
-            _ => Self::Link(crate::chain(&status)),
+            _ => Self::Link(crate::link::said(&status)),
         }
     }
 }

@@ -71,7 +71,7 @@ pub enum FileError {
     #[error("could not read the content to write")]
     Content(#[source] io::Error),
     /// The guest did not answer.
-    #[error("the sandbox did not answer within {seconds} s", seconds = DEADLINE.as_secs())]
+    #[error("no answer from the sandbox for {seconds} s", seconds = DEADLINE.as_secs())]
     Deadline,
     /// The link broke, or the guest broke its rules.
     #[error("the sandbox failed: {0}")]
@@ -82,7 +82,7 @@ impl From<Status> for FileError {
     fn from(status: Status) -> Self {
         // With a cause it comes from our end of the link, not from the guest.
         if std::error::Error::source(&status).is_some() {
-            return Self::Link(crate::chain(&status));
+            return Self::Link(crate::link::said(&status));
         }
         let text = status.message().to_owned();
         match status.code() {

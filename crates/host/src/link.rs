@@ -190,13 +190,28 @@ impl tower::Service<http::Request<Body>> for Calls {
     }
 }
 
-/// What a guest says of a failure, with nothing in it that steers a terminal; the rest of a status is the link's. It is no
-/// longer than the headers that it comes in may be.
+/// The words of a failed call: those of the guest, or those of the link and what broke it. They contain nothing that
+/// steers a terminal, and are no longer than the headers that they come in may be. `Display` of a status would show the
+/// structures of libraries.
 pub(crate) fn said(status: &tonic::Status) -> String {
-    match std::error::Error::source(status) {
-        None => status.message().replace(char::is_control, ""),
-        Some(_) => crate::chain(status),
+    let mut text = status.message().replace(char::is_control, "");
+    if text.is_empty() {
+        text = status.code().description().to_owned();
     }
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Whether a call failed because its link broke. Its sandbox has failed then, and reports why.
+pub(crate) fn is_broken(status: &tonic::Status) -> bool {
+    std::error::Error::source(status).is_some()
 }
 
 /// A stream of bytes in frames of one epoch.

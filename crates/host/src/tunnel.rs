@@ -62,7 +62,7 @@ pub enum ConnectError {
     #[error("{0}")]
     NotListening(String),
     /// The guest did not answer.
-    #[error("the sandbox did not answer within {0:?}")]
+    #[error("no answer from the sandbox for {seconds} s", seconds = .0.as_secs())]
     Deadline(Duration),
     /// The link broke, or the guest broke its rules.
     #[error("the sandbox failed while it was connected to: {0}")]
@@ -77,7 +77,7 @@ impl From<Status> for ConnectError {
             Code::Unavailable if from_guest => Self::NotListening(status.message().to_owned()),
             // One that was closed just now may not be closed there yet.
             Code::ResourceExhausted if from_guest => Self::TooMany(MAX_CONNECTIONS),
-            _ => Self::Link(crate::chain(&status)),
+            _ => Self::Link(crate::link::said(&status)),
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::link::Client;
 use crate::sandbox::SandboxId;
@@ -48,7 +48,10 @@ impl Attached {
                 why = receive(outputs, inbound) => why,
                 () = send(outbound, input) => return,
             };
-            warn!(sandbox = %id, %why, "a sandbox lost its network");
+            match why {
+                Lost::Network(why) => warn!(sandbox = %id, %why, "a sandbox lost its network"),
+                Lost::Link(why) => debug!(sandbox = %id, %why, "a sandbox lost its network with its link"),
+            }
         })))
     }
 
@@ -79,21 +82,30 @@ fn message(input: Input) -> NetworkInput {
     NetworkInput { input: Some(input) }
 }
 
+/// Why a network carries nothing any more.
+enum Lost {
+    Network(String),
+    /// The link broke: the sandbox has failed, and what ended it is reported with that.
+    Link(String),
+}
+
 /// Takes what the guest sends, as fast as its network does. Returns why there will be no more.
-async fn receive(mut outputs: Streaming<v1::NetworkOutput>, inbound: Inbound) -> String {
+async fn receive(mut outputs: Streaming<v1::NetworkOutput>, inbound: Inbound) -> Lost {
+    let lost = |why: &str| Lost::Network(why.to_owned());
     loop {
         let batch = match outputs.message().await {
             Ok(Some(v1::NetworkOutput { output: Some(Output::Packets(batch)) })) => batch.packets,
-            Ok(Some(_)) => return "its guest broke the rules of networks".into(),
-            Ok(None) => return "its guest ended it".into(),
-            Err(status) => return crate::chain(&status),
+            Ok(Some(_)) => return lost("its guest broke the rules of networks"),
+            Ok(None) => return lost("its guest ended it"),
+            Err(status) if crate::link::is_broken(&status) => return Lost::Link(crate::link::said(&status)),
+            Err(status) => return Lost::Network(crate::link::said(&status)),
         };
         let bytes: usize = batch.iter().map(bytes::Bytes::len).sum();
         if batch.len() > MAX_PACKETS || bytes > MAX_PACKETS_BYTES {
-            return format!("its guest sent {} packets of {bytes} bytes at once", batch.len());
+            return lost(&format!("its guest sent {} packets of {bytes} bytes at once", batch.len()));
         }
         if inbound.send(batch).await.is_err() {
-            return "it ended".into();
+            return lost("it ended");
         }
     }
 }

@@ -474,7 +474,7 @@ impl Linked {
         let warmed = tokio::time::timeout(WARM_DEADLINE, self.0.link.client().warm(request)).await;
         match warmed {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(status)) => Err(BringUpError::Warm(crate::chain(&status))),
+            Ok(Err(status)) => Err(BringUpError::Warm(crate::link::said(&status))),
             Err(_) => Err(BringUpError::Warm(format!("no answer within {WARM_DEADLINE:?}"))),
         }
     }
@@ -540,7 +540,7 @@ async fn make_own(mut client: Client, id: SandboxId, person: &Person) -> Result<
     let result = match request(id, person) {
         Ok(request) => match tokio::time::timeout(PERSONALISE_DEADLINE, client.personalise(request)).await {
             Ok(Ok(reply)) => check(&reply.into_inner()),
-            Ok(Err(status)) => Err(crate::chain(&status)),
+            Ok(Err(status)) => Err(crate::link::said(&status)),
             Err(_) => Err(format!("no answer within {PERSONALISE_DEADLINE:?}")),
         },
         Err(error) => Err(format!("no entropy for it: {error}")),

@@ -106,7 +106,7 @@ impl From<Status> for VolumeError {
     fn from(status: Status) -> Self {
         // With a cause it comes from our end of the link, not from the guest.
         if std::error::Error::source(&status).is_some() {
-            return Self::Link(crate::chain(&status));
+            return Self::Link(crate::link::said(&status));
         }
         match status.code() {
             Code::InvalidArgument | Code::FailedPrecondition | Code::ResourceExhausted => {
@@ -213,7 +213,7 @@ async fn pump(mut outputs: Streaming<v1::MountOutput>, threads: Threads) -> Stri
             }
             Ok(Some(_)) => return "the guest broke the rules of volumes".into(),
             Ok(None) => return "the guest unmounted it".into(),
-            Err(status) => return crate::chain(&status),
+            Err(status) => return crate::link::said(&status),
         }
     }
 }
