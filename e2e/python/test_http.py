@@ -122,28 +122,33 @@ def test_named_hosts_and_pages_are_let_in(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "code"),
+    ("body", "code", "asked"),
     [
-        ("{", -32700),
-        ("", -32700),
-        ('{"jsonrpc":"2.0","id":1,"method":"tools/list"', -32700),
-        (f"[{LIST}]", -32600),
-        ("[]", -32600),
-        ("3", -32600),
-        ('{"jsonrpc":"2.0","id":1,"method":7}', -32600),
+        ("{", -32700, None),
+        ("", -32700, None),
+        ('{"jsonrpc":"2.0","id":1,"method":"tools/list"', -32700, 1),
+        ('{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"\\ud83d"}}', -32700, 1),
+        (f"[{LIST}]", -32600, None),
+        ("[]", -32600, None),
+        ("3", -32600, None),
+        ('{"jsonrpc":"2.0","id":1,"method":7}', -32600, 1),
     ],
 )
-def test_what_is_no_message_is_refused_as_json_rpc_has_it(http_server: Server, body: str, code: int) -> None:
+def test_malformed_bodies_get_json_rpc_errors(
+    http_server: Server, body: str, code: int, asked: int | None
+) -> None:
     status, kind, text = http_server.post(body)
     assert (status, kind) == (400, "application/json")
     answer = json.loads(text)
-    assert (answer["jsonrpc"], answer["id"], answer["error"]["code"]) == ("2.0", None, code)
+    assert (answer["jsonrpc"], answer["id"], answer["error"]["code"]) == ("2.0", asked, code)
 
 
 def test_an_unknown_method_is_answered_as_such(http_server: Server) -> None:
     _, kind, text = http_server.post('{"jsonrpc":"2.0","id":5,"method":"no/such"}')
     assert kind == "application/json"
     assert (json.loads(text)["id"], json.loads(text)["error"]["code"]) == (5, -32601)
+    _, _, text = http_server.post('{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":7}}')
+    assert (json.loads(text)["id"], json.loads(text)["error"]["code"]) == (5, -32602)
 
 
 @pytest.mark.parametrize("method", ["prompts/list", "resources/list", "resources/templates/list"])

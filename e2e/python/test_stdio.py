@@ -77,13 +77,25 @@ def test_standard_output_carries_only_messages(stdio_server: Server) -> None:
     assert "DEBUG" in stdio_server.log and "TRACE" in stdio_server.log
 
 
-def test_it_survives_lines_that_are_no_messages(stdio_server: Server) -> None:
+def test_malformed_lines_get_json_rpc_errors(stdio_server: Server) -> None:
     say(stdio_server, *HELLO)
     hear(stdio_server)
-    say(stdio_server, "", "{", "[]", "3", '{"jsonrpc":"2.0"}', "\x00\x01", '"' + "x" * 100_000)
+    half = '{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"cut \\ud83d"}}'
+    for line, code, asked in [
+        ("{", -32700, None),
+        ("[]", -32600, None),
+        ("3", -32600, None),
+        ('{"jsonrpc":"2.0"}', -32600, None),
+        ("\x00\x01", -32700, None),
+        ('"' + "x" * 100_000, -32700, None),
+        (half, -32700, 5),
+    ]:
+        say(stdio_server, "", line)
+        message = hear(stdio_server)
+        assert (message["id"], message["error"]["code"]) == (asked, code), (line[:100], message)
     say(stdio_server, {"jsonrpc": "2.0", "id": 77, "method": "tools/list"})
-    while (message := hear(stdio_server)).get("id") != 77:
-        assert message["error"]["code"] in (-32700, -32600), message
+    message = hear(stdio_server)
+    assert message["id"] == 77
     assert "create_sandbox" in {tool["name"] for tool in message["result"]["tools"]}
     hang_up(stdio_server)
 

@@ -190,13 +190,24 @@ fn start_log(filter: Option<String>) -> Result<(), String> {
     Ok(())
 }
 
-/// `bouvet_mcp`, the server's published name in filters, stands for all crates of ours. The MCP library
-/// reports every request at `info`; at that level only its warnings are of use.
+/// What the MCP library's service reports is the daily life of clients: answers that are errors, calls that are cancelled,
+/// clients that leave. So are the warnings of its sessions.
+const MCP_LIBRARY: &str = "rmcp::service=off,rmcp::transport::streamable_http_server::session=error";
+
+/// `bouvet_mcp`, the server's published name in filters, stands for all crates of ours. Of the MCP library, which reports
+/// every request at `info`, only warnings are of use at that level.
 fn log_filter(filter: &str) -> String {
     let ours = filter.replace("bouvet_mcp", "bouvet");
-    let names_library = ours.contains("rmcp");
-    let quiet = ours.split(',').any(|part| part.trim().eq_ignore_ascii_case("info"));
-    if quiet && !names_library { format!("{ours},rmcp=warn") } else { ours }
+    let has_level = |level: &str| ours.split(',').any(|part| part.trim().eq_ignore_ascii_case(level));
+    if ours.contains("rmcp") {
+        ours
+    } else if has_level("info") {
+        format!("{ours},rmcp=warn,{MCP_LIBRARY}")
+    } else if has_level("warn") || has_level("error") {
+        format!("{ours},{MCP_LIBRARY}")
+    } else {
+        ours
+    }
 }
 
 fn fail(text: &str, code: u8) -> ExitCode {
@@ -227,8 +238,9 @@ mod tests {
 
     #[test]
     fn the_published_filters_mean_what_they_say() {
-        assert_eq!(log_filter("info"), "info,rmcp=warn");
-        assert_eq!(log_filter("bouvet_mcp=debug,info"), "bouvet=debug,info,rmcp=warn");
+        assert_eq!(log_filter("info"), format!("info,rmcp=warn,{MCP_LIBRARY}"));
+        assert_eq!(log_filter("bouvet_mcp=debug,info"), format!("bouvet=debug,info,rmcp=warn,{MCP_LIBRARY}"));
+        assert_eq!(log_filter("warn"), format!("warn,{MCP_LIBRARY}"));
         assert_eq!(log_filter("trace"), "trace");
         assert_eq!(log_filter("info,rmcp=debug"), "info,rmcp=debug");
     }

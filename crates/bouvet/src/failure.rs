@@ -119,6 +119,15 @@ impl Failure {
         )
     }
 
+    /// Whoever called has taken it back.
+    pub(crate) fn cancelled() -> Self {
+        Self::new(
+            Status::GONE,
+            "this call was cancelled, and its program killed",
+            "Call again to run it anew.",
+        )
+    }
+
     /// An argument that is wrong by itself.
     pub(crate) fn argument(fact: impl Display) -> Self {
         Self::new(Status::BAD_REQUEST, fact, "Correct the argument and call again; nothing was changed.")

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -24,8 +24,10 @@ use axum::routing::{any, get};
 use axum::serve::{Listener, ListenerExt as _};
 use bouvet_host::Host;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use rmcp::model::ErrorCode;
 use rmcp::transport::StreamableHttpServerConfig;
 use rmcp::transport::streamable_http_server::StreamableHttpService;
+use rmcp::transport::streamable_http_server::session::SessionManager as _;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use serde::Deserialize;
@@ -36,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use self::gate::Gate;
 use crate::config::HttpConfig;
 use crate::mcp::Server;
+use crate::mcp::message::{self, Malformed};
 
 /// A request's body. Ten MiB of content take up to six times that as JSON, each byte escaped.
 pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -95,6 +98,7 @@ struct App {
     gate: Gate,
     /// For clients that keep a session, as revisions before 2026-07-28 have it.
     stateful: StreamableHttpService<Server, LocalSessionManager>,
+    sessions: Arc<LocalSessionManager>,
     /// For all others: each request stands alone, and is answered with plain JSON where it can be.
     stateless: StreamableHttpService<Server, NeverSessionManager>,
 }
@@ -109,13 +113,23 @@ impl App {
         settings.max_request_body_bytes = MAX_BODY_BYTES;
         let one_shot = settings.clone().with_legacy_session_mode(false).with_json_response(true);
         let (first, second) = (server.clone(), server.clone());
+        let sessions = Arc::<LocalSessionManager>::default();
         Self {
             host,
             server,
             gate: Gate::new(config),
-            stateful: StreamableHttpService::new(move || Ok(first.clone()), Arc::default(), settings),
+            stateful: StreamableHttpService::new(move || Ok(first.clone()), sessions.clone(), settings),
+            sessions,
             stateless: StreamableHttpService::new(move || Ok(second.clone()), Arc::default(), one_shot),
         }
+    }
+}
+
+impl App {
+    /// Whether the session that a request names goes on.
+    async fn has_session(&self, id: Option<HeaderValue>) -> bool {
+        let Some(id) = id.as_ref().and_then(|id| id.to_str().ok()) else { return false };
+        self.sessions.has_session(&id.into()).await.is_ok_and(|has| has)
     }
 }
 
@@ -197,64 +211,41 @@ async fn post(app: &App, request: Request, in_session: bool) -> Response {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
             let text = format!("a request may have {MAX_BODY_BYTES} bytes");
-            return rpc_error(StatusCode::PAYLOAD_TOO_LARGE, -32600, &text);
+            let malformed = Malformed::new(ErrorCode::INVALID_REQUEST, text);
+            return rpc_error(StatusCode::PAYLOAD_TOO_LARGE, &malformed);
         }
         // The client went away, or lied about the length.
-        Err(error) => return rpc_error(StatusCode::BAD_REQUEST, -32700, &error.to_string()),
+        Err(error) => {
+            let malformed = Malformed::new(ErrorCode::PARSE_ERROR, error.to_string());
+            return rpc_error(StatusCode::BAD_REQUEST, &malformed);
+        }
     };
-    let method = match method_of(&bytes) {
-        Ok(method) => method,
-        Err((code, text)) => return rpc_error(StatusCode::BAD_REQUEST, code, text),
+    let bytes = bytes.slice_ref(message::without_mark(&bytes));
+    let method = match message::check(&bytes) {
+        Ok(envelope) => envelope.method,
+        Err(malformed) => return rpc_error(StatusCode::BAD_REQUEST, &malformed),
     };
     let starts_session = method.as_deref() == Some("initialize") && !is_modern(&parts.headers);
     let streamed = plain::needs_stream(&bytes);
+    let session = parts.headers.get(SESSION_ID).cloned();
     let request = Request::from_parts(parts, Body::from(bytes));
     match in_session || starts_session {
         true if streamed => app.stateful.handle(request).await.map(Body::new),
-        true => plain::only_answer(app.stateful.handle(request).await.map(Body::new)).await,
+        true => {
+            let response = app.stateful.handle(request).await.map(Body::new);
+            plain::only_answer(response, app.has_session(session)).await
+        }
         false => app.stateless.handle(request).await.map(Body::new),
     }
 }
 
-/// The method of a JSON-RPC message; `None` for a response.
-fn method_of(bytes: &Bytes) -> Result<Option<String>, (i32, &'static str)> {
-    #[derive(Deserialize)]
-    struct Message {
-        method: Option<String>,
-    }
-    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first == Some(&b'[') {
-        return Err((-32600, "batches are not supported: send one message per request"));
-    }
-    match serde_json::from_slice::<Message>(bytes) {
-        Ok(message) => Ok(message.method),
-        Err(error) if error.is_data() => Err((-32600, "this is not a JSON-RPC message")),
-        Err(_) => Err((-32700, "this is not JSON")),
-    }
-}
-
-fn rpc_error(status: StatusCode, code: i32, message: &str) -> Response {
-    let error = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": code, "message": message } });
-    (status, Json(error)).into_response()
+fn rpc_error(status: StatusCode, malformed: &Malformed) -> Response {
+    (status, Json(malformed.answer())).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_no_message_is_told_apart() {
-        let method = |text: &'static str| method_of(&Bytes::from_static(text.as_bytes()));
-        assert_eq!(
-            method(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#),
-            Ok(Some("tools/list".into()))
-        );
-        assert_eq!(method(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#), Ok(None));
-        assert_eq!(method("{").unwrap_err().0, -32700);
-        assert_eq!(method("").unwrap_err().0, -32700);
-        assert_eq!(method(" [{}]").unwrap_err().0, -32600);
-        assert_eq!(method("3").unwrap_err().0, -32600);
-    }
 
     #[tokio::test]
     async fn small_answers_are_not_held_back() {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bouvet_host::{Host, StartError};
 use rmcp::ServiceExt as _;
-use rmcp::transport::async_rw::AsyncRwTransport;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +16,7 @@ use crate::api::{self};
 use crate::config::{Config, SocketChoice};
 pub use crate::http::ListenError;
 use crate::http::{self, MAX_BODY_BYTES};
+use crate::mcp::stdio::Stdio;
 use crate::mcp::{Grants, Server};
 
 /// How long requests under way may take to finish once the server is to end.
@@ -117,7 +117,7 @@ async fn bind(choice: &SocketChoice) -> Result<Option<(Socket, UnixListener)>, S
 
 async fn serve_stdio(server: Server, end: &CancellationToken) {
     let (input, output) = rmcp::transport::stdio_pipes();
-    let transport = AsyncRwTransport::new_server(input, output).with_max_line_length(MAX_BODY_BYTES);
+    let transport = Stdio::new(input, output, MAX_BODY_BYTES);
     match server.serve_with_ct(transport, end.child_token()).await {
         Ok(running) => match running.waiting().await {
             Ok(reason) => info!(?reason, "standard input has ended"),

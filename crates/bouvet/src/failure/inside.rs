@@ -5,6 +5,9 @@ use bouvet_host::{ConnectError, ContextError, ExecError, FileError, chain};
 
 use super::{Failure, Kind};
 
+/// What to do about a sandbox that did not answer.
+const OVERLOADED: &str = "It may be overloaded: call it once more, then create another.";
+
 impl From<ExecError> for Failure {
     fn from(error: ExecError) -> Self {
         match error {
@@ -40,11 +43,7 @@ impl From<ExecError> for Failure {
                 error,
                 "Call again when the other call has ended, or with a longer timeout_ms.",
             ),
-            ExecError::Deadline(_) | ExecError::Link(_) => Self::new(
-                Status::BAD_GATEWAY,
-                error,
-                "If the next call fails too, destroy the sandbox and create another.",
-            ),
+            ExecError::Deadline(_) | ExecError::Link(_) => Self::new(Status::BAD_GATEWAY, error, OVERLOADED),
         }
     }
 }
@@ -66,11 +65,9 @@ impl From<ConnectError> for Failure {
                 "The sidecar may not be ready yet, or listens on another port.",
             )
             .of_kind(Kind::NotListening),
-            ConnectError::Deadline(_) | ConnectError::Link(_) => Self::new(
-                Status::BAD_GATEWAY,
-                error,
-                "If the next call fails too, destroy the sandbox and create another.",
-            ),
+            ConnectError::Deadline(_) | ConnectError::Link(_) => {
+                Self::new(Status::BAD_GATEWAY, error, OVERLOADED)
+            }
         }
     }
 }
@@ -91,11 +88,9 @@ impl From<ContextError> for Failure {
                 error,
                 "Check that the directory and the interpreter exist, with list_directory or run_command.",
             ),
-            ContextError::Deadline | ContextError::Link(_) => Self::new(
-                Status::BAD_GATEWAY,
-                error,
-                "If the next call fails too, destroy the sandbox and create another.",
-            ),
+            ContextError::Deadline | ContextError::Link(_) => {
+                Self::new(Status::BAD_GATEWAY, error, OVERLOADED)
+            }
         }
     }
 }
@@ -128,11 +123,7 @@ impl From<FileError> for Failure {
                 let status = if timed_out { Status::REQUEST_TIMEOUT } else { Status::BAD_REQUEST };
                 Self::new(status, chain(&error), "Send it again; unless it was appended, nothing was kept.")
             }
-            FileError::Deadline | FileError::Link(_) => Self::new(
-                Status::BAD_GATEWAY,
-                error,
-                "If the next call fails too, destroy the sandbox and create another.",
-            ),
+            FileError::Deadline | FileError::Link(_) => Self::new(Status::BAD_GATEWAY, error, OVERLOADED),
         }
     }
 }

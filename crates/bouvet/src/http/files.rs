@@ -1,17 +1,16 @@
 //! Files of sandboxes as plain bodies, of any size: the streaming form of `read_file` and `write_file`.
 
 use std::io;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Json, Response};
 use bouvet_host::{FileError, FileReader, chain};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,26 +21,31 @@ use crate::failure::Failure;
 /// How long a client may take nothing of a file.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ReadQuery {
-    path: String,
-    #[serde(default)]
-    offset: u64,
-}
+/// What follows the `?` of an address. Any query can be read so.
+type Asked = Query<Vec<(String, String)>>;
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WriteQuery {
-    path: String,
-    #[serde(default)]
-    append: bool,
-}
-
-type Asked<T> = Result<Query<T>, QueryRejection>;
-
-fn asked<T>(query: Asked<T>) -> Result<T, Failure> {
-    query.map(|Query(query)| query).map_err(|error| Failure::argument(error.body_text()))
+/// The path in `query`, and the value of its other parameter, which is called `other` and is `wanted`.
+fn asked<T: FromStr + Default>(query: Asked, other: &str, wanted: &str) -> Result<(String, T), Failure> {
+    let (mut path, mut value) = (None, None);
+    for (name, given) in query.0 {
+        let place = match name.as_str() {
+            "path" => &mut path,
+            name if name == other => &mut value,
+            name => {
+                let fact = format!("the address takes `path` and `{other}`, not `{}`", name.escape_debug());
+                return Err(Failure::argument(fact));
+            }
+        };
+        if place.replace(given).is_some() {
+            return Err(Failure::argument(format!("the address has `{}` twice", name.escape_debug())));
+        }
+    }
+    let path = path.ok_or_else(|| Failure::argument("add `?path=…` to the address"))?;
+    let value = value.map(|given| {
+        let fact = || format!("`{other}` must be {wanted}, got \"{}\"", given.escape_debug());
+        given.parse().map_err(|_| Failure::argument(fact()))
+    });
+    Ok((path, value.transpose()?.unwrap_or_default()))
 }
 
 /// `GET /sandboxes/{sandbox_id}/file?path=…&offset=…`: the file's bytes from `offset` on. A body that is shorter
@@ -49,9 +53,9 @@ fn asked<T>(query: Asked<T>) -> Result<T, Failure> {
 pub(super) async fn read(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    query: Asked<ReadQuery>,
+    query: Asked,
 ) -> Result<Response, Failure> {
-    let ReadQuery { path, offset } = asked(query)?;
+    let (path, offset) = asked::<u64>(query, "offset", "a whole number of bytes")?;
     let reader = app.server.find(&id)?.read_stream(&path, offset).await?;
     let length = reader.file_bytes().saturating_sub(offset);
     let headers = [
@@ -108,10 +112,10 @@ async fn pump(
 pub(super) async fn write(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    query: Asked<WriteQuery>,
+    query: Asked,
     request: Request,
 ) -> Result<Response, Failure> {
-    let WriteQuery { path, append } = asked(query)?;
+    let (path, append) = asked::<bool>(query, "append", "true or false")?;
     let content = request.into_body().into_data_stream().map_err(io::Error::other);
     let written_bytes = app.server.find(&id)?.write_stream(&path, content, append).await?;
     Ok(Json(json!({ "written_bytes": written_bytes })).into_response())
@@ -120,6 +124,25 @@ pub(super) async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wrong_queries_are_answered_in_words() {
+        let asked = |query: &str| {
+            let uri = format!("http://x/file?{query}").parse::<axum::http::Uri>().unwrap();
+            asked::<u64>(Query::try_from_uri(&uri).unwrap(), "offset", "a whole number of bytes")
+        };
+        assert_eq!(asked("path=a%20b&offset=7"), Ok(("a b".into(), 7)));
+        assert_eq!(asked("path="), Ok((String::new(), 0)));
+        for (query, words) in [
+            ("", "add `?path=…` to the address"),
+            ("offset=1", "add `?path=…` to the address"),
+            ("path=a&foo=1", "the address takes `path` and `offset`, not `foo`"),
+            ("path=a&path=b", "the address has `path` twice"),
+            ("path=a&offset=-1", "`offset` must be a whole number of bytes, got \"-1\""),
+        ] {
+            assert_eq!(asked(query), Err(Failure::argument(words)), "{query}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stalls_is_given_up() {

@@ -32,8 +32,9 @@ pub(super) fn needs_stream(request: &[u8]) -> bool {
     request.is_ok_and(|Request { params: Params { name, meta: Meta { .. } } }| mcp::reports_progress(&name))
 }
 
-/// `response` with the answer alone, if it is a stream of events that ends with one.
-pub(super) async fn only_answer(response: Response) -> Response {
+/// `response` with the answer alone, if it is a stream of events that ends with one. A stream without an answer is that
+/// of a call that was cancelled, if `session_goes_on`.
+pub(super) async fn only_answer(response: Response, session_goes_on: impl Future<Output = bool>) -> Response {
     let (mut parts, body) = response.into_parts();
     let streams = parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
     if !streams {
@@ -44,7 +45,8 @@ pub(super) async fn only_answer(response: Response) -> Response {
             parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             Response::from_parts(parts, Body::from(answer))
         }
-        None => (StatusCode::GONE, "the session ended before its answer").into_response(),
+        None if session_goes_on.await => (StatusCode::GONE, "this call was cancelled").into_response(),
+        None => (StatusCode::GONE, "the session ended before this call did").into_response(),
     }
 }
 
@@ -93,5 +95,16 @@ mod tests {
         let found = answer(Body::from(stream)).await;
         assert_eq!(found.as_deref(), Some(r#"{"jsonrpc":"2.0","id":7,"result":{}}"#));
         assert_eq!(answer(Body::from("data: {}\n\n")).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_stream_without_an_answer_tells_a_cancelled_call_from_an_ended_session() {
+        for (goes_on, words) in [(true, "this call was cancelled"), (false, "the session ended")] {
+            let stream = [(header::CONTENT_TYPE, "text/event-stream")];
+            let response = only_answer((stream, "data:\n\n").into_response(), async { goes_on }).await;
+            assert_eq!(response.status(), StatusCode::GONE);
+            let body = axum::body::to_bytes(response.into_body(), 1024).await.unwrap();
+            assert!(body.starts_with(words.as_bytes()), "{body:?}");
+        }
     }
 }

@@ -1,14 +1,19 @@
 //! The MCP server: what it says of itself, and the table of its tools.
 
+mod arguments;
+pub(crate) mod message;
 mod progress;
+pub(crate) mod stdio;
 mod tools;
 
 use std::net::IpAddr;
 
 use bouvet_host::{BoxConfig, Host, Sandbox};
 use rmcp::handler::server::router::tool::ToolRouter;
+use rmcp::handler::server::tool::ToolCallContext;
 use rmcp::model::{
-    ErrorCode, Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+    CallToolRequestParams, CallToolResponse, CallToolResult, CustomRequest, CustomResult, ErrorCode,
+    Implementation, IntoContents as _, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
     PaginatedRequestParams, ServerCapabilities, ServerConfig,
 };
 use rmcp::service::RequestContext;
@@ -65,6 +70,9 @@ impl Server {
     }
 }
 
+/// The methods that this server has. A request of one that cannot be read as such has wrong parameters.
+const METHODS: [&str; 5] = ["initialize", "ping", "server/discover", "tools/call", "tools/list"];
+
 /// Whether `tool` tells callers who ask for it how it is getting on.
 pub(crate) fn reports_progress(tool: &str) -> bool {
     matches!(tool, "execute_code" | "run_command")
@@ -84,6 +92,37 @@ impl ServerHandler for Server {
                 Some(_) => format!("{INSTRUCTIONS} {EXPOSING}"),
                 None => INSTRUCTIONS.to_owned(),
             })
+    }
+
+    async fn call_tool(
+        &self,
+        mut request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let Some(tool) = self.tools.get(&request.name) else {
+            let names = self.tools.list_all().into_iter().map(|tool| tool.name).collect::<Vec<_>>();
+            let text = format!("tool not found: this server has {}", names.join(", "));
+            return Err(ErrorData::invalid_params(text, None));
+        };
+        let given = request.arguments.take().unwrap_or_default();
+        match arguments::fitted(&request.name, &tool.input_schema, given) {
+            Ok(arguments) => request.arguments = Some(arguments),
+            Err(failure) => return Ok(CallToolResult::error(failure.into_contents()).into()),
+        }
+        self.tools.call(ToolCallContext::new(self, request, context)).await
+    }
+
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let method = request.method;
+        if METHODS.contains(&&*method) {
+            let text = format!("the `params` are not those of {method}");
+            return Err(ErrorData::invalid_params(text, None));
+        }
+        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None))
     }
 
     async fn list_prompts(

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bouvet_host::{Exec, ExecEvent, ExecRequest, ExecResult};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use bouvet_host::{Captured, Exec, ExecEvent, ExecRequest, ExecResult};
 use rmcp::RoleServer;
 use rmcp::service::RequestContext;
 use schemars::JsonSchema;
@@ -17,6 +19,9 @@ use crate::mcp::progress::Progress;
 /// and both streams, twice in one result, still fit into the 1 MiB that clients take as one event.
 const OUTPUT_PART_BYTES: usize = 64 * 1024;
 const DEFAULT_TIMEOUT_MS: u64 = 60_000;
+/// Of output that is not UTF-8, what also comes in base64: of both streams, twice in one result, 256 KiB.
+const MAX_BASE64_BYTES: usize = 48 * 1024;
+const MAX_UTF8_BYTES: usize = char::MAX.len_utf8();
 
 /// What either tool may be told beyond its program. Their arguments repeat these fields: serde cannot refuse unknown
 /// ones (`deny_unknown_fields`) in a structure that another is flattened into.
@@ -45,6 +50,38 @@ pub(super) struct Outcome {
     truncated: bool,
     /// Whether processes of it were killed because the sandbox's memory was used up.
     out_of_memory: bool,
+    /// Whether stdout or stderr was not UTF-8: U+FFFD is in the place of each byte that was not.
+    not_utf8: bool,
+    /// If stdout was not UTF-8: its first 48 KiB in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    stdout_base64: Option<String>,
+    /// If stderr was not UTF-8: its first 48 KiB in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    stderr_base64: Option<String>,
+}
+
+/// The beginning of `output` in base64, if it is not UTF-8. It may be cut within a character where some was left out.
+fn bytes_of(output: &Captured) -> Option<String> {
+    let Captured { head, tail, dropped_bytes } = output;
+    let is_text = match dropped_bytes {
+        0 => std::str::from_utf8(&[&head[..], &tail[..]].concat()).is_ok(),
+        _ => is_part_of_text(head) && is_part_of_text(tail),
+    };
+    if is_text {
+        return None;
+    }
+    let whole = if *dropped_bytes == 0 { [&head[..], &tail[..]].concat() } else { head.clone() };
+    Some(BASE64.encode(&whole[..whole.len().min(MAX_BASE64_BYTES)]))
+}
+
+/// Whether `bytes` are UTF-8 but for characters that are cut at their ends.
+fn is_part_of_text(bytes: &[u8]) -> bool {
+    let is_continuation = |byte: &u8| byte & 0xc0 == 0x80;
+    let cut = bytes.iter().take(MAX_UTF8_BYTES - 1).take_while(|byte| is_continuation(byte)).count();
+    // An error without a length is a character that the end cuts.
+    std::str::from_utf8(&bytes[cut..]).map_or_else(|error| error.error_len().is_none(), |_| true)
 }
 
 impl Server {
@@ -64,7 +101,7 @@ impl Server {
         let exec = sandbox.exec(request).await?;
         tokio::select! {
             // Dropping the run kills the program.
-            () = context.ct.cancelled() => Err(Failure::argument("the call was cancelled, and its program killed")),
+            () = context.ct.cancelled() => Err(Failure::cancelled()),
             result = watch(exec, Progress::new(context)) => Ok(result?),
         }
     }
@@ -94,14 +131,61 @@ impl From<ExecResult> for Outcome {
     fn from(result: ExecResult) -> Self {
         let ExecResult { exit, stdout, stderr, .. } = result;
         let (stdout, stderr) = (stdout.clipped(OUTPUT_PART_BYTES), stderr.clipped(OUTPUT_PART_BYTES));
+        let (stdout_base64, stderr_base64) = (bytes_of(&stdout), bytes_of(&stderr));
         Self {
             exit_code: exit.exit_code,
             truncated: stdout.dropped_bytes > 0 || stderr.dropped_bytes > 0,
+            not_utf8: stdout_base64.is_some() || stderr_base64.is_some(),
+            stdout_base64,
+            stderr_base64,
             stdout: stdout.text(),
             stderr: stderr.text(),
             duration_ms: u64::try_from(exit.duration.as_millis()).unwrap_or(u64::MAX),
             timed_out: exit.timed_out,
             out_of_memory: exit.out_of_memory,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn captured(head: &[u8], tail: &[u8], dropped_bytes: u64) -> Captured {
+        Captured { head: head.to_vec(), tail: tail.to_vec(), dropped_bytes }
+    }
+
+    #[test]
+    fn output_that_is_not_utf8_comes_in_base64() {
+        assert_eq!(bytes_of(&captured("grüß 😀".as_bytes(), b"", 0)), None);
+        assert_eq!(bytes_of(&captured(b"", b"", 0)), None);
+        assert_eq!(bytes_of(&captured(b"\xff\x00", b"", 0)).unwrap(), "/wA=");
+        assert_eq!(
+            bytes_of(&captured(b"\xf0\x9f", b"\x98\x80", 0)),
+            None,
+            "head and tail meet in a character"
+        );
+        assert_eq!(bytes_of(&captured(b"\xf0\x9f", b"\x98\x80", 1)), None, "what is left out cuts two");
+        assert_eq!(
+            bytes_of(&captured(b"\xf0\x9f", b"", 0)).unwrap(),
+            "8J8=",
+            "a character is cut by its end"
+        );
+        assert_eq!(bytes_of(&captured(b"a", b"\x80\x80\x80\x80", 1)).unwrap(), "YQ==");
+        for (bytes, kept) in [(MAX_BASE64_BYTES, MAX_BASE64_BYTES), (MAX_BASE64_BYTES + 1, MAX_BASE64_BYTES)]
+        {
+            let encoded = bytes_of(&captured(&vec![0xff; bytes], b"", 0)).unwrap();
+            assert_eq!(BASE64.decode(encoded).unwrap().len(), kept);
+        }
+    }
+
+    #[test]
+    fn every_cut_of_a_text_is_part_of_a_text() {
+        let text = "a€😀ü".repeat(3);
+        for start in 0..text.len() {
+            for end in start..=text.len() {
+                assert!(is_part_of_text(&text.as_bytes()[start..end]), "{start}..{end}");
+            }
         }
     }
 }

@@ -16,16 +16,35 @@ mod results;
 mod run_command;
 mod write_file;
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rmcp::handler::server::router::tool::ToolRouter;
+use rmcp::model::Tool;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Server;
+use super::arguments::without_own_formats;
 
 /// All of them.
 pub(super) fn table() -> ToolRouter<Server> {
+    let mut table = routes();
+    for route in table.map.values_mut() {
+        let Tool { input_schema, output_schema, .. } = &mut route.attr;
+        for schema in [Some(input_schema), output_schema.as_mut()].into_iter().flatten() {
+            let mut plain = Value::Object((**schema).clone());
+            without_own_formats(&mut plain);
+            if let Value::Object(plain) = plain {
+                *schema = Arc::new(plain);
+            }
+        }
+    }
+    table
+}
+
+fn routes() -> ToolRouter<Server> {
     Server::create_sandbox_tool()
         + Server::destroy_sandbox_tool()
         + Server::list_sandboxes_tool()

@@ -1,0 +1,395 @@
+//! JSON-RPC messages as they arrive: what is not one, and how that is answered. Pure.
+
+use std::fmt;
+
+use rmcp::model::{ErrorCode, RequestId};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Value, json};
+
+/// RFC 8259, section 8.1: parsers may ignore it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Why a message is refused.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Malformed {
+    pub(crate) code: ErrorCode,
+    pub(crate) text: String,
+    /// That of the request, where it can be read.
+    pub(crate) id: Option<RequestId>,
+    /// Whether the message is itself an error response: answering it could go on without end.
+    pub(crate) is_error: bool,
+}
+
+impl Malformed {
+    pub(crate) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self { code, text: text.into(), id: None, is_error: false }
+    }
+
+    /// The answer of JSON-RPC.
+    pub(crate) fn answer(&self) -> Value {
+        let error = json!({ "code": self.code.0, "message": self.text });
+        json!({ "jsonrpc": "2.0", "id": self.id, "error": error })
+    }
+}
+
+/// What is known of a message without its parameters.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Envelope {
+    /// `None` for a response.
+    pub(crate) method: Option<String>,
+    pub(crate) id: Option<RequestId>,
+}
+
+/// The message without a byte order mark.
+pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
+}
+
+/// Checks that `bytes`, without a byte order mark, are one JSON-RPC message.
+pub(crate) fn check(bytes: &[u8]) -> Result<Envelope, Malformed> {
+    let (parsed, members) = parse(bytes, true);
+    if let Err(error) = parsed {
+        // What is wrong may stand before the id. Without checking texts, more can be read.
+        let (_, lenient) = parse(String::from_utf8_lossy(bytes).as_bytes(), false);
+        let malformed = Malformed::new(ErrorCode::PARSE_ERROR, not_json(&error));
+        return Err(Malformed { id: lenient.request_id(), is_error: lenient.is_error(), ..malformed });
+    }
+    members.envelope()
+}
+
+/// The words for input that is not JSON.
+fn not_json(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.contains("hex escape") {
+        true => format!("this is not JSON: half of a surrogate pair, a text cut within a character: {text}"),
+        false => format!("this is not JSON: {text}"),
+    }
+}
+
+fn parse(bytes: &[u8], is_strict: bool) -> (serde_json::Result<()>, Members) {
+    let mut members = Members::default();
+    let mut parser = serde_json::Deserializer::from_slice(bytes);
+    let parsed = Message { members: &mut members, is_strict }.deserialize(&mut parser);
+    (parsed.and_then(|()| parser.end()), members)
+}
+
+/// The members of a message that tell what it is.
+#[derive(Debug, Default)]
+struct Members {
+    is_object: bool,
+    is_list: bool,
+    version: Option<Value>,
+    id: Option<Value>,
+    method: Option<Value>,
+    params_are_object: Option<bool>,
+    has_result: bool,
+    has_error: bool,
+    repeated: Option<&'static str>,
+}
+
+impl Members {
+    fn request_id(&self) -> Option<RequestId> {
+        if self.repeated == Some("id") {
+            return None;
+        }
+        match self.id.as_ref()? {
+            Value::String(text) => Some(RequestId::String(text.as_str().into())),
+            Value::Number(number) => number.as_i64().map(RequestId::Number),
+            _ => None,
+        }
+    }
+
+    fn is_error(&self) -> bool {
+        self.has_error && self.method.is_none()
+    }
+
+    fn envelope(self) -> Result<Envelope, Malformed> {
+        let id = self.request_id();
+        match self.fault() {
+            Some((code, text)) => {
+                Err(Malformed { id, is_error: self.is_error(), ..Malformed::new(code, text) })
+            }
+            None => {
+                let method = self.method.and_then(|method| method.as_str().map(str::to_owned));
+                Ok(Envelope { method, id })
+            }
+        }
+    }
+
+    fn fault(&self) -> Option<(ErrorCode, String)> {
+        let invalid = |text: &str| Some((ErrorCode::INVALID_REQUEST, text.to_owned()));
+        if self.is_list {
+            return invalid("batches are not supported: send one message at a time");
+        }
+        if !self.is_object {
+            return invalid("this is not a JSON-RPC message, which is an object");
+        }
+        if let Some(name) = self.repeated {
+            return invalid(&format!("`{name}` is there twice"));
+        }
+        if self.version.as_ref().is_none_or(|version| version != "2.0") {
+            return invalid("this is not a JSON-RPC message: `jsonrpc` must be \"2.0\"");
+        }
+        match &self.method {
+            Some(Value::String(_)) if self.id.is_some() && self.request_id().is_none() => {
+                invalid("`id` must be a string or a whole number")
+            }
+            Some(Value::String(_)) if self.params_are_object == Some(false) => {
+                Some((ErrorCode::INVALID_PARAMS, "`params` must be an object".into()))
+            }
+            Some(Value::String(_)) => None,
+            Some(_) => invalid("`method` must be a string"),
+            None if self.has_result && self.request_id().is_none() => {
+                invalid("a response needs the `id` of its request")
+            }
+            None if self.has_result || self.has_error => None,
+            None => invalid("this is not a JSON-RPC message: there is no `method`"),
+        }
+    }
+}
+
+/// Reads a message into its members.
+struct Message<'m> {
+    members: &'m mut Members,
+    is_strict: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Message<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Message<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a message")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self { members, is_strict } = self;
+        members.is_object = true;
+        let mut seen = Vec::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let known = ["jsonrpc", "id", "method", "params", "result", "error"];
+            if let Some(name) = known.into_iter().find(|name| **name == *key) {
+                if seen.contains(&name) {
+                    members.repeated.get_or_insert(name);
+                }
+                seen.push(name);
+            }
+            match key.as_str() {
+                "jsonrpc" => members.version = Some(map.next_value()?),
+                "id" => members.id = Some(map.next_value()?),
+                "method" => members.method = Some(map.next_value()?),
+                "params" => members.params_are_object = Some(map.next_value_seed(Sound { is_strict })?),
+                name => {
+                    members.has_result |= name == "result";
+                    members.has_error |= name == "error";
+                    map.next_value_seed(Sound { is_strict })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
+        self.members.is_list = true;
+        Sound { is_strict: self.is_strict }.visit_seq(seq).map(drop)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+/// Any value, read to its end and dropped; whether it is an object. A value that is not strictly read may have texts that
+/// are not Unicode.
+#[derive(Clone, Copy)]
+struct Sound {
+    is_strict: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Sound {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        match self.is_strict {
+            true => deserializer.deserialize_any(self),
+            false => deserializer.deserialize_ignored_any(IgnoredAny).map(|IgnoredAny| false),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Sound {
+    type Value = bool;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+        while map.next_key_seed(self)?.is_some() {
+            map.next_value_seed(self)?;
+        }
+        Ok(true)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
+        while seq.next_element_seed(self)?.is_some() {}
+        Ok(false)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<bool, E> {
+        number.is_finite().then_some(false).ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_unit<E>(self) -> Result<bool, E> {
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn code(bytes: impl AsRef<[u8]>) -> (i32, Value) {
+        let malformed = check(bytes.as_ref()).unwrap_err();
+        (malformed.code.0, malformed.answer()["id"].clone())
+    }
+
+    #[test]
+    fn well_formed_messages_pass() {
+        for (text, method) in [
+            (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, Some("tools/list")),
+            (
+                r#"{"jsonrpc":"2.0","id":"a","method":"x","params":{"a":1,"a":2,"b":[{"😀":"\ud83d\ude00"}]}}"#,
+                Some("x"),
+            ),
+            (
+                r#"{"jsonrpc":"2.0","method":"notifications/initialized","other":1}"#,
+                Some("notifications/initialized"),
+            ),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, None),
+            (r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":""}}"#, None),
+        ] {
+            assert_eq!(check(text.as_bytes()).unwrap().method.as_deref(), method, "{text}");
+        }
+        assert_eq!(without_mark(b"\xef\xbb\xbf{}"), b"{}");
+    }
+
+    #[test]
+    fn input_that_is_not_json_is_a_parse_error_with_its_id() {
+        let five = json!(5);
+        let with = |rest: &str| format!(r#"{{"jsonrpc":"2.0","id":5,"method":"m","params":{rest}}}"#);
+        for text in [
+            with(r#"{"a":"cut \ud83d"}"#),
+            with(r#"{"a":"\ude00 tail"}"#),
+            with(r#"{"\ud83d":1}"#),
+            with("{\"a\":NaN}"),
+            with("{\"a\":1e999}"),
+            with("{\"a\":01}"),
+            with("{'a':1}"),
+            with("{\"a\":1,}"),
+            with("{\"a\":\"\u{1}\"}"),
+            with(&format!("{}1{}", "[".repeat(200), "]".repeat(200))),
+            format!("{} {{}}", with("{}")),
+            with("{}")[..40].to_owned(),
+            r#"{"jsonrpc":"2.0","method":"m","params":{"a":"\ud83d"},"id":5}"#.into(),
+        ] {
+            assert_eq!(code(&text), (-32700, five.clone()), "{text}");
+        }
+        let mut bytes = with(r#"{"a":"?"}"#).into_bytes();
+        let at = bytes.iter().position(|byte| *byte == b'?').unwrap();
+        bytes[at] = 0xff;
+        assert_eq!(code(&bytes), (-32700, five));
+        for text in ["", "{", "hello", "Content-Length: 3", "{\"id\"", "\u{0}", "nul", "{\"id\":5,\"id\":6,"]
+        {
+            assert_eq!(code(text), (-32700, Value::Null), "{text}");
+        }
+        let half = check(with(r#"{"a":"\ud83d"}"#).as_bytes()).unwrap_err();
+        assert!(half.text.contains("surrogate"), "{}", half.text);
+    }
+
+    #[test]
+    fn json_that_is_not_a_message_is_an_invalid_request() {
+        for (text, expected, id) in [
+            ("3", -32600, Value::Null),
+            ("null", -32600, Value::Null),
+            ("\"text\"", -32600, Value::Null),
+            ("[]", -32600, Value::Null),
+            (r#" [{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, -32600, Value::Null),
+            ("{}", -32600, Value::Null),
+            (r#"{"id":1,"method":"ping"}"#, -32600, json!(1)),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#, -32600, json!(1)),
+            (r#"{"jsonrpc":"2.0","id":"x"}"#, -32600, json!("x")),
+            (r#"{"jsonrpc":"2.0","id":1,"method":7}"#, -32600, json!(1)),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#, -32600, Value::Null),
+            (r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#, -32600, Value::Null),
+            (r#"{"jsonrpc":"2.0","id":18446744073709551615,"method":"ping"}"#, -32600, Value::Null),
+            (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#, -32600, Value::Null),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"ping","method":"x"}"#, -32600, json!(1)),
+            (r#"{"jsonrpc":"2.0","result":{}}"#, -32600, Value::Null),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":[1]}"#, -32602, json!(1)),
+        ] {
+            assert_eq!(code(text), (expected, id), "{text}");
+        }
+        // An answer of our own that comes back.
+        assert!(check(br#"{"id":1,"error":{}}"#).unwrap_err().is_error);
+    }
+
+    proptest! {
+        #[test]
+        fn check_agrees_with_the_parser(bytes in proptest::collection::vec(any::<u8>(), 0..64), at in 0usize..60) {
+            let mut text = br#"{"jsonrpc":"2.0","id":5,"method":"m","params":{"a":"\u00e9"}}"#.to_vec();
+            text.splice(at.min(text.len()).., bytes.clone());
+            for bytes in [bytes, text] {
+                let is_json = serde_json::from_slice::<Value>(&bytes).is_ok();
+                let checked = check(&bytes);
+                let is_parse_error = checked.is_err_and(|error| error.code == ErrorCode::PARSE_ERROR);
+                prop_assert_eq!(is_json, !is_parse_error);
+            }
+        }
+    }
+}
