@@ -9,6 +9,7 @@
 //! that was not asked for, and nothing that would let a connection hide its name.
 
 mod chain;
+mod client;
 mod question;
 mod reply;
 mod resolver;
@@ -17,6 +18,7 @@ mod servers;
 #[cfg(test)]
 mod tests;
 
+pub use client::{ClientSettings, is_option, search_domain};
 pub use resolver::Resolver;
 #[cfg(fuzzing)]
 pub use server::fuzz;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
 
 use crate::count::{Counters, add};
 use crate::dns::{self, Answer, Transport};
@@ -52,14 +53,23 @@ impl NameServer {
     /// Answers queries, each after its length (RFC 1035, 4.2.2), one after the other.
     pub(crate) async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S) {
         // What breaks or says nothing is closed.
-        while let Ok(Ok(())) = tokio::time::timeout(IDLE, self.serve_one(&mut stream)).await {}
+        while self.serve_one(&mut stream).await.is_ok() {}
     }
 
     async fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut S) -> io::Result<()> {
-        let mut query = vec![0; stream.read_u16().await?.into()];
-        stream.read_exact(&mut query).await?;
+        let query = timeout(IDLE, read_message(stream)).await??;
         let answer = self.answer(&query, Transport::Tcp).await.ok_or(io::ErrorKind::ConnectionAborted)?;
-        stream.write_u16(u16::try_from(answer.len()).map_err(io::Error::other)?).await?;
-        stream.write_all(&answer).await
+        timeout(IDLE, write_message(stream, &answer)).await?
     }
+}
+
+async fn read_message<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> {
+    let mut message = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write_message<S: AsyncWrite + Unpin>(stream: &mut S, message: &[u8]) -> io::Result<()> {
+    stream.write_u16(u16::try_from(message.len()).map_err(io::Error::other)?).await?;
+    stream.write_all(message).await
 }

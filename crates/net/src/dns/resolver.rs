@@ -16,9 +16,14 @@ use tokio::time::timeout;
 
 use super::servers::{Servers, Upstream};
 
-/// From a question to its answer or to giving up, however many servers are asked.
-const DEADLINE: Duration = Duration::from_secs(5);
-/// How often a question is put at least; more often where there are more servers.
+/// From a question to its answer or to giving up, however many servers are asked: the longest that a C library waits for
+/// one server (`RES_MAXRETRANS`). A client that gives up earlier asks again.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long the servers of several have together to answer, before they are asked again. A single one has all the time.
+const ROUNDS: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(10), Duration::from_secs(15)];
+/// When a datagram is repeated that got no answer; each further time after twice as long.
+const REPEAT_AFTER: Duration = Duration::from_millis(2500);
+/// How often a question is put that fails at once; more often where there are more servers.
 const MIN_ATTEMPTS: usize = 2;
 /// Questions that wait for name servers at once. Others wait for their turn, within the deadline.
 const MAX_IN_FLIGHT: usize = 64;
@@ -90,29 +95,37 @@ impl Resolver {
 
     async fn try_servers(&self, question: &Query) -> Result<Message, AskError> {
         let servers = self.servers.now().await;
-        let attempts = servers.len().max(MIN_ATTEMPTS);
-        let patience = DEADLINE / u32::try_from(attempts).unwrap_or(u32::MAX);
-        let mut last = AskError::Deadline(DEADLINE);
-        let mut extended = true;
-        for &server in servers.iter().cycle().take(attempts) {
-            let answer = match timeout(patience, exchange(server, question, extended)).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => {
-                    last = error;
-                    continue;
-                }
-                Err(_) => continue,
+        let (mut attempts, mut failure, mut extended) = (0, None, true);
+        for round in ROUNDS {
+            let patience = match u32::try_from(servers.len()) {
+                Ok(count @ 2..) => round / count,
+                _ => DEADLINE,
             };
-            match answer.metadata.response_code {
-                ResponseCode::NoError | ResponseCode::NXDomain => return Ok(answer),
-                code => {
-                    // Servers that do not know EDNS say so in one of these ways (RFC 6891, 7).
-                    extended &= !matches!(code, ResponseCode::FormErr | ResponseCode::NotImp);
-                    last = AskError::Failed { server, code };
+            for &server in &servers {
+                attempts += 1;
+                let answer = match timeout(patience, exchange(server, question, extended)).await {
+                    Ok(Ok(answer)) => answer,
+                    Ok(Err(error)) => {
+                        failure = Some(error);
+                        continue;
+                    }
+                    Err(_) => continue,
+                };
+                match answer.metadata.response_code {
+                    ResponseCode::NoError | ResponseCode::NXDomain => return Ok(answer),
+                    code => {
+                        // Servers that do not know EDNS say so in one of these ways (RFC 6891, 7).
+                        extended &= !matches!(code, ResponseCode::FormErr | ResponseCode::NotImp);
+                        failure = Some(AskError::Failed { server, code });
+                    }
                 }
             }
+            // Only those that said nothing may have more to say.
+            if let Some(failure) = failure.take_if(|_| attempts >= MIN_ATTEMPTS) {
+                return Err(failure);
+            }
         }
-        Err(last)
+        Err(failure.unwrap_or(AskError::Deadline(DEADLINE)))
     }
 }
 
@@ -145,15 +158,25 @@ async fn by_datagram(server: SocketAddr, bytes: &[u8], message: &Message) -> io:
     };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
-    socket.send(bytes).await?;
-    let mut datagram = vec![0; DATAGRAM_BYTES];
-    for _ in 0..MAX_STRANGERS {
-        let length = socket.recv(&mut datagram).await?;
-        if let Some(answer) = read(&datagram[..length], message) {
-            return Ok(Some(answer));
+    let answer = async {
+        let mut datagram = vec![0; DATAGRAM_BYTES];
+        for _ in 0..MAX_STRANGERS {
+            let length = socket.recv(&mut datagram).await?;
+            if let Some(answer) = read(&datagram[..length], message) {
+                return Ok(Some(answer));
+            }
         }
+        Ok(None)
+    };
+    let mut wait = REPEAT_AFTER;
+    tokio::pin!(answer);
+    loop {
+        socket.send(bytes).await?;
+        if let Ok(answer) = timeout(wait, &mut answer).await {
+            return answer;
+        }
+        wait *= 2;
     }
-    Ok(None)
 }
 
 /// The answer over TCP, where each message has its length before it (RFC 1035, 4.2.2).

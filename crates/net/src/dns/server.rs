@@ -87,7 +87,7 @@ impl NameServer {
     }
 
     /// The answer to the bytes of a question. Nothing if they are none, or if too many wait for answers; no answer takes
-    /// longer than 5 s.
+    /// longer than 30 s.
     pub(crate) async fn answer(&self, query: &[u8], transport: Transport) -> Option<Answer> {
         let _pending = self.pending.try_acquire().ok()?;
         let unread =

@@ -93,7 +93,7 @@ impl Servers {
 }
 
 /// A file that cannot be read is one that names nobody, as for the C library.
-async fn read(path: &Path) -> Vec<u8> {
+pub(super) async fn read(path: &Path) -> Vec<u8> {
     let mut text = Vec::new();
     match tokio::fs::File::open(path).await {
         Ok(file) => match file.take(MAX_FILE_BYTES).read_to_end(&mut text).await {

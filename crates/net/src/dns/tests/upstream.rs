@@ -168,7 +168,46 @@ async fn silence_is_no_answer_in_the_end() {
     let upstreams = [Scripted::start(|_, _| vec![]).await, Scripted::start(|_, _| vec![]).await];
     let began = tokio::time::Instant::now();
     assert_eq!(resolved(&[&upstreams[0], &upstreams[1]]).await, ["failed, 22"]);
-    assert!(began.elapsed() <= Duration::from_millis(5001), "{:?}", began.elapsed());
+    assert!(began.elapsed() <= Duration::from_millis(30_001), "{:?}", began.elapsed());
+    assert!(upstreams.iter().all(|upstream| upstream.asked().len() >= 3), "each round asks again");
+}
+
+/// A server whose answers take `delay`.
+async fn slow(delay: Duration) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a socket"));
+    let address = socket.local_addr().expect("an address");
+    let serve = async move {
+        let mut buffer = vec![0; 4096];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            let asked = Message::from_vec(&buffer[..length]).expect("a question");
+            let socket = Arc::clone(&socket);
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                // Whoever asked may have gone.
+                socket.send_to(&bytes(&answered(&asked, RIGHT)), from).await.ok();
+            });
+        }
+    };
+    (address, tokio::spawn(serve))
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_answer_arrives_within_the_deadline() {
+    // One server, however slow; and one of two, while the other says nothing.
+    for (delay_s, silent) in [(4, false), (29, false), (4, true)] {
+        let (address, task) = slow(Duration::from_secs(delay_s)).await;
+        let nobody = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        let mut servers = vec![address];
+        servers.extend(silent.then(|| nobody.local_addr().expect("an address")));
+        let servers = servers.iter().map(|address| address.to_string().parse().expect("an upstream"));
+        let site = Site::of_resolver(Resolver::of_servers(servers.collect()), Policy::default());
+        let began = tokio::time::Instant::now();
+        let (reply, _) = site.ask("a.example", RecordType::A).await;
+        assert_eq!(addresses(&reply), ["93.184.215.14"], "{delay_s} s, {silent}");
+        let most = if silent { 10 } else { delay_s };
+        assert!(began.elapsed() <= Duration::from_millis(most * 1000 + 100), "{:?}", began.elapsed());
+        task.abort();
+    }
 }
 
 #[tokio::test]
