@@ -100,6 +100,7 @@ macro_rules! conform {
             connections_given_up_by_the_thousand_leave_a_sandbox_whole
             ports_are_added_and_closed_while_a_sandbox_runs
             a_server_may_listen_on_ipv6_alone_and_so_may_the_host
+            server_on_its_own_address_is_reached
             datagrams_pass_through_a_port_and_answers_find_their_way_back
             datagrams_are_lost_until_somebody_receives_them
         }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use bouvet_e2e::drive::{eventually, printed, run, sh};
 use bouvet_e2e::site::{Site, Vmm, small};
 use bouvet_host::{
@@ -13,8 +15,8 @@ fn on(network: &str, name: &str) -> BoxConfig {
     BoxConfig {
         network: NetworkMode::Bridge { network: network.into() },
         name: name.into(),
-        // Nobody is asked for names: this is a block for documents.
-        dns: vec!["192.0.2.1".into()],
+        // Nobody answers for names there, and says so at once.
+        dns: vec!["127.0.0.1:1".into()],
         ..small()
     }
 }
@@ -40,6 +42,24 @@ async fn serve(sandbox: &Sandbox, name: &str) {
 
 async fn page(sandbox: &Sandbox, url: &str) -> String {
     sh(sandbox, &format!("curl -sS -m 30 {url}")).await
+}
+
+/// A server that listens at the sandbox's own name is reached, through a port of the host too. Names without dots are asked
+/// for as they are.
+async fn own_name_is_its_address(sandbox: &Sandbox) {
+    let [ipv4, ipv6] = sandbox.network().unwrap().addresses().map(|address| address.to_string());
+    let own = "import socket\nname = socket.gethostname()\nprint(socket.gethostbyname(name))\n\
+        print(socket.getaddrinfo(name, 1, socket.AF_INET6)[0][4][0])";
+    assert_eq!(printed(sandbox, Program::Python, own).await, format!("{ipv4}\n{ipv6}"));
+    sh(sandbox, "cd /srv && (python3 -m http.server --bind $(hostname) 81 >/dev/null 2>&1 &)").await;
+    eventually(sandbox, "curl -sS http://$(hostname):81/").await;
+    let port = sandbox.expose("81".parse().unwrap()).unwrap().host;
+    let mut stream = tokio::net::TcpStream::connect(port).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    assert!(page.starts_with("HTTP/1.0 200"), "{page}");
+    assert!(sh(sandbox, "grep ^options /etc/resolv.conf").await.contains("ndots:"));
 }
 
 /// Curl's exit code.
@@ -69,6 +89,7 @@ async fn sandboxes_on_a_network_reach_each_other_and_nobody_else_does() {
     for (sandbox, name) in [(&db, "db"), (&web, "web")] {
         serve(sandbox, name).await;
     }
+    own_name_is_its_address(&db).await;
     let addresses = db.network().unwrap().addresses();
     let [ipv4, ipv6] = addresses.map(|address| address.to_string());
     // By name, by both families, by id and by address; each is a server and a client.

@@ -9,8 +9,8 @@ use bouvet_e2e::registry::{Access, Layout, Registry};
 use bouvet_e2e::site::{Site, Vmm, small};
 use bouvet_e2e::system;
 use bouvet_host::{
-    BoxConfig, CacheConfig, ConnectError, CreateError, ExecRequest, Host, LogOptions, LogStream, PoolConfig,
-    Program, Sandbox, SidecarConfig, State, Stop,
+    BoxConfig, CacheConfig, ConnectError, CreateError, ExecRequest, Host, LogOptions, LogStream, NetworkMode,
+    PoolConfig, Program, Sandbox, SidecarConfig, State, Stop,
 };
 use tar::{Builder, EntryType, Header};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -222,6 +222,55 @@ async fn told(sandbox: &Sandbox, order: &[u8]) -> Vec<u8> {
     let mut answer = Vec::new();
     tunnel.read_to_end(&mut answer).await.unwrap();
     answer
+}
+
+/// A layer with what systems have where a guest mounts or writes: directories of services below `/run`, and links to
+/// what other services would write.
+fn run_and_links() -> Vec<u8> {
+    let mut archive = Builder::new(Vec::new());
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Directory);
+    header.set_size(0);
+    header.set_mode(0o2750);
+    header.set_uid(33);
+    archive.append_data(&mut header, "run/db", &[][..]).unwrap();
+    let links = [
+        ("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf"),
+        ("etc/hostname", "/nowhere/hostname"),
+        ("etc/hosts", "hosts.of.the.image"),
+        ("etc/machine-id", "/var/lib/dbus/machine-id"),
+        ("srv/run", "/run"),
+    ];
+    for (path, target) in links {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Symlink);
+        header.set_size(0);
+        archive.append_link(&mut header, path, target).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn image_keeps_its_run_and_loses_links_at_names() {
+    let Some(layout) = system::layout() else { return };
+    let Some(site) = Site::pooled(Vmm::Qemu, None).await else { return };
+    let files =
+        [("etc/hosts.of.the.image", "kept\n"), ("workspace/file", "of the image\n"), ("run/pid", "7\n")];
+    derived(&layout, "run", &files, &["--config.user=www-data"]);
+    layout.add("run", &run_and_links());
+    let main = "stat -c '%a %u' /run/db /var/run/db && cat /run/pid /workspace/file && touch /srv/run/db/x /var/lock/y && \
+                cat /etc/hosts.of.the.image && ls -d /nowhere /var/lib/dbus/machine-id /run/systemd 2>/dev/null; \
+                for file in hostname hosts machine-id resolv.conf; do test -L /etc/$file && echo link; \
+                test -s /etc/$file || echo empty; done; cat /etc/hostname";
+    let config = BoxConfig {
+        cmd: words(&["sh", "-c", main]),
+        hostname: "web".into(),
+        network: NetworkMode::Tsi,
+        ..of(format!("oci:{}:run", layout.path().display()))
+    };
+    let expected = "2750 33\n2750 33\n7\nof the image\nkept\nweb\n";
+    assert_eq!(ran(&site.host, config).await, (expected.into(), 0));
+    site.end().await;
 }
 
 async fn sidecar_log(sandbox: &Sandbox) -> String {

@@ -1,7 +1,7 @@
 //! Connections of the host to where a program of the sandbox listens.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,17 +74,18 @@ impl Stream for VsockStream {
     fn set_abrupt(&self, _: bool) {}
 }
 
-/// Connects to the port that the first message says, and passes bytes both ways until both directions have ended or the
-/// host gives it up.
+/// Connects to the port that the first message says, at the first of `addresses` where a program listens, and passes
+/// bytes both ways until both directions have ended or the host gives it up.
 pub(crate) async fn connect(
     connections: &Connections,
+    addresses: Vec<IpAddr>,
     mut input: Streaming<v1::ConnectInput>,
 ) -> Result<Answers<v1::ConnectOutput>, Status> {
     let Some(Input::Start(start)) = input.message().await?.and_then(|message| message.input) else {
         return Err(Status::invalid_argument("the first message must be `start`"));
     };
     let permit = connections.room(start.tcp).await?;
-    let stream = tokio::time::timeout(DEADLINE, dial(&start)).await;
+    let stream = tokio::time::timeout(DEADLINE, dial(&start, &addresses)).await;
     let refused = |why: String| Status::unavailable(format!("nobody listens on port {}: {why}", start.port));
     let stream = stream.map_err(|_| refused(format!("no answer within {DEADLINE:?}")))?;
     let stream = stream.map_err(|error| refused(error.to_string()))?;
@@ -98,23 +99,28 @@ pub(crate) async fn connect(
     Ok(ReceiverStream::new(answers))
 }
 
-async fn dial(start: &v1::ConnectStart) -> io::Result<Box<dyn Stream>> {
+async fn dial(start: &v1::ConnectStart, addresses: &[IpAddr]) -> io::Result<Box<dyn Stream>> {
     if !start.tcp
         && let Ok(stream) = VsockStream::connect(VsockAddr::new(VMADDR_CID_LOCAL, start.port)).await
     {
         return Ok(Box::new(stream));
     }
     let port = u16::try_from(start.port).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
-    let stream = match TcpStream::connect((IpAddr::from(Ipv4Addr::LOCALHOST), port)).await {
-        Ok(stream) => stream,
-        // Why there is no IPv4 is the better answer: few programs listen on IPv6 alone.
-        Err(error) => {
-            TcpStream::connect((IpAddr::from(Ipv6Addr::LOCALHOST), port)).await.map_err(|_| error)?
+    // A sidecar's orders come by the loopback interface alone.
+    let addresses = addresses.iter().filter(|address| start.tcp || address.is_loopback());
+    let mut refused = None;
+    for address in addresses {
+        match TcpStream::connect((*address, port)).await {
+            Ok(stream) => {
+                // Whoever sends little at a time has decided so at the other end.
+                stream.set_nodelay(true)?;
+                return Ok(Box::new(stream));
+            }
+            // The first reason is the best: few programs listen elsewhere alone.
+            Err(error) => refused = refused.or(Some(error)),
         }
-    };
-    // Whoever sends little at a time has decided so at the other end.
-    stream.set_nodelay(true)?;
-    Ok(Box::new(stream))
+    }
+    Err(refused.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into()))
 }
 
 /// What ends a connection before its end.

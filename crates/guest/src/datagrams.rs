@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bouvet_wire::limits::{MAX_DATAGRAM_BYTES, MAX_PEERS};
@@ -32,9 +32,11 @@ impl Default for Peers {
 
 type Outputs = mpsc::Sender<Result<v1::DatagramsOutput, Status>>;
 
-/// Passes datagrams to and from the port that the first message says, until the host ends the call.
+/// Passes datagrams to and from the port that the first message says, at the first of `addresses` where a program
+/// receives them, until the host ends the call.
 pub(crate) async fn pass(
     room: &Peers,
+    addresses: Vec<IpAddr>,
     mut input: Streaming<v1::DatagramsInput>,
 ) -> Result<Answers<v1::DatagramsOutput>, Status> {
     let start = match input.message().await?.and_then(|message| message.input) {
@@ -43,12 +45,17 @@ pub(crate) async fn pass(
     };
     let port = start.ok_or_else(|| Status::invalid_argument("there is no such port"))?;
     let (outputs, answers) = mpsc::channel(ANSWERS);
-    tokio::spawn(distribute(port, room.clone(), input, outputs));
+    tokio::spawn(distribute((port, addresses.into()), room.clone(), input, outputs));
     Ok(ReceiverStream::new(answers))
 }
 
 /// Gives each peer's datagrams to a socket of its own, by which answers find their way back.
-async fn distribute(port: u16, room: Peers, mut input: Streaming<v1::DatagramsInput>, outputs: Outputs) {
+async fn distribute(
+    (port, addresses): (u16, Arc<[IpAddr]>),
+    room: Peers,
+    mut input: Streaming<v1::DatagramsInput>,
+    outputs: Outputs,
+) {
     // A peer's task ends when it is no more in here, and its place is free at once.
     let mut peers: HashMap<u32, (mpsc::Sender<Bytes>, OwnedSemaphorePermit)> = HashMap::new();
     while let Ok(Some(message)) = input.message().await {
@@ -59,7 +66,8 @@ async fn distribute(port: u16, room: Peers, mut input: Streaming<v1::DatagramsIn
                     let Ok(permit) = room.0.clone().try_acquire_owned() else { continue };
                     let (sender, datagrams) = mpsc::channel(WAITING);
                     peers.insert(peer, (sender, permit));
-                    tokio::spawn(serve(port, peer, datagrams, outputs.clone()));
+                    let line = Line::open(port, addresses.clone());
+                    tokio::spawn(serve(line, peer, datagrams, outputs.clone()));
                 }
                 // One that is lost is lost.
                 peers.get(&peer).map(|(sender, _)| sender.try_send(data));
@@ -70,8 +78,13 @@ async fn distribute(port: u16, room: Peers, mut input: Streaming<v1::DatagramsIn
     }
 }
 
-async fn serve(port: u16, peer: u32, mut datagrams: mpsc::Receiver<Bytes>, outputs: Outputs) {
-    let Ok(mut line) = Line::open(port).await else { return };
+async fn serve(
+    line: impl Future<Output = io::Result<Line>>,
+    peer: u32,
+    mut datagrams: mpsc::Receiver<Bytes>,
+    outputs: Outputs,
+) {
+    let Ok(mut line) = line.await else { return };
     loop {
         tokio::select! {
             datagram = datagrams.recv() => match datagram {
@@ -93,26 +106,38 @@ async fn serve(port: u16, peer: u32, mut datagrams: mpsc::Receiver<Bytes>, outpu
 /// A peer's socket.
 struct Line {
     port: u16,
+    addresses: Arc<[IpAddr]>,
+    /// Which of the addresses it is connected to.
+    at: usize,
     socket: UdpSocket,
-    is_v6: bool,
-    /// What may have to be sent the other way, as it was refused this way.
-    last: Option<Bytes>,
+    last: Option<Unconfirmed>,
+}
+
+/// A datagram that may be refused yet, where it was sent.
+struct Unconfirmed {
+    data: Bytes,
+    /// How many other addresses it may be sent to.
+    turns: usize,
 }
 
 impl Line {
-    async fn open(port: u16) -> io::Result<Self> {
-        Ok(Self { port, socket: connect(port, false).await?, is_v6: false, last: None })
+    async fn open(port: u16, addresses: Arc<[IpAddr]>) -> io::Result<Self> {
+        let first = addresses.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let socket = connect(port, *first).await?;
+        Ok(Self { port, addresses, at: 0, socket, last: None })
     }
 
     /// Sends `datagram`, which gets lost if it cannot be sent.
     async fn send(&mut self, datagram: Bytes) {
+        let turns = self.addresses.len() - 1;
+        let last = Some(Unconfirmed { data: datagram.clone(), turns });
         match self.socket.send(&datagram).await {
             // It is told of the datagram before this one.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.last = Some(datagram);
+                self.last = last;
                 self.turn().await;
             }
-            _ => self.last = Some(datagram),
+            _ => self.last = last,
         }
     }
 
@@ -134,21 +159,24 @@ impl Line {
         }
     }
 
-    /// Nobody is there: the last datagram goes to the other loopback address, once.
+    /// Nobody is there: the last datagram goes to the next address, to each of them once at most. It is lost if nobody
+    /// is at any.
     async fn turn(&mut self) {
-        let Some(last) = self.last.take() else { return };
-        // Without IPv6 this way is the only one.
-        if let Ok(socket) = connect(self.port, !self.is_v6).await {
-            (self.socket, self.is_v6) = (socket, !self.is_v6);
-            // It is lost if that is in vain too.
-            self.socket.send(&last).await.ok();
+        while let Some(Unconfirmed { data, turns }) = self.last.take().filter(|last| last.turns > 0) {
+            self.at = (self.at + 1) % self.addresses.len();
+            self.last = Some(Unconfirmed { data: data.clone(), turns: turns - 1 });
+            // Without IPv6 one of them is none.
+            let Ok(socket) = connect(self.port, self.addresses[self.at]).await else { continue };
+            self.socket = socket;
+            if self.socket.send(&data).await.is_ok() {
+                return;
+            }
         }
     }
 }
 
-async fn connect(port: u16, is_v6: bool) -> io::Result<UdpSocket> {
-    let own: IpAddr = if is_v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
-    let socket = UdpSocket::bind((own, 0)).await?;
-    socket.connect((own, port)).await?;
+async fn connect(port: u16, address: IpAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((address, 0)).await?;
+    socket.connect((address, port)).await?;
     Ok(socket)
 }

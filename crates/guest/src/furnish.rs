@@ -1,19 +1,28 @@
 //! Makes a sandbox what its description says, before programs run in it.
 
 use std::ffi::CString;
-use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use bouvet_wire::v1;
-use rustix::fs::StatVfsMountFlags;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_remount};
+use rustix::fs::{CWD, StatVfsMountFlags};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, mount_remount,
+    move_mount, open_tree,
+};
+
+use crate::{RUN_DIR, places};
 
 /// Why it could not.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("could not mount memory at `{0}`")]
     Tmpfs(PathBuf, #[source] io::Error),
+    #[error("could not resize `/dev/shm`")]
+    Shm(#[source] io::Error),
+    #[error(transparent)]
+    Sysctl(#[from] crate::sysctl::Error),
     #[error("could not make the working directory `{0}`")]
     Directory(PathBuf, #[source] io::Error),
     #[error("could not share mounts with programs")]
@@ -24,12 +33,16 @@ pub(crate) enum Error {
 
 /// Mounts what `request` says, and makes its working directory. The rest of it is about programs.
 pub(crate) fn furnish(request: &v1::FurnishRequest) -> Result<(), Error> {
+    if request.shm_bytes > 0 {
+        resize_shm(request.shm_bytes).map_err(Error::Shm)?;
+    }
+    crate::sysctl::set(&request.sysctls)?;
     for tmpfs in &request.tmpfs {
         mount_tmpfs(tmpfs).map_err(|error| Error::Tmpfs((&tmpfs.path).into(), error))?;
     }
     if !request.working_dir.is_empty() {
         let failed = |error| Error::Directory((&request.working_dir).into(), error);
-        fs::create_dir_all(&request.working_dir).map_err(failed)?;
+        places::make(Path::new(&request.working_dir)).map_err(failed)?;
     }
     if request.read_only {
         make_read_only().map_err(Error::ReadOnly)?;
@@ -42,10 +55,20 @@ pub(crate) fn furnish(request: &v1::FurnishRequest) -> Result<(), Error> {
     Ok(())
 }
 
+fn resize_shm(bytes: u64) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(mount_remount("/dev/shm", flags, &*CString::new(format!("size={bytes}"))?)?)
+}
+
 fn mount_tmpfs(tmpfs: &v1::Tmpfs) -> io::Result<()> {
-    fs::create_dir_all(&tmpfs.path)?;
+    let path = Path::new(&tmpfs.path);
+    places::make(path)?;
+    // One above the service's own directory, as at `/run`, would hide what programs are started from.
+    let own = match Path::new(RUN_DIR).canonicalize()?.starts_with(path.canonicalize()?) {
+        true => Some(hold(RUN_DIR)?),
+        false => None,
+    };
     let mut flags = MountFlags::empty();
-    flags.set(MountFlags::RDONLY, tmpfs.read_only);
     flags.set(MountFlags::NOEXEC, !tmpfs.exec);
     flags.set(MountFlags::NOSUID, !tmpfs.suid);
     flags.set(MountFlags::NODEV, !tmpfs.dev);
@@ -53,8 +76,23 @@ fn mount_tmpfs(tmpfs: &v1::Tmpfs) -> io::Result<()> {
     if tmpfs.size_bytes > 0 {
         options.push_str(&format!(",size={}", tmpfs.size_bytes));
     }
-    mount("tmpfs", &tmpfs.path, "tmpfs", flags, &*CString::new(options)?)?;
+    let options = CString::new(options)?;
+    mount("tmpfs", path, "tmpfs", flags, &*options)?;
+    if let Some(own) = own {
+        places::make(Path::new(RUN_DIR))?;
+        move_mount(&own, "", CWD, RUN_DIR, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    }
+    if tmpfs.read_only {
+        mount_remount(path, flags | MountFlags::RDONLY, &*options)?;
+    }
     Ok(())
+}
+
+/// What is mounted at `path` and below, to be mounted again.
+fn hold(path: &str) -> io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(CWD, path, flags)?)
 }
 
 /// Of the mount alone: what lies below stays as it is.

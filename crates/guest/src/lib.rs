@@ -13,16 +13,21 @@ mod files;
 mod furnish;
 pub mod init;
 mod link;
+mod names;
 mod netlink;
 mod network;
 mod personalise;
+mod places;
 mod poll;
 pub mod serve;
 mod service;
+mod sysctl;
 mod volume;
 
 /// Where the root of the sandbox's sidecar is mounted, if it has one.
 const SIDECAR_ROOT: &str = "/run/bouvet/sidecar";
+/// The service's own directory, in memory. An image's files of this name are hidden.
+const RUN_DIR: &str = "/run/bouvet";
 
 /// An error and its causes in one line: `could not do this: because of that`.
 pub fn chain(error: &dyn std::error::Error) -> String {

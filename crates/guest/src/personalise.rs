@@ -2,12 +2,14 @@
 //! shares its randomness, its clock or its names with another.
 
 use std::ffi::c_int;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io;
 
 use bouvet_wire::{limits, v1};
 use rustix::ioctl::{self, Opcode};
 use rustix::time::{ClockId, Timespec};
+
+use crate::names::{self, Names};
 
 /// What could not be made the sandbox's own.
 #[derive(Debug, thiserror::Error)]
@@ -18,15 +20,8 @@ pub(crate) enum Error {
     Entropy(#[source] io::Error),
     #[error("could not set the clock")]
     Clock(#[source] io::Error),
-    #[error("could not set the {0}")]
-    Name(&'static str, #[source] io::Error),
-}
-
-/// What was last applied of what takes long to apply: a clone that waited has its names already.
-#[derive(Debug, Default)]
-pub(crate) struct Names {
-    hostname: String,
-    machine_id: String,
+    #[error(transparent)]
+    Names(#[from] names::Error),
 }
 
 /// Applies `request`. Without a kernel of our own (in tests) only its form is checked.
@@ -41,10 +36,7 @@ pub(crate) fn personalise(
     if owns_kernel {
         reseed(&request.entropy).map_err(Error::Entropy)?;
         set_clock(request.unix_time_ns).map_err(Error::Clock)?;
-        if (&names.hostname, &names.machine_id) != (&request.hostname, &request.machine_id) {
-            set_names(request)?;
-            *names = Names { hostname: request.hostname.clone(), machine_id: request.machine_id.clone() };
-        }
+        names.apply(request)?;
     }
     let (memory, kernel) = (rustix::system::sysinfo(), rustix::system::uname());
     Ok(v1::PersonaliseReply {
@@ -90,41 +82,4 @@ fn set_clock(unix_time_ns: u64) -> io::Result<()> {
     let nanoseconds = i64::try_from(unix_time_ns % 1_000_000_000).map_err(io::Error::other)?;
     rustix::time::clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanoseconds })?;
     Ok(())
-}
-
-/// Writes the files that name this VM, with names that are nobody's. A clone of it then changes a few bytes in
-/// place, where its first would copy files from the base disk.
-pub(crate) fn prepare() -> Result<(), Error> {
-    write_names("sandbox-00000000", "00000000000000000000000000000000")
-}
-
-fn set_names(request: &v1::PersonaliseRequest) -> Result<(), Error> {
-    rustix::system::sethostname(request.hostname.as_bytes())
-        .map_err(|error| Error::Name("hostname", error.into()))?;
-    write_names(&request.hostname, &request.machine_id)
-}
-
-fn write_names(hostname: &str, machine_id: &str) -> Result<(), Error> {
-    // An image may come without /etc; the names of a file system are not worth failing a sandbox for, but
-    // two sandboxes with one machine id are.
-    if !fs::exists("/etc").map_err(|error| Error::Name("machine id", error))? {
-        return Ok(());
-    }
-    let hosts =
-        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback {hostname}\n");
-    for (what, path, text) in [
-        ("machine id", "/etc/machine-id", format!("{machine_id}\n")),
-        ("hostname", "/etc/hostname", format!("{hostname}\n")),
-        ("hosts file", "/etc/hosts", hosts),
-    ] {
-        overwrite(path, &text).map_err(|error| Error::Name(what, error))?;
-    }
-    Ok(())
-}
-
-/// Makes `text` the content of a file, without cutting it off first if it is as long already.
-fn overwrite(path: &str, text: &str) -> io::Result<()> {
-    let mut file = File::options().write(true).create(true).truncate(false).open(path)?;
-    file.write_all(text.as_bytes())?;
-    if file.metadata()?.len() == text.len() as u64 { Ok(()) } else { file.set_len(text.len() as u64) }
 }

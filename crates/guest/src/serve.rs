@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::exec::Executor;
 use crate::link::port::Port;
 use crate::link::{self, vsock};
-use crate::personalise;
+use crate::names;
 use crate::service::Service;
 
 /// Where the link's guest end is.
@@ -65,7 +65,7 @@ impl Options {
         let mut options = Self {
             link: LinkEnd::Port(bouvet_wire::LINK_PORT.into()),
             home: "/".into(),
-            run_dir: "/run/bouvet".into(),
+            run_dir: crate::RUN_DIR.into(),
             cgroup: None,
             owns_kernel: false,
         };
@@ -111,7 +111,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         let executor = Executor::new(&options.home, &options.run_dir, options.cgroup.clone())
             .map_err(|error| Error::Prepare(options.run_dir.clone(), error))?;
         if options.owns_kernel {
-            personalise::prepare().map_err(|error| Error::Names(Box::new(error)))?;
+            names::prepare().map_err(|error| Error::Names(Box::new(error)))?;
         }
         let service = Service::new(Arc::new(executor), options.home.clone(), options.owns_kernel);
         match &options.link {

@@ -15,8 +15,9 @@ use crate::datagrams::{self, Peers};
 use crate::exec::{self, Executor};
 use crate::files;
 use crate::furnish;
+use crate::names::{Names, Own};
 use crate::network::Network;
-use crate::personalise::{self, Names};
+use crate::personalise;
 
 /// What one guest offers its host.
 #[derive(Debug, Clone)]
@@ -26,6 +27,7 @@ pub(crate) struct Service {
     owns_kernel: bool,
     personal: Arc<AtomicBool>,
     names: Arc<Mutex<Names>>,
+    own: Own,
     connections: Connections,
     peers: Peers,
     network: Network,
@@ -33,8 +35,8 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn new(executor: Arc<Executor>, home: PathBuf, owns_kernel: bool) -> Self {
-        let (personal, names, connections, peers, network) = Default::default();
-        Self { executor, home, owns_kernel, personal, names, connections, peers, network }
+        let (personal, names, own, connections, peers, network) = Default::default();
+        Self { executor, home, owns_kernel, personal, names, own, connections, peers, network }
     }
 
     /// A VM that is nobody's yet may have a twin with the same entropy and names: it must not work.
@@ -56,6 +58,10 @@ impl v1::guest_server::Guest for Service {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let reply = personalise::personalise(&request, &mut names, self.owns_kernel)
             .map_err(|error| Status::internal(crate::chain(&error)))?;
+        if self.owns_kernel {
+            // Elsewhere they would be somebody else's.
+            self.own.set(&request).map_err(|error| Status::internal(crate::chain(&error)))?;
+        }
         self.executor.set_env(request.env);
         self.personal.store(true, Ordering::Release);
         Ok(Response::new(reply))
@@ -182,7 +188,7 @@ impl v1::guest_server::Guest for Service {
         request: Request<Streaming<v1::ConnectInput>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         self.require_personal()?;
-        connect::connect(&self.connections, request.into_inner()).await.map(Response::new)
+        connect::connect(&self.connections, self.own.all(), request.into_inner()).await.map(Response::new)
     }
 
     type NetworkStream = Answers<v1::NetworkOutput>;
@@ -205,6 +211,6 @@ impl v1::guest_server::Guest for Service {
         request: Request<Streaming<v1::DatagramsInput>>,
     ) -> Result<Response<Self::DatagramsStream>, Status> {
         self.require_personal()?;
-        datagrams::pass(&self.peers, request.into_inner()).await.map(Response::new)
+        datagrams::pass(&self.peers, self.own.all(), request.into_inner()).await.map(Response::new)
     }
 }

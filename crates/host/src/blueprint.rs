@@ -7,7 +7,8 @@ use bouvet_wire::v1;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::boxconfig::plan::Plan;
+use crate::boxconfig::plan::{Plan, WORKSPACE};
+use crate::boxconfig::sysctl::Sysctl;
 use crate::boxconfig::{BoxConfig, InvalidConfig, SecretConfig};
 use crate::exec::Signal;
 use crate::seccomp::{self, Vsock};
@@ -82,6 +83,13 @@ impl Blueprint {
         };
         let working_dir = said(&config.working_dir, of_image.working_dir);
         let working_dir = match words {
+            // An image's `/` is what Docker has where nothing is said.
+            _ if !config.workspace.as_os_str().is_empty()
+                && config.working_dir.is_empty()
+                && matches!(&working_dir[..], "" | "/") =>
+            {
+                WORKSPACE.to_owned()
+            }
             Some(_) if working_dir.is_empty() => "/".to_owned(),
             _ => working_dir,
         };
@@ -137,7 +145,8 @@ impl Blueprint {
     /// What the guest is told to make of itself before volumes are mounted, and what after; `None`: nothing.
     pub(crate) fn furnishing(&self) -> [Option<v1::FurnishRequest>; 2] {
         let tmpfs: Vec<_> = self.plan.tmpfs.iter().map(tmpfs).collect();
-        let first = v1::FurnishRequest { tmpfs, ..v1::FurnishRequest::default() };
+        let shm_bytes = self.plan.shm_bytes.unwrap_or_default();
+        let first = v1::FurnishRequest { tmpfs, shm_bytes, ..v1::FurnishRequest::default() };
         let limits = &self.plan.limits;
         let limits = v1::ProgramLimits {
             pids: limits.pids.unwrap_or_default(),
@@ -149,6 +158,8 @@ impl Blueprint {
             limits: (limits != v1::ProgramLimits::default()).then_some(limits),
             read_only: self.config.read_only,
             confinement: self.confinement(),
+            // Once its network is there, which some are about.
+            sysctls: self.plan.sysctls.iter().map(sysctl).collect(),
             ..v1::FurnishRequest::default()
         };
         [first, second].map(|request| (request != v1::FurnishRequest::default()).then_some(request))
@@ -165,6 +176,8 @@ impl Blueprint {
             seccomp: self.filters.clone(),
             awaits_main: self.main.is_some(),
             user: self.user.clone(),
+            init: self.config.init,
+            sysctls: self.plan.sysctls.iter().filter(|one| one.is_ipc()).map(sysctl).collect(),
             ..self.taken()
         })
     }
@@ -202,6 +215,10 @@ fn tmpfs(tmpfs: &crate::boxconfig::tmpfs::Tmpfs) -> v1::Tmpfs {
         suid: tmpfs.suid,
         dev: tmpfs.dev,
     }
+}
+
+fn sysctl(Sysctl { name, value }: &Sysctl) -> v1::Sysctl {
+    v1::Sysctl { name: name.clone(), value: value.clone() }
 }
 
 fn ulimit(limit: &crate::boxconfig::limits::Ulimit) -> v1::Ulimit {
@@ -260,6 +277,42 @@ mod tests {
         let config = BoxConfig { user: "0".into(), working_dir: "/tmp".into(), ..config };
         let blueprint = Blueprint::new(config, Some(&image())).unwrap();
         assert_eq!((&blueprint.user[..], &blueprint.working_dir[..]), ("0", "/tmp"));
+    }
+
+    #[test]
+    fn workspace_is_the_working_directory_unless_one_is_named() {
+        let of = |working_dir: &str, words: Option<&ImageWords>| {
+            let (workspace, cmd) = ("/srv/code".into(), words_of_true());
+            let config =
+                BoxConfig { workspace, cmd, working_dir: working_dir.into(), ..BoxConfig::default() };
+            Blueprint::new(config, words).unwrap().working_dir
+        };
+        let named =
+            |working_dir: &str| ImageWords { working_dir: working_dir.into(), ..ImageWords::default() };
+        for words in [None, Some(named("")), Some(named("/"))] {
+            assert_eq!(of("", words.as_ref()), "/workspace", "{words:?}");
+            assert_eq!(of("/", words.as_ref()), "/", "the caller's, {words:?}");
+        }
+        assert_eq!(of("", Some(&named("/app"))), "/app");
+        assert_eq!(of("/tmp", Some(&named("/app"))), "/tmp");
+    }
+
+    fn words_of_true() -> Vec<String> {
+        words(&["true"])
+    }
+
+    #[test]
+    fn kernel_settings_of_ipc_are_the_namespaces_too() {
+        let sysctls = words(&["net.core.somaxconn=99", "kernel.shmmax=65536"]);
+        let config = BoxConfig { sysctls, init: true, shm_size: Some(1 << 20), ..BoxConfig::default() };
+        let [Some(first), Some(second)] = Blueprint::new(config, None).unwrap().furnishing() else {
+            panic!()
+        };
+        assert_eq!(first.shm_bytes, 1 << 20);
+        assert_eq!(second.sysctls.len(), 2);
+        let confinement = second.confinement.unwrap();
+        assert!(confinement.init);
+        assert_eq!(confinement.sysctls, [v1::Sysctl { name: "kernel.shmmax".into(), value: "65536".into() }]);
     }
 
     #[test]

@@ -24,6 +24,8 @@ macro_rules! conform_boxes {
             an_attached_program_is_spoken_to
             a_paused_sandbox_stands_still
             memory_and_the_root_file_system_are_as_described
+            small_sandbox_has_what_docker_gives
+            environment_is_as_described
             programs_keep_to_their_limits
             a_vm_has_its_share_of_the_host
             the_workspace_and_volumes_are_mounted
@@ -376,6 +378,8 @@ pub async fn memory_and_the_root_file_system_are_as_described(vmm: Vmm) {
     let result = run(&sandbox, Program::Command, "head -c 2M /dev/zero >/data/large").await;
     assert!(result.stderr.text().contains("No space left"), "{}", result.stderr.text());
     assert_eq!(sh(&sandbox, "cp /bin/true /run/t && /run/t && echo ran").await, "ran");
+    let python = run(&sandbox, Program::Python, "print(6 * 7)").await;
+    assert_eq!(python.stdout.text(), "42\n", "what programs start from is there: {}", python.stderr.text());
     assert_ne!(run(&sandbox, Program::Command, "cp /bin/true /data/t && /data/t").await.exit.exit_code, 0);
 
     let taken = site.host.create(config).await.unwrap_err();
@@ -383,6 +387,80 @@ pub async fn memory_and_the_root_file_system_are_as_described(vmm: Vmm) {
     assert_eq!(site.host.find("reader").unwrap().id(), sandbox.id());
     assert_eq!(site.host.find(&sandbox.id().to_string()[..8]).unwrap().id(), sandbox.id());
     assert!(site.host.find("writer").is_err());
+    site.end().await;
+}
+
+/// Prints what a program that is not root may do, and what the kernel lets it have.
+const GIVEN: &str = r#"
+import os, resource, socket
+with socket.socket() as server:
+    server.bind(("0.0.0.0", 80))
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()
+for name in ("NOFILE", "NPROC", "CORE", "MEMLOCK", "STACK"):
+    print(name, *resource.getrlimit(getattr(resource, "RLIMIT_" + name)))
+for name, least in {"fs/inotify/max_user_watches": 65536, "fs/inotify/max_user_instances": 1024,
+        "fs/file-max": 1 << 20, "fs/aio-max-nr": 65536, "fs/epoll/max_user_watches": 65536, "kernel/threads-max": 30000,
+        "kernel/pid_max": 32768, "vm/max_map_count": 262144, "net/core/somaxconn": 4096,
+        "net/ipv4/tcp_max_syn_backlog": 1024}.items():
+    value = int(open("/proc/sys/" + name).read())
+    assert value >= least, (name, value)
+"#;
+
+pub async fn small_sandbox_has_what_docker_gives(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let mut config = BoxConfig { user: "1000:1000".into(), name: "small".into(), ..confined() };
+    config.resources.memory_mb = 128;
+    let sandbox = create(&site.host, config).await;
+    let given = run(&sandbox, Program::Python, GIVEN).await;
+    let limits = "NOFILE 65536 1048576\nNPROC -1 -1\nCORE 0 -1\nMEMLOCK 8388608 8388608\nSTACK 8388608 -1\n";
+    assert_eq!(given.stdout.text(), limits, "{}", given.stderr.text());
+    // Directories of the image are renamed as a whole, and found again with their files.
+    let rename = ExecRequest { user: "0".into(), ..ExecRequest::new(Program::Command, RENAME) };
+    let renamed = sandbox.exec(rename).await.unwrap().finish().await.unwrap();
+    assert_eq!(renamed.stdout.text(), "renamed\n", "{}", renamed.stderr.text());
+    // `/var/lock` leads to `/run/lock`. Without a network the own name is on the loopback interface.
+    sh(&sandbox, "touch /var/lock/x /run/lock/y /tmp/z").await;
+    assert_eq!(sh(&sandbox, "getent ahostsv4 $(hostname) | cut -d' ' -f1 | uniq").await, "127.0.1.1");
+    site.end().await;
+}
+
+const RENAME: &str = "python3 -c 'import os; os.rename(\"/etc/apt\", \"/etc/apt.old\")' && \
+    test -e /etc/apt.old/apt.conf.d && test ! -e /etc/apt && mv /etc/apt.old /etc/apt && ls /etc/apt/* >/dev/null && echo renamed";
+
+pub async fn environment_is_as_described(vmm: Vmm) {
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let workspace = tempfile::tempdir().unwrap();
+    let main = "stat -c %a,%F /proc/1/exe >/dev/null; cat /proc/1/comm; pwd; hostname; \
+                getent hosts db; getent ahostsv4 web.example | head -1; \
+                cat /proc/sys/net/core/somaxconn /proc/sys/kernel/shmmax /proc/sys/fs/mqueue/msg_max; \
+                df -k --output=size /dev/shm | tail -1; (sleep 0 & exec true); echo up; \
+                trap 'echo asked; exit 3' TERM; while :; do sleep 0.1; done";
+    let config = BoxConfig {
+        name: "other".into(),
+        hostname: "web.example".into(),
+        extra_hosts: words(&["db:192.0.2.7"]),
+        sysctls: words(&["net.core.somaxconn=99", "kernel.shmmax=65536", "fs.mqueue.msg_max=20"]),
+        shm_size: Some(2 << 20),
+        init: true,
+        workspace: workspace.path().into(),
+        ..running(main)
+    };
+    let sandbox = create(&site.host, config.clone()).await;
+    printed(&sandbox, "up").await;
+    let said = log(&sandbox).await;
+    let said: Vec<_> = said.split_whitespace().collect();
+    let expected =
+        "init /workspace web.example 192.0.2.7 db 127.0.1.1 STREAM web.example 99 65536 20 2048 up";
+    assert_eq!(said.join(" "), expected);
+    // Process 1 forwards the signal, and ends as its program does.
+    sandbox.stop(patient(30)).await.unwrap();
+    assert_eq!(sandbox.wait().await.unwrap().exit_code, 3);
+    assert!(log(&sandbox).await.ends_with("asked\n"));
+
+    let wrong = BoxConfig { name: String::new(), sysctls: words(&["net.core.none=1"]), ..config };
+    let error = site.host.create(wrong).await.unwrap_err();
+    let text = bouvet_host::chain(&error);
+    assert!(text.contains("could not set the kernel setting `net.core.none` to `1`"), "{text}");
     site.end().await;
 }
 

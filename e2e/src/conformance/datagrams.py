@@ -2,9 +2,9 @@
 import socket
 import sys
 
-family = socket.AF_INET6 if sys.argv[2:] == ["ipv6"] else socket.AF_INET
-server = socket.socket(family, socket.SOCK_DGRAM)
-server.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", int(sys.argv[1])))
+address = sys.argv[2] if sys.argv[2:] else "127.0.0.1"
+server = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((address, int(sys.argv[1])))
 print(server.getsockname()[1], flush=True)
 while True:
     data, peer = server.recvfrom(65535)

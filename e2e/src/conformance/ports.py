@@ -68,8 +68,8 @@ class Handler(socketserver.StreamRequestHandler):
         time.sleep(1000)
 
 
-family = socket.AF_INET6 if sys.argv[2:] == ["ipv6"] else socket.AF_INET
-Server.address_family = family
-with Server(("::1" if family == socket.AF_INET6 else "127.0.0.1", int(sys.argv[1])), Handler) as server:
+address = sys.argv[2] if sys.argv[2:] else "127.0.0.1"
+Server.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+with Server((address, int(sys.argv[1])), Handler) as server:
     print(server.server_address[1], flush=True)
     server.serve_forever()

@@ -366,7 +366,7 @@ pub async fn ports_are_added_and_closed_while_a_sandbox_runs(host: &Host) {
 
 pub async fn a_server_may_listen_on_ipv6_alone_and_so_may_the_host(host: &Host) {
     let sandbox = create(host).await;
-    let server = server(&sandbox, 0, "ipv6").await;
+    let server = server(&sandbox, 0, "::1").await;
     for address in ["[::1]", "127.0.0.1", "[::]", "0.0.0.0"] {
         let port = sandbox.expose(format!("{address}:0:{}", server.port).parse().unwrap()).unwrap().host;
         let mut stream = connected(port, "echo").await;
@@ -375,6 +375,24 @@ pub async fn a_server_may_listen_on_ipv6_alone_and_so_may_the_host(host: &Host) 
         if address == "[::]" {
             TcpListener::bind(("0.0.0.0", port.port())).expect("that is another port");
         }
+    }
+}
+
+pub async fn server_on_its_own_address_is_reached(host: &Host) {
+    // What a sandbox without a network calls itself. The loopback address refuses.
+    const OWN: &str = "127.0.1.1";
+    let sandbox = create(host).await;
+    let own = server(&sandbox, 0, OWN).await;
+    let port = expose(&sandbox, own.port).host;
+    let mut stream = connected(port, "echo").await;
+    stream.write_all(b"x").await.unwrap();
+    said(&mut stream, b"x").await;
+
+    let own = datagram_server(&sandbox, 0, OWN).await;
+    let peer = Peer::of(one_of_both(&sandbox, own.port).await).await;
+    for number in 0..20 {
+        let text = number.to_string();
+        assert_eq!(peer.ask(text.as_bytes()).await, text.as_bytes());
     }
 }
 
@@ -433,7 +451,7 @@ pub async fn datagrams_are_lost_until_somebody_receives_them(host: &Host) {
     let peer = Peer::of(port).await;
     peer.0.send(b"lost").await.unwrap();
     assert_usable(&sandbox).await;
-    let ipv6 = datagram_server(&sandbox, guest, "ipv6").await;
+    let ipv6 = datagram_server(&sandbox, guest, "::1").await;
     assert_eq!(peer.ask(b"found").await, b"found");
     drop(ipv6);
     eventually(&sandbox, "! pgrep -f '[s]erver.py.*ipv6'").await;

@@ -7,7 +7,7 @@ pub(super) use self::describe::{image, variable};
 use std::path::PathBuf;
 
 use bouvet_host::{BoxConfig, NetworkMode, SidecarConfig};
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use hyper::Method;
 
 use super::outcome::{Connection, Failed};
@@ -31,9 +31,12 @@ pub(super) enum PullPolicy {
 
 /// What is typed after `bouvet run`.
 #[derive(Debug, Args)]
-#[command(after_help = "IMAGE is an OCI image (`alpine`, `ghcr.io/org/app:tag`, `oci:DIRECTORY`, \
+#[command(
+    disable_help_flag = true,
+    after_help = "IMAGE is an OCI image (`alpine`, `ghcr.io/org/app:tag`, `oci:DIRECTORY`, \
     `docker-archive:FILE`), or an image of the server itself: `base`, with Python, Node.js, Bash and Rust, or `devbox-full`, with more packages.\n\nWithout a server \
-    (`bouvet serve`) the sandbox lives in this process, and is removed when its program ends, unless it is persistent.")]
+    (`bouvet serve`) the sandbox lives in this process, and is removed when its program ends, unless it is persistent."
+)]
 pub(crate) struct Line {
     #[command(flatten)]
     how: How,
@@ -70,6 +73,12 @@ struct How {
     /// A name by which it is known
     #[arg(long, default_value = "")]
     name: String,
+    /// Host name that its programs see [default: its name, or `sandbox-` and the beginning of its id]
+    #[arg(short = 'h', long, default_value = "", hide_default_value = true)]
+    hostname: String,
+    /// Run a process 1 that forwards signals to the program and reaps its orphans
+    #[arg(long)]
+    init: bool,
     /// Set a variable, or hand on this environment's
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -79,7 +88,7 @@ struct How {
     /// Show a directory or file of this machine in the sandbox
     #[arg(short, long, value_name = "HOST:GUEST[:ro]")]
     volume: Vec<String>,
-    /// Show a directory of this machine as /workspace
+    /// Show a directory of this machine as /workspace, where programs then start
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
     /// Where the program starts
@@ -112,6 +121,9 @@ struct How {
     /// When the image is pulled
     #[arg(long, value_enum, default_value_t = PullPolicy::Missing)]
     pull: PullPolicy,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
 }
 
 /// What it can reach, and be reached by.
@@ -130,6 +142,15 @@ struct Reach {
     /// Address of a DNS server, instead of this machine's
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<String>,
+    /// Domain that names are completed with, instead of this machine's; `.` for none
+    #[arg(long, value_name = "DOMAIN")]
+    dns_search: Vec<String>,
+    /// Option of resolv.conf(5), instead of this machine's
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
+    dns_option: Vec<String>,
+    /// Line of /etc/hosts; the address `host-gateway` is its gateway's
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    add_host: Vec<String>,
     /// Put a secret into requests to these domains alone; the sandbox has a placeholder in the variable NAME. Its value
     /// is this environment's, or what the file holds
     #[arg(long, value_name = "NAME[=FILE]@DOMAIN[,DOMAIN]")]
@@ -152,6 +173,9 @@ struct Resources {
     /// Destroy it after so many seconds; 0 for never
     #[arg(long, default_value_t = 0, value_name = "SECS")]
     timeout: u64,
+    /// Size of /dev/shm [default: a quarter of the memory]
+    #[arg(long, value_name = "SIZE")]
+    shm_size: Option<String>,
     /// Processes and threads that it may have
     #[arg(long, value_name = "NUMBER")]
     pids_limit: Option<i64>,
@@ -188,6 +212,9 @@ struct Rights {
     /// Let nobody write to its root file system
     #[arg(long)]
     read_only: bool,
+    /// Kernel setting
+    #[arg(long, value_name = "NAME=VALUE")]
+    sysctl: Vec<String>,
     /// A capability beside the usual ones
     #[arg(long, value_name = "NAME")]
     cap_add: Vec<String>,

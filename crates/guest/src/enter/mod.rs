@@ -5,6 +5,7 @@
 //! allocator. The service hands it an [`Entry`] and learns by a pipe that is closed when the program begins.
 
 mod identity;
+mod init;
 mod strip;
 mod view;
 
@@ -33,6 +34,8 @@ enum Error {
     Step(&'static str, #[source] io::Error),
     #[error("could not mount `{0}`")]
     Mount(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    Sysctl(#[from] crate::sysctl::Error),
     #[error("there is no {0} `{1}` in the sandbox")]
     Unknown(&'static str, String),
     #[error("the working directory `{0}` cannot be entered")]
@@ -74,9 +77,14 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             drop(errors);
             stay()
         }
+        Ok(()) if entry.first && confinement_has_init(&entry) => init::run(&entry, errors),
         Ok(()) => fail(&mut errors, &become_program(&entry)),
         Err(error) => fail(&mut errors, &error),
     }
+}
+
+fn confinement_has_init(entry: &Entry) -> bool {
+    entry.confinement.as_ref().is_some_and(|confinement| confinement.init)
 }
 
 fn fail(errors: &mut File, error: &Error) -> ExitCode {
@@ -108,7 +116,7 @@ fn prepare(entry: &Entry, namespaces: Vec<OwnedFd>) -> Result<(), Error> {
     let confinement = entry.confinement.as_ref();
     if entry.first {
         let root = (!entry.root.is_empty()).then(|| Path::new(OsStr::from_bytes(&entry.root)));
-        view::make(confinement.is_some_and(|confinement| confinement.masked), root)?;
+        view::make(confinement, root)?;
         if root.is_some() {
             std::fs::create_dir_all(entry.cwd()).map_err(|error| Error::Directory(entry.cwd(), error))?;
         }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use bouvet_wire::v1;
 use rustix::fs::{CWD, StatVfsMountFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
@@ -40,9 +41,9 @@ const HIDDEN: [&str; 10] = [
 const UNWRITABLE: [&str; 7] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys", "/sys/fs/cgroup"];
 
-/// Makes the namespaces, in which `/proc` shows the sandbox's processes alone; with `masked`, also without the VM's
-/// devices and settings. With `root`, a mount, that is all that is seen of the VM's files.
-pub(super) fn make(masked: bool, root: Option<&Path>) -> Result<(), Error> {
+/// Makes the namespaces, in which `/proc` shows the sandbox's processes alone; if `confinement` masks, also without the
+/// VM's devices and settings. With `root`, a mount, that is all that is seen of the VM's files.
+pub(super) fn make(confinement: Option<&v1::Confinement>, root: Option<&Path>) -> Result<(), Error> {
     #[expect(unsafe_code, reason = "some of the flags that we do not pass would be unsafe")]
     // SAFETY: no flag that is passed touches descriptors or memory.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWIPC) }
@@ -56,7 +57,8 @@ pub(super) fn make(masked: bool, root: Option<&Path>) -> Result<(), Error> {
     }
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount_at("proc", "/proc", "proc", flags, c"")?;
-    if !masked {
+    crate::sysctl::set(confinement.map_or(&[], |confinement| &confinement.sysctls))?;
+    if !confinement.is_some_and(|confinement| confinement.masked) {
         return Ok(());
     }
     mount_devices()?;
@@ -87,7 +89,7 @@ fn change_root(root: &Path) -> Result<(), Error> {
     let devices = take_hold("/dev")?;
     let settings = take_hold("/sys")?;
     // Copies: nobody else writes what it goes by. A VM may have been made without.
-    let names = NAMES.map(|name| (name, fs::read(name).ok()));
+    let names = NAMES.map(|name| (name, fs::read_to_string(name).ok()));
     rustix::process::chdir(root).map_err(step("enter the sidecar's root"))?;
     // The old root lies over the new one then, and is taken away (pivot_root(2), NOTES).
     rustix::process::pivot_root(".", ".").map_err(step("change the root directory"))?;
@@ -97,7 +99,7 @@ fn change_root(root: &Path) -> Result<(), Error> {
     show(&settings, "/sys")?;
     for (name, text) in names.iter().filter(|_| Path::new("/etc").is_dir()) {
         if let Some(text) = text {
-            fs::write(name, text).map_err(|error| Error::Mount(name.into(), error))?;
+            crate::names::put(Path::new(name), text).map_err(|error| Error::Mount(name.into(), error))?;
         }
     }
     let flags = MountFlags::NOSUID | MountFlags::NODEV;

@@ -53,7 +53,8 @@ fn mount_overlay(lower: &str, prefix: &str, target: &Path) -> Result<(), Error> 
     }
     // Volatile: nothing is synced, where this disk does not outlive the VM that wrote it.
     let volatile = if is_durable().map_err(failed)? { "" } else { ",volatile" };
-    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}{volatile}");
+    // With redirects a directory of the image can be renamed; without, rename(2) fails with EXDEV.
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=on{volatile}");
     let options = std::ffi::CString::new(options).map_err(|error| failed(error.into()))?;
     mount("overlay", target, "overlay", MountFlags::NOATIME, &*options).map_err(|error| failed(error.into()))
 }

@@ -9,12 +9,14 @@
 //! ```
 
 mod disks;
+mod kernel;
 mod modules;
 
-use std::ffi::CStr;
-use std::fs;
+use std::ffi::{CStr, CString};
+use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -24,6 +26,7 @@ use rustix::process::{Pid, WaitOptions};
 use rustix::system::RebootCommand;
 
 use crate::netlink::Netlink;
+use crate::{RUN_DIR, places};
 
 const VIRTIO_ID_VSOCK: u32 = 19;
 const NEW_ROOT: &str = "/newroot";
@@ -33,6 +36,8 @@ const USER_CGROUP: &str = "/sys/fs/cgroup/user";
 
 /// Memory that programs cannot have: for the kernel, the service, and the pages that calls pass through.
 const RESERVED_BYTES: u64 = 48 * 1024 * 1024;
+/// The size of `/dev/shm` in Docker's containers.
+const MIN_SHM_BYTES: u64 = 64 * 1024 * 1024;
 /// Memory for each process of all programs together, background ones included.
 const BYTES_PER_PROCESS: u64 = 256 * 1024;
 
@@ -118,10 +123,8 @@ fn bring_up() -> Result<Link, Error> {
         show_sidecar(&sidecar)?;
     }
     bring_loopback_up().map_err(|error| Error::Prepare("the loopback interface", error))?;
-    let settings = |error| Error::Prepare("the kernel's settings", error);
-    if !disks::is_durable().map_err(settings)? {
-        quieten().map_err(settings)?;
-    }
+    let is_durable = disks::is_durable().map_err(|error| Error::Prepare("the kernel's settings", error))?;
+    kernel::set_up(is_durable)?;
     limit_programs().map_err(|error| Error::Prepare("cgroups", error))?;
     Ok(link)
 }
@@ -155,7 +158,7 @@ fn show_sidecar(tree: &OwnedFd) -> Result<(), Error> {
 /// Mounts `fs_type` at `target`, which is made if it is missing.
 fn mount_new(source: &str, target: &str, fs_type: &str, flags: MountFlags, data: &CStr) -> Result<(), Error> {
     let failed = |error: io::Error| Error::Mount(target.into(), error);
-    fs::create_dir_all(target).map_err(failed)?;
+    places::make(Path::new(target)).map_err(failed)?;
     mount(source, target, fs_type, flags, data).map_err(|error| failed(error.into()))
 }
 
@@ -178,7 +181,7 @@ fn switch_root() -> Result<(), Error> {
     for dir in ["dev", "proc", "sys"] {
         let target = Path::new(NEW_ROOT).join(dir);
         let failed = |error: io::Error| Error::Mount(target.clone(), error);
-        fs::create_dir_all(&target).map_err(failed)?;
+        places::replace(&target).map_err(failed)?;
         mount_move(format!("/{dir}"), &target).map_err(|error| failed(error.into()))?;
     }
     let failed = |error: rustix::io::Errno| Error::Mount("/".into(), error.into());
@@ -198,11 +201,12 @@ fn mount_rest() -> Result<(), Error> {
         c"mode=620,ptmxmode=666",
     )?;
     // Memory that is written here stays taken when its writer is killed, so there must be little of it.
-    mount_new("tmpfs", "/dev/shm", "tmpfs", flags, c"mode=1777,size=25%")?;
-    mount_new("tmpfs", "/run", "tmpfs", flags, c"mode=755,size=10%")?;
-    // The service's own, so that programs that fill /run can be followed by others. Programs of any user find their
-    // sources there.
-    mount_new("tmpfs", "/run/bouvet", "tmpfs", flags, c"mode=711,size=25%")?;
+    let shm = CString::new(format!("mode=1777,size={}", shm_bytes(memory_bytes())))
+        .map_err(|error| Error::Mount("/dev/shm".into(), error.into()))?;
+    mount_new("tmpfs", "/dev/shm", "tmpfs", flags, &shm)?;
+    // The service's own, so that programs that fill the disk can be followed by others. Programs of any user find their
+    // sources there. Nothing else is mounted below /run: what the image has there stays.
+    mount_new("tmpfs", RUN_DIR, "tmpfs", flags, c"mode=711,size=25%")?;
     // Every program is moved into a cgroup of its own: `favordynmods` makes that quick, and forks a little slower.
     mount_new("cgroup2", CGROUPS, "cgroup2", flags | MountFlags::NOEXEC, c"favordynmods")?;
     for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
@@ -214,26 +218,30 @@ fn mount_rest() -> Result<(), Error> {
             return Err(Error::Mount(path, error.into()));
         }
     }
-    fs::create_dir_all("/tmp").map_err(|error| Error::Mount("/tmp".into(), error))
-}
-
-/// Work of the kernel in the background that a VM which does not outlive its disk has no use for. Emulated, it must
-/// be translated in each, and wakes those that are idle.
-fn quieten() -> io::Result<()> {
-    for (setting, value) in [
-        // What is written goes to the disk when memory is short, and not after five seconds.
-        ("dirty_writeback_centisecs", "0"),
-        ("dirtytime_expire_seconds", "0"),
-        ("compaction_proactiveness", "0"),
-        ("stat_interval", "60"),
-    ] {
-        match fs::write(Path::new("/proc/sys/vm").join(setting), value) {
-            // A kernel of somebody else's may be built without.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+    // Debian's `/var/lock` leads to `/run/lock`, which an image may have been cleared of.
+    for dir in ["/tmp", "/var/lock"].map(Path::new) {
+        if !dir.exists() && (dir.is_symlink() || dir == Path::new("/tmp")) {
+            make_shared(dir).map_err(|error| Error::Mount(dir.into(), error))?;
         }
     }
     Ok(())
+}
+
+/// A quarter of the memory; in a small VM Docker's 64 MiB, or half of what programs may have.
+fn shm_bytes(memory: u64) -> u64 {
+    (memory / 4).max(MIN_SHM_BYTES.min(memory.saturating_sub(RESERVED_BYTES) / 2))
+}
+
+/// Of the VM, as its kernel has it.
+fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
+}
+
+/// Makes a directory in which everybody may have files of their own.
+fn make_shared(dir: &Path) -> io::Result<()> {
+    places::make(dir)?;
+    fs::set_permissions(dir, Permissions::from_mode(0o1777))
 }
 
 /// Keeps programs within limits a little under the VM's own, so that they run into theirs first.
@@ -242,8 +250,7 @@ fn limit_programs() -> io::Result<()> {
     let user = Path::new(USER_CGROUP);
     fs::create_dir(user)?;
     fs::write(user.join("cgroup.subtree_control"), "+memory +pids +cpu")?;
-    let info = rustix::system::sysinfo();
-    let memory = info.totalram.saturating_mul(u64::from(info.mem_unit));
+    let memory = memory_bytes();
     fs::write(user.join("memory.max"), memory.saturating_sub(RESERVED_BYTES).to_string())?;
     fs::write(user.join("pids.max"), (memory / BYTES_PER_PROCESS).to_string())?;
     // Inherited by the service; programs get theirs reset.
@@ -256,7 +263,7 @@ fn start_service(link: Link) -> Result<Pid, Error> {
     #[expect(clippy::disallowed_methods, reason = "PID 1 starts one process")]
     let mut service = std::process::Command::new("/proc/self/exe");
     service.args(["serve", "--owns-kernel", "--home", home]);
-    service.args(["--run-dir", "/run/bouvet", "--cgroup", USER_CGROUP]);
+    service.args(["--run-dir", RUN_DIR, "--cgroup", USER_CGROUP]);
     match link {
         Link::Serial => service.args(["--port", bouvet_wire::LINK_PORT]),
         Link::Vsock => service.args(["--vsock", &bouvet_wire::LINK_VSOCK_PORT.to_string()]),

@@ -19,6 +19,7 @@ use tonic::{Status, Streaming};
 
 use self::device::Device;
 use crate::answers::Answers;
+use crate::names;
 use crate::netlink::Netlink;
 
 /// As programs and scripts expect it.
@@ -156,7 +157,8 @@ async fn make(start: &v1::NetworkStart) -> Result<Device, NetworkError> {
         if !has_settings(root) {
             continue;
         }
-        write_name_servers(root, &gateways).map_err(step("write /etc/resolv.conf"))?;
+        let failed = step("write /etc/resolv.conf");
+        names::put(&root.join("etc/resolv.conf"), &resolv_conf(start, &gateways)).map_err(failed)?;
         if !start.authority.is_empty() {
             let failed = step("have programs trust the sandbox's authority");
             trust::install(root, &start.authority).map_err(failed)?;
@@ -165,9 +167,10 @@ async fn make(start: &v1::NetworkStart) -> Result<Device, NetworkError> {
     Ok(device)
 }
 
-/// Whether there is a root with a place for settings. A link of an image's would lead out of it.
+/// Whether there is a root with a place for settings. A link of the sidecar's image would lead out of its root.
 fn has_settings(root: &Path) -> bool {
-    fs::symlink_metadata(root.join("etc")).is_ok_and(|etc| etc.is_dir())
+    let etc = root.join("etc");
+    etc.is_dir() && (root == Path::new("/") || !etc.is_symlink())
 }
 
 fn address(text: &str) -> Result<(IpAddr, u8), NetworkError> {
@@ -191,14 +194,15 @@ fn quieten(settings: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The gateway answers for names. An image may have a link there, to what a service that does not run would write.
-fn write_name_servers(root: &Path, gateways: &[IpAddr]) -> io::Result<()> {
-    let path = root.join("etc/resolv.conf");
-    if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
-        fs::remove_file(&path)?;
+/// The text of resolv.conf(5). The gateway answers for names.
+fn resolv_conf(start: &v1::NetworkStart, gateways: &[IpAddr]) -> String {
+    let mut text: String = gateways.iter().map(|gateway| format!("nameserver {gateway}\n")).collect();
+    for (word, values) in [("search", &start.search), ("options", &start.options)] {
+        if !values.is_empty() {
+            text.push_str(&format!("{word} {}\n", values.join(" ")));
+        }
     }
-    let lines: String = gateways.iter().map(|gateway| format!("nameserver {gateway}\n")).collect();
-    fs::write(path, lines)
+    text
 }
 
 #[cfg(test)]
@@ -212,5 +216,16 @@ mod tests {
         for wrong in ["", "10.0.2.15", "10.0.2.15/33", "fd00::/129", "10.0.2/24", "10.0.2.15/-1"] {
             assert!(address(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn resolv_conf_has_search_domains_and_options() {
+        let gateways = ["10.0.2.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let mut start = v1::NetworkStart::default();
+        assert_eq!(resolv_conf(&start, &gateways), "nameserver 10.0.2.2\nnameserver fd00::2\n");
+        (start.search, start.options) =
+            (vec!["a.example".into(), "b.example".into()], vec!["ndots:2".into()]);
+        let text = resolv_conf(&start, &gateways[..1]);
+        assert_eq!(text, "nameserver 10.0.2.2\nsearch a.example b.example\noptions ndots:2\n");
     }
 }

@@ -3,12 +3,14 @@
 //! The fields are as typed; [`plan::Plan`] is what they come to, once they were found right.
 
 pub(crate) mod capabilities;
+pub(crate) mod hosts;
 pub(crate) mod limits;
 pub(crate) mod network;
 mod parts;
 pub(crate) mod plan;
 pub(crate) mod ports;
 pub(crate) mod size;
+pub(crate) mod sysctl;
 pub(crate) mod tmpfs;
 
 use std::path::PathBuf;
@@ -92,6 +94,10 @@ pub struct BoxConfig {
     pub port_map: Vec<String>,
     /// Addresses of DNS servers, `ADDRESS` or `ADDRESS:PORT`. Empty: the host's.
     pub dns: Vec<String>,
+    /// Domains that names are completed with. Empty: the host's. `.` alone: none.
+    pub dns_search: Vec<String>,
+    /// Options of resolv.conf(5): `ndots:2`. Empty: the host's.
+    pub dns_option: Vec<String>,
     /// What it can reach.
     pub network: NetworkMode,
     /// What of it, as rules: `TARGET[:PORTS][/PROTOCOL]`, as in `*.example.com:443`. Empty: all that is public.
@@ -125,6 +131,16 @@ pub struct BoxConfig {
 
     /// A name that is unique on its host, for people. Empty: it has none but its id.
     pub name: String,
+    /// The name of the machine that its programs see. Empty: `name`, or `sandbox-` and the beginning of its id.
+    pub hostname: String,
+    /// Further lines of `/etc/hosts`: `NAME:ADDRESS`. The address `host-gateway` is its gateway's.
+    pub extra_hosts: Vec<String>,
+    /// Kernel settings: `net.core.somaxconn=1024`.
+    pub sysctls: Vec<String>,
+    /// Size of `/dev/shm` in bytes. `None`: a quarter of the memory, or 64 MiB where programs have twice as much.
+    pub shm_size: Option<u64>,
+    /// Gives its main program a parent as process 1, which forwards signals and reaps orphans.
+    pub init: bool,
     /// Who its main program runs as: `user`, `uid`, `user:group`, `uid:gid`. Empty: whom the image says.
     pub user: String,
     /// Where its programs start. Empty: where the image says.
@@ -258,6 +274,10 @@ impl BoxConfig {
         for (field, list) in [
             ("volumes", &self.volumes),
             ("dns", &self.dns),
+            ("dns_search", &self.dns_search),
+            ("dns_option", &self.dns_option),
+            ("extra_hosts", &self.extra_hosts),
+            ("sysctls", &self.sysctls),
             ("tmpfs", &self.tmpfs),
             ("resource_limits.ulimits", &self.resource_limits.ulimits),
             ("cap_add", &self.cap_add),

@@ -1,8 +1,8 @@
-//! `network`, and what goes with it: `dns`, `allow`, `deny`, `network_bound`, `network_limits` and `secrets`.
+//! `network`, and what goes with it: `dns`, `dns_search`, `dns_option`, `allow`, `deny`, `network_bound`, `network_limits` and `secrets`.
 
 use std::fmt;
 
-use bouvet_net::dns::Upstream;
+use bouvet_net::dns::{Upstream, is_option, search_domain};
 use bouvet_net::secret::{Secret, Value};
 use bouvet_net::{Limits, MAX_RULES, Policy, Rule};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,10 @@ pub(crate) struct NetworkPlan {
     pub(crate) bound: Option<Policy>,
     /// Empty: the host's.
     pub(crate) name_servers: Vec<Upstream>,
+    /// `None`: the host's.
+    pub(crate) search: Option<Vec<String>>,
+    /// `None`: the host's.
+    pub(crate) dns_options: Option<Vec<String>>,
     pub(crate) limits: Limits,
     pub(crate) secrets: Vec<SecretConfig>,
 }
@@ -111,6 +115,7 @@ impl NetworkPlan {
             text.parse().map_err(|_| InvalidConfig::text("dns", text, allowed))
         };
         let name_servers = config.dns.iter().map(name_server).collect::<Result<_, _>>()?;
+        let (search, dns_options) = (search(&config.dns_search)?, dns_options(&config.dns_option)?);
         let policy = Policy { allow: rules("allow", &config.allow)?, deny: rules("deny", &config.deny)? };
         let bound = match &config.network_bound {
             Some(texts) => Some(Policy { allow: rules("network_bound", texts)?, deny: Vec::new() }),
@@ -131,16 +136,45 @@ impl NetworkPlan {
             }
         };
         let (limits, secrets) = (config.network_limits, config.secrets.clone());
-        Ok(Some(Self { shared, policy, bound, name_servers, limits, secrets }))
+        Ok(Some(Self { shared, policy, bound, name_servers, search, dns_options, limits, secrets }))
+    }
+}
+
+/// Search domains; the root alone is a word for none.
+fn search(texts: &[String]) -> Result<Option<Vec<String>>, InvalidConfig> {
+    match texts {
+        [] => return Ok(None),
+        [root] if root == "." => return Ok(Some(Vec::new())),
+        _ => {}
+    }
+    let allowed = "names of domains are allowed, or `.` alone for none";
+    let domain =
+        |text: &String| search_domain(text).ok_or_else(|| InvalidConfig::text("dns_search", text, allowed));
+    texts.iter().map(domain).collect::<Result<_, _>>().map(Some)
+}
+
+fn dns_options(texts: &[String]) -> Result<Option<Vec<String>>, InvalidConfig> {
+    match texts.iter().find(|text| !is_option(text)) {
+        Some(text) => Err(InvalidConfig::text(
+            "dns_option",
+            text,
+            "options of resolv.conf(5) are allowed, as in `ndots:2`",
+        )),
+        None => Ok((!texts.is_empty()).then(|| texts.to_vec())),
     }
 }
 
 /// What is about a network needs one.
 fn check_nothing(config: &BoxConfig) -> Result<(), InvalidConfig> {
     let secrets: Vec<_> = config.secrets.iter().map(|secret| secret.name.clone()).collect();
-    for (field, texts) in
-        [("dns", &config.dns), ("allow", &config.allow), ("deny", &config.deny), ("secrets", &secrets)]
-    {
+    for (field, texts) in [
+        ("dns", &config.dns),
+        ("dns_search", &config.dns_search),
+        ("dns_option", &config.dns_option),
+        ("allow", &config.allow),
+        ("deny", &config.deny),
+        ("secrets", &secrets),
+    ] {
         if let Some(text) = texts.first() {
             return Err(InvalidConfig::text(field, text, "without a network, nothing is allowed"));
         }
@@ -201,6 +235,13 @@ mod tests {
     fn each_part_is_checked() {
         let field = |change: fn(&mut BoxConfig)| plan(change).unwrap_err().field;
         assert_eq!(field(|c| c.dns = list("dns.example")), "dns");
+        assert_eq!(field(|c| c.dns_search = list("a b")), "dns_search");
+        assert_eq!(field(|c| c.dns_search = vec![".".into(), "a.example".into()]), "dns_search");
+        assert_eq!(field(|c| c.dns_option = list("ndots: 2")), "dns_option");
+        assert_eq!(
+            field(|c| (c.network, c.dns_search) = (NetworkMode::None, list("a.example"))),
+            "dns_search"
+        );
         assert_eq!(field(|c| c.allow = list("10.0.0.0/33")), "allow");
         assert_eq!(field(|c| c.deny = list("a b")), "deny");
         for loopback in ["127.0.0.1", "127.0.0.0/8:80/tcp", "127.1.2.3:80", "[::1]:443", "::1"] {
@@ -225,6 +266,21 @@ mod tests {
         for wrong in ["", "../agents", "a b", "-a"] {
             assert_eq!(on(wrong).unwrap_err().field, "network", "{wrong}");
         }
+    }
+
+    #[test]
+    fn search_domains_and_options_replace_the_hosts() {
+        let settings = |search: &[&str], options: &[&str]| {
+            let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+            let plan =
+                plan(|c| (c.dns_search, c.dns_option) = (owned(search), owned(options))).unwrap().unwrap();
+            (plan.search, plan.dns_options)
+        };
+        assert_eq!(settings(&[], &[]), (None, None));
+        assert_eq!(settings(&["."], &[]), (Some(vec![]), None));
+        let (search, options) = settings(&["Corp.example.", "b.example"], &["ndots:2", "rotate"]);
+        assert_eq!(search.unwrap(), ["corp.example", "b.example"]);
+        assert_eq!(options.unwrap(), ["ndots:2", "rotate"]);
     }
 
     #[test]

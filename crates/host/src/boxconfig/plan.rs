@@ -3,16 +3,21 @@
 use std::path::PathBuf;
 
 use super::capabilities::Capabilities;
+use super::hosts::{HostLine, check_hostname};
 use super::limits::Limits;
 use super::network::NetworkPlan;
 use super::ports::PortSpec;
+use super::sysctl::Sysctl;
 use super::tmpfs::Tmpfs;
 use super::{BoxConfig, InvalidConfig, TeeConfig, check_env, check_guest_path, check_user};
 use crate::volume::VolumeSpec;
 
 const MAX_NAME_BYTES: usize = 64;
+/// Sizes of `/dev/shm`: a page, and what no machine has. What is written there counts as memory all the same.
+const MIN_SHM_BYTES: u64 = 4096;
+const MAX_SHM_BYTES: u64 = 1 << 40;
 /// Where the workspace is mounted.
-const WORKSPACE: &str = "/workspace";
+pub(crate) const WORKSPACE: &str = "/workspace";
 
 /// A [`BoxConfig`] whose fields were read and found right.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +29,10 @@ pub(crate) struct Plan {
     /// `None`: it has none.
     pub(crate) network: Option<NetworkPlan>,
     pub(crate) ports: Vec<PortSpec>,
+    pub(crate) hosts: Vec<HostLine>,
+    pub(crate) sysctls: Vec<Sysctl>,
+    /// `None`: the guest's default.
+    pub(crate) shm_bytes: Option<u64>,
 }
 
 /// What is taken from a sandbox's programs.
@@ -70,6 +79,9 @@ impl Plan {
             security: Security::of(config)?,
             network: NetworkPlan::of(config)?,
             ports: PortSpec::parse_all(&config.port_map)?,
+            hosts: HostLine::parse_all(config)?,
+            sysctls: config.sysctls.iter().map(|text| Sysctl::parse(text)).collect::<Result<_, _>>()?,
+            shm_bytes: check_shm(config)?,
         })
     }
 }
@@ -133,9 +145,22 @@ pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), InvalidC
     Err(InvalidConfig::text(field, name, allowed))
 }
 
+fn check_shm(config: &BoxConfig) -> Result<Option<u64>, InvalidConfig> {
+    match config.shm_size {
+        Some(bytes) if !(MIN_SHM_BYTES..=MAX_SHM_BYTES).contains(&bytes) => {
+            let allowed = format!("{MIN_SHM_BYTES} to {MAX_SHM_BYTES} bytes are allowed");
+            Err(InvalidConfig { field: "shm_size", value: format!("{bytes} bytes"), allowed })
+        }
+        bytes => Ok(bytes),
+    }
+}
+
 fn check_names(config: &BoxConfig) -> Result<(), InvalidConfig> {
     if !config.name.is_empty() {
         check_name("name", &config.name)?;
+    }
+    if !config.hostname.is_empty() {
+        check_hostname(&config.hostname)?;
     }
     if config.idle && (!config.cmd.is_empty() || config.entrypoint_override.is_some()) {
         let allowed = "with `cmd` or `entrypoint_override`, false is".into();
@@ -266,6 +291,12 @@ mod tests {
         assert_eq!(field(|c| c.name = "-x".into()), "name");
         assert_eq!(field(|c| c.name = "x".repeat(65)), "name");
         assert!(plan(|c| c.name = "x".repeat(64)).is_ok());
+        assert_eq!(field(|c| c.hostname = "a b".into()), "hostname");
+        assert_eq!(field(|c| c.extra_hosts = list("db")), "extra_hosts");
+        assert_eq!(field(|c| c.sysctls = list("kernel.panic=1")), "sysctls");
+        for (bytes, is_right) in [(4095, false), (4096, true), (1 << 40, true), ((1 << 40) + 1, false)] {
+            assert_eq!(plan(|c| c.shm_size = Some(bytes)).is_ok(), is_right, "{bytes}");
+        }
         assert_eq!(field(|c| c.user = "a:b:c".into()), "user");
         assert!(plan(|c| c.user = "1000:1000".into()).is_ok());
         assert_eq!(field(|c| c.working_dir = "x/../y".into()), "working_dir");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bouvet_net::dns::ClientSettings;
 use bouvet_net::{Addresses, Inbound, Network, Outbound};
 use bouvet_wire::limits::{MAX_PACKETS_BYTES, NETWORK_MTU_BYTES};
 use bouvet_wire::v1::{self, NetworkInput, network_input::Input, network_output::Output};
@@ -26,11 +27,17 @@ pub(crate) const MAX_PACKETS: usize = 4096;
 pub(crate) struct Attached(JoinHandle<()>);
 
 impl Attached {
-    /// Has the guest of `id` make its interface, and carries packets between it and `network`.
-    pub(crate) async fn new(mut client: Client, id: SandboxId, network: &Network) -> Result<Self, String> {
+    /// Has the guest of `id` make its interface, with `settings` in its `resolv.conf`, and carries packets between it and
+    /// `network`.
+    pub(crate) async fn new(
+        mut client: Client,
+        id: SandboxId,
+        network: &Network,
+        settings: ClientSettings,
+    ) -> Result<Self, String> {
         let (input, inputs) = mpsc::channel(WAITING);
         // There is room: nothing was sent yet.
-        input.try_send(message(Input::Start(start(network)))).ok();
+        input.try_send(message(Input::Start(start(network, settings)))).ok();
         let begin = async {
             let outputs = client.network(ReceiverStream::new(inputs)).await;
             let mut outputs = outputs.map_err(|status| crate::link::said(&status))?.into_inner();
@@ -68,13 +75,15 @@ impl Drop for Attached {
     }
 }
 
-fn start(network: &Network) -> v1::NetworkStart {
+fn start(network: &Network, settings: ClientSettings) -> v1::NetworkStart {
     let Addresses { ipv4, ipv6, gateway_ipv4, gateway_ipv6 } = network.addresses();
     v1::NetworkStart {
         addresses: vec![format!("{}/{}", ipv4.0, ipv4.1), format!("{}/{}", ipv6.0, ipv6.1)],
         gateways: vec![gateway_ipv4.to_string(), gateway_ipv6.to_string()],
         mtu_bytes: NETWORK_MTU_BYTES,
         authority: network.authority().unwrap_or_default().into(),
+        search: settings.search,
+        options: settings.options,
     }
 }
 

@@ -6,9 +6,9 @@ pub(crate) mod named;
 
 pub use self::control::{NetworkControl, PolicyError};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use bouvet_net::dns::Resolver;
+use bouvet_net::dns::{ClientSettings, Resolver};
 use bouvet_net::intercept::{Interceptor, InterceptorError, Trust, TrustError};
 use bouvet_net::{Name, Network, NetworkOptions, Sockets};
 
@@ -67,6 +67,26 @@ pub(crate) fn make(
     }))
 }
 
+/// Docker's: on a network of several, a name without dots is a neighbour's before it is completed with a domain.
+const SHARED_OPTION: &str = "ndots:0";
+
+/// What the sandbox's `resolv.conf` has beside its servers: the host's settings as they are now, where `plan` has none.
+pub(crate) async fn client_settings(plan: &NetworkPlan) -> ClientSettings {
+    client_settings_of(plan, Path::new(RESOLV_CONF)).await
+}
+
+async fn client_settings_of(plan: &NetworkPlan, file: &Path) -> ClientSettings {
+    let of_host = ClientSettings::of_file(file).await;
+    let mut settings = ClientSettings {
+        search: plan.search.clone().unwrap_or(of_host.search),
+        options: plan.dns_options.clone().unwrap_or(of_host.options),
+    };
+    if plan.shared.is_some() {
+        settings.add_option(SHARED_OPTION);
+    }
+    settings
+}
+
 /// Where most programs find the certificates that they trust, once the guest was told of the sandbox's authority.
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Variables by which programs are told so that bring certificates of their own: OpenSSL's, curl's, Python's, pip's,
@@ -93,4 +113,32 @@ pub(crate) fn variables(network: &Network) -> Vec<(String, String)> {
 pub(crate) fn names(config: &BoxConfig, id: SandboxId) -> Vec<Name> {
     // What is no name of a host is left out.
     [config.name.clone(), id.to_string(), id.short()].iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boxconfig::NetworkMode;
+
+    #[tokio::test]
+    async fn search_domains_and_options_of_the_host_arrive() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "search corp.example\nnameserver 10.0.0.1\noptions timeout:9\n").unwrap();
+        let settings = async |config: BoxConfig| {
+            let plan = config.plan().unwrap().network.unwrap();
+            let ClientSettings { search, options } = client_settings_of(&plan, file.path()).await;
+            (search.join(" "), options.join(" "))
+        };
+        let tsi = BoxConfig { network: NetworkMode::Tsi, ..BoxConfig::default() };
+        let of = |search: &str, options: &str| (search.to_owned(), options.to_owned());
+        assert_eq!(settings(tsi.clone()).await, of("corp.example", "timeout:9"));
+        let own = BoxConfig { dns_search: vec![".".into()], ..tsi.clone() };
+        assert_eq!(settings(own).await, of("", "timeout:9"));
+        let own = BoxConfig { dns_option: vec!["ndots:3".into()], ..tsi.clone() };
+        assert_eq!(settings(own.clone()).await, of("corp.example", "ndots:3"));
+        let network = NetworkMode::Bridge { network: "shop".into() };
+        let shared = BoxConfig { network: network.clone(), ..tsi };
+        assert_eq!(settings(shared).await, of("corp.example", "timeout:9 ndots:0"));
+        assert_eq!(settings(BoxConfig { network, ..own }).await, of("corp.example", "ndots:3"));
+    }
 }

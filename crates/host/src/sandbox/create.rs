@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bouvet_net::Network;
+use bouvet_net::dns::ClientSettings;
 use bouvet_wire::v1;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ use crate::exec::{Exec, ExecError, ExecRequest, ExecStream, Program, Role, Windo
 use crate::journal::Journals;
 use crate::link::{Client, Link, LinkError};
 use crate::network::attach::Attached;
+use crate::network::client_settings;
 use crate::template::Shape;
 use crate::undo::Undo;
 use crate::volume::{VolumeError, Volumes};
@@ -217,7 +219,11 @@ impl Live {
         }
         if let Some(network) = network {
             // Before its files may be written no more.
-            let attached = Attached::new(client.clone(), id, network).await;
+            let settings = match &blueprint.plan.network {
+                Some(plan) => client_settings(plan).await,
+                None => ClientSettings::default(),
+            };
+            let attached = Attached::new(client.clone(), id, network, settings).await;
             self.network = Some(attached.map_err(BringUpError::Network)?);
         }
         furnish(client.clone(), after).await?;
@@ -311,7 +317,7 @@ impl Waiting {
     /// Makes it the sandbox that is wanted, for whose id it must have been made.
     pub(crate) async fn claim(mut self, wanted: Wanted<'_>) -> Result<Live, BringUpError> {
         let live = &mut self.0.0;
-        live.person = Person::of(wanted.id, wanted.blueprint);
+        live.person = Person::of(&wanted);
         let woken = match live.resume(wanted.id).await {
             Ok(()) => live.furnish(wanted).await,
             Err(error) => Err(BringUpError::Personalise(error)),
@@ -498,7 +504,7 @@ impl Linked {
     }
 
     async fn complete(mut self, site: Site<'_>, wanted: Wanted<'_>) -> Result<Live, BringUpError> {
-        self.0.person = Person::of(wanted.id, wanted.blueprint);
+        self.0.person = Person::of(&wanted);
         let completed = async {
             make_own(self.0.link.client(), wanted.id, &self.0.person).await?;
             self.0.furnish(wanted).await
@@ -521,13 +527,23 @@ impl Linked {
 struct Person {
     hostname: String,
     env: HashMap<String, String>,
+    /// On its network.
+    addresses: Vec<String>,
+    hosts: Vec<v1::HostEntry>,
 }
 
 impl Person {
-    fn of(id: SandboxId, blueprint: &Blueprint) -> Self {
-        let name = &blueprint.config.name;
-        let hostname = if name.is_empty() { hostname(id) } else { name.clone() };
-        Self { hostname, env: blueprint.env.iter().cloned().collect() }
+    fn of(wanted: &Wanted<'_>) -> Self {
+        let (config, plan) = (&wanted.blueprint.config, &wanted.blueprint.plan);
+        let said = [&config.hostname, &config.name].into_iter().find(|name| !name.is_empty());
+        let addresses = wanted.network.map(Network::addresses);
+        Self {
+            hostname: said.cloned().unwrap_or_else(|| hostname(wanted.id)),
+            env: wanted.blueprint.env.iter().cloned().collect(),
+            addresses: addresses
+                .map_or_else(Vec::new, |own| vec![own.ipv4.0.to_string(), own.ipv6.0.to_string()]),
+            hosts: plan.hosts.iter().filter_map(|line| line.entry(addresses.as_ref())).collect(),
+        }
     }
 }
 
@@ -562,6 +578,8 @@ fn request(id: SandboxId, person: &Person) -> Result<v1::PersonaliseRequest, rus
         hostname: person.hostname.clone(),
         machine_id: id.machine_id(),
         env: person.env.clone(),
+        addresses: person.addresses.clone(),
+        hosts: person.hosts.clone(),
     })
 }
 

@@ -39,6 +39,11 @@ impl Line {
             extra_env: self.variables(environment)?,
             port_map: how.publish.clone(),
             dns: reach.dns.clone(),
+            dns_search: reach.dns_search.clone(),
+            dns_option: reach.dns_option.clone(),
+            extra_hosts: reach.add_host.clone(),
+            sysctls: rights.sysctl.clone(),
+            shm_size: self.resources.shm_size()?,
             network: network(&reach.network),
             allow: reach.allow.clone(),
             deny: reach.deny.clone(),
@@ -54,6 +59,8 @@ impl Line {
             sidecar: self.sidecar(environment)?,
             tee: self.tee()?,
             name: how.name.clone(),
+            hostname: how.hostname.clone(),
+            init: how.init,
             user: how.user.clone(),
             working_dir: how.workdir.clone(),
             tty: how.tty,
@@ -228,6 +235,10 @@ impl Resources {
         Ok(vm)
     }
 
+    fn shm_size(&self) -> Result<Option<u64>, Failed> {
+        self.shm_size.as_deref().map(|text| usage::bytes("--shm-size", text)).transpose()
+    }
+
     fn cpus(&self) -> Result<Option<f64>, Failed> {
         let Some(text) = &self.cpus else { return Ok(None) };
         let wrong = || usage::wrong("--cpus", text, "a number like 2 or 0.5 is allowed");
@@ -314,6 +325,8 @@ mod tests {
              --cap-drop ALL --security-opt no-new-privileges --entrypoint /bin/x --ulimit nofile=1:2 --pids-limit 7 \
              --cpuset-cpus 0 -c 512 --cpu-quota 20000 --cpu-period 50000 --memory-reservation 64m --memory-swap -1 \
              --sidecar proxy:1 --sidecar-port 99 --sidecar-env C=3 --persistent -p 8080:80 --dns 1.1.1.1 \
+             --hostname web.example --init --shm-size 128m --add-host db:192.0.2.7 --sysctl net.core.somaxconn=99 \
+             --dns-search a.example --dns-search b.example --dns-option ndots:2 --dns-opt rotate \
              --network tsi --allow example.com:443 --deny *.example.com --secret HOME@example.com,example.org --require-hardware alpine:3 sh -c true --rm",
         );
         let expected = BoxConfig {
@@ -358,6 +371,13 @@ mod tests {
             }),
             port_map: vec!["8080:80".into()],
             dns: vec!["1.1.1.1".into()],
+            dns_search: vec!["a.example".into(), "b.example".into()],
+            dns_option: vec!["ndots:2".into(), "rotate".into()],
+            extra_hosts: vec!["db:192.0.2.7".into()],
+            sysctls: vec!["net.core.somaxconn=99".into()],
+            shm_size: Some(128 << 20),
+            hostname: "web.example".into(),
+            init: true,
             allow: vec!["example.com:443".into()],
             deny: vec!["*.example.com".into()],
             secrets: vec![SecretConfig {
@@ -398,6 +418,12 @@ mod tests {
             ("--cpus 33 alpine", "`--cpus` is 33; 1 to 32 are allowed"),
             ("-e =x alpine", "`--env` is ``; "),
             ("-v data:/data alpine", "`--volume` is `data:/data`; "),
+            ("-h a_b. alpine", "`--hostname` is `a_b.`; "),
+            ("--add-host db alpine", "`--add-host` is `db`; "),
+            ("--sysctl kernel.panic=1 alpine", "`--sysctl` is `kernel.panic=1`; "),
+            ("--shm-size 0 alpine", "`--shm-size` is 0 bytes; 4096 to "),
+            ("--dns-search a/b alpine", "`--dns-search` is `a/b`; "),
+            ("--dns-option :2 alpine", "`--dns-option` is `:2`; "),
             ("--cap-add WHAT alpine", "`--cap-add` is `WHAT`; "),
             ("--cpus 0.5 --cpu-quota 1000 alpine", "`--cpus` with a fraction"),
         ] {

@@ -1,6 +1,6 @@
 //! Guests that do not keep to the rules of networks.
 
-use bouvet_net::dns::Resolver;
+use bouvet_net::dns::{ClientSettings, Resolver};
 use bouvet_net::{Network, NetworkOptions, Policy, Refusal, Sockets};
 use bouvet_wire::limits::MAX_PACKETS_BYTES;
 use bouvet_wire::v1::network_output::Output;
@@ -43,7 +43,7 @@ async fn saying(outputs: Vec<Option<Output>>) -> Link {
 }
 
 async fn attached(link: &Link, network: &Network) -> Result<Attached, String> {
-    Attached::new(link.client(), SandboxId::random(), network).await
+    Attached::new(link.client(), SandboxId::random(), network, ClientSettings::default()).await
 }
 
 #[tokio::test]
