@@ -10,7 +10,9 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo \
 # Where cargo was installed by this very run, or by rustup without a new login.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help demo test run bench figures images kernel rootfs build check deps clean
+MEMORY_SIZES ?= 128,256,512,768,1024,4096
+
+.PHONY: help demo test memory run bench figures images kernel rootfs build check deps clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,6 +22,9 @@ demo: deps build images ## Build everything, then use every tool once in a real 
 
 test: deps images ## Run all tests, and say how many ran and which were skipped
 	@scripts/test.sh
+
+memory: deps images ## Test sandboxes of every size at the limits of their memory
+	@BOUVET_TEST_MEMORY_MIB=$(MEMORY_SIZES) cargo test -p bouvet-e2e --test memory -- --nocapture
 
 run: deps build images ## Serve MCP on http://localhost:8080/mcp
 	@BOUVET_TRANSPORT=http $(AS_ROOT) target/release/bouvet-mcp
@@ -46,6 +51,7 @@ build: ## Build the binaries into target/release
 
 check: ## Check format and lints
 	@cargo fmt --all --check
+	@rustfmt --check --edition 2024 crates/host/preload/clone_memory.rs
 	@cargo clippy --workspace --all-targets --all-features -- -D warnings
 
 deps: ## Install what is missing, through apt

@@ -122,7 +122,8 @@ impl Parent {
         memory_bytes: u64,
         limits: &Limits,
     ) -> Result<Cgroup, CgroupError> {
-        let mut cgroup = Cgroup { dir: self.dir.join(name), others: Vec::new() };
+        let dir = self.dir.join(name);
+        let mut cgroup = Cgroup { dir, others: Vec::new(), memory_bytes, version: self.version };
         fs::create_dir(&cgroup.dir).map_err(refused(&cgroup.dir))?;
         let limited = self.limit(&cgroup.dir, memory_bytes);
         match limited.and_then(|()| share::apply(self, &mut cgroup, memory_bytes, limits)) {
@@ -165,6 +166,13 @@ impl Parent {
     }
 }
 
+/// The number after `name` in a file of a cgroup; 0 if it is not there.
+fn counter(path: &Path, name: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(path)?;
+    let number = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    Ok(number.unwrap_or_default())
+}
+
 fn set(path: &Path, value: &impl ToString) -> Result<(), CgroupError> {
     fs::write(path, value.to_string()).map_err(refused(path))
 }
@@ -173,12 +181,27 @@ fn reap_all(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            let cgroup = Cgroup { dir: entry.path(), others: Vec::new() };
-            cgroup.kill()?;
-            cgroup.remove()?;
+            kill_all(&entry.path())?;
+            fs::remove_dir(entry.path())?;
         }
     }
     fs::remove_dir(dir)
+}
+
+/// Kills all processes in the cgroup `dir` and waits, briefly, until they are gone.
+fn kill_all(dir: &Path) -> io::Result<()> {
+    let processes = fs::read_to_string(dir.join("cgroup.procs"))?;
+    for pid in
+        processes.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw)
+    {
+        let opened = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+        // One that cannot be opened or killed any more has ended by itself.
+        let Ok(process) = opened else { continue };
+        rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).ok();
+        let mut wait = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut wait, Some(&rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 }))?;
+    }
+    Ok(())
 }
 
 /// The root of the hierarchy that controls memory.
@@ -214,6 +237,17 @@ pub(crate) struct Cgroup {
     dir: PathBuf,
     /// Those in other hierarchies.
     others: Vec<PathBuf>,
+    memory_bytes: u64,
+    version: Version,
+}
+
+/// Why the kernel has killed a process for lack of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OutOfMemory {
+    /// Its cgroup used up its limit of so many MiB.
+    Limit(u64),
+    /// There was none left on the host, or in a cgroup above its own.
+    Host,
 }
 
 impl Cgroup {
@@ -235,20 +269,25 @@ impl Cgroup {
         moved.await.map_err(io::Error::other)?
     }
 
-    /// Kills all processes in it and waits, briefly, until they are gone.
-    fn kill(&self) -> io::Result<()> {
-        let processes = fs::read_to_string(self.dir.join("cgroup.procs"))?;
-        for pid in
-            processes.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw)
-        {
-            let opened = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
-            // One that cannot be opened or killed any more has ended by itself.
-            let Ok(process) = opened else { continue };
-            rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).ok();
-            let mut wait = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
-            rustix::event::poll(&mut wait, Some(&rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 }))?;
-        }
-        Ok(())
+    /// Whether, and why, the kernel has killed a process in it for lack of memory.
+    pub(crate) fn out_of_memory(&self) -> io::Result<Option<OutOfMemory>> {
+        let (kills, limit_hits) = match self.version {
+            // `under_oom 0`, `oom_kill 1`; and how often the limit was reached.
+            Version::One => {
+                let kills = counter(&self.dir.join("memory.oom_control"), "oom_kill ")?;
+                (kills, counter(&self.dir.join("memory.failcnt"), "")?)
+            }
+            // Those of the cgroup's own limit, and no kill by one above it, are in `oom`.
+            Version::Two => {
+                let events = self.dir.join("memory.events");
+                (counter(&events, "oom_kill ")?, counter(&events, "oom ")?)
+            }
+        };
+        Ok(match (kills, limit_hits) {
+            (0, _) => None,
+            (_, 0) => Some(OutOfMemory::Host),
+            (_, _) => Some(OutOfMemory::Limit(self.memory_bytes / 1024 / 1024)),
+        })
     }
 
     /// Removes it. Its processes must have been reaped.
@@ -278,5 +317,31 @@ mod tests {
         assert_eq!(hierarchy(mount.path()), Some(mount.path().join("unified")));
         at("cgroup.controllers", "cpu memory pids\n");
         assert_eq!(hierarchy(mount.path()), Some(mount.path().to_owned()));
+    }
+
+    fn killed(version: Version, files: &[(&str, &str)]) -> Option<OutOfMemory> {
+        let dir = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, content)| fs::write(dir.path().join(name), content).unwrap());
+        let dir = dir.path().to_owned();
+        let cgroup = Cgroup { dir, others: Vec::new(), memory_bytes: 768 << 20, version };
+        cgroup.out_of_memory().unwrap()
+    }
+
+    #[test]
+    fn out_of_memory_kills_name_their_limit() {
+        let control = "oom_kill_disable 0\nunder_oom 0\noom_kill ";
+        let one = |kills: &str, hits: &str| {
+            let control = format!("{control}{kills}\n");
+            killed(Version::One, &[("memory.oom_control", &control), ("memory.failcnt", hits)])
+        };
+        assert_eq!(one("0", "9\n"), None, "the limit was reached, and memory found");
+        assert_eq!(one("1", "9\n"), Some(OutOfMemory::Limit(768)));
+        assert_eq!(one("1", "0\n"), Some(OutOfMemory::Host));
+        let two = |oom: u8, kills: u8| {
+            let events = format!("low 0\nhigh 0\nmax 7\noom {oom}\noom_kill {kills}\noom_group_kill 0\n");
+            killed(Version::Two, &[("memory.events", &events)])
+        };
+        assert_eq!((two(1, 0), two(0, 0)), (None, None));
+        assert_eq!((two(1, 1), two(0, 1)), (Some(OutOfMemory::Limit(768)), Some(OutOfMemory::Host)));
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Spec {
     pub(crate) args: Vec<OsString>,
     /// Descriptors that it inherits, as the numbers of [`Spawner::fd`]. All others are closed to it.
     pub(crate) fds: Vec<OwnedFd>,
+    /// Its whole environment.
+    pub(crate) env: Vec<(&'static str, String)>,
     /// Its working directory; the root where `None`.
     pub(crate) dir: Option<PathBuf>,
     /// Whether its output can be read, as its errors always can.
@@ -166,7 +168,7 @@ impl Spawner {
     fn prepare(&self, spec: Spec, confinement: Confinement<'_>) -> io::Result<Command> {
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
         let mut command = Command::new(&spec.program);
-        command.args(&spec.args).env_clear().kill_on_drop(true);
+        command.args(&spec.args).env_clear().envs(spec.env).kill_on_drop(true);
         command.current_dir(spec.dir.as_deref().unwrap_or(Path::new("/")));
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         command.stdout(if spec.output { Stdio::piped() } else { Stdio::null() });

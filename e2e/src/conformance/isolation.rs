@@ -23,6 +23,7 @@ macro_rules! conform_isolation {
             a_vm_s_process_may_do_next_to_nothing
             nothing_of_a_destroyed_sandbox_is_left
             a_killed_vm_fails_its_sandbox_at_once_and_no_other
+            vm_over_its_memory_limit_fails_in_words
             a_guest_that_does_not_wake_fails_its_sandbox
             a_killed_vm_leaves_a_persistent_disk_as_it_was_synced
         }
@@ -113,7 +114,13 @@ pub async fn a_vm_s_process_may_do_next_to_nothing(vmm: Vmm) {
         assert_eq!(of(set), "0".repeat(16), "{set}");
     }
     assert_eq!((of("NoNewPrivs"), of("Seccomp")), ("1".into(), "2".into()));
-    assert_eq!(fs::read(format!("/proc/{}/environ", vm.pid)).unwrap(), b"");
+    let environment = fs::read_to_string(format!("/proc/{}/environ", vm.pid)).unwrap();
+    let variables: Vec<_> = environment.split_terminator('\0').collect();
+    assert!(
+        matches!(variables[..], [])
+            || matches!(variables[..], [one] if one.starts_with("LD_PRELOAD=/proc/self/fd/")),
+        "nothing but the library that maps a clone's memory: {variables:?}"
+    );
 
     let namespace = |pid: &str, kind| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
     for kind in ["net", "ipc"] {
@@ -159,6 +166,35 @@ pub async fn a_killed_vm_fails_its_sandbox_at_once_and_no_other(vmm: Vmm) {
     assert!(matches!(sandbox.state(), State::Failed(_)), "{:?}", sandbox.state());
     assert!(!vm.cgroup.exists() && !vm.sandbox_dir.exists(), "a failed sandbox holds nothing");
     assert_usable(&other).await;
+    site.end().await;
+}
+
+/// A VMM that takes more than it is known to take. No guest makes it do that, so the limit is lowered instead.
+pub async fn vm_over_its_memory_limit_fails_in_words(vmm: Vmm) {
+    const SPARE_BYTES: u64 = 16 << 20;
+    let Some(()) = as_root() else { return };
+    let Some(site) = Site::pooled(vmm, None).await else { return };
+    let sandbox = site.host.create(small()).await.unwrap();
+    let cgroup = VmProcess::of(&site, &sandbox).cgroup;
+    let version_1 = ["memory.usage_in_bytes", "memory.limit_in_bytes"];
+    let is_version_1 = cgroup.join(version_1[1]).exists();
+    let [used, limit] = if is_version_1 { version_1 } else { ["memory.current", "memory.max"] };
+    let configured: u64 = fs::read_to_string(cgroup.join(limit)).unwrap().trim().parse().unwrap();
+    let used: u64 = fs::read_to_string(cgroup.join(used)).unwrap().trim().parse().unwrap();
+    fs::write(cgroup.join(limit), (used + SPARE_BYTES).to_string()).unwrap();
+    let taken = "taken = bytearray(100 << 20); taken[::4096] = b'x' * 25600";
+    let request = ExecRequest::new(Program::Python, taken.to_owned());
+    let ran = async { sandbox.exec(request).await?.finish().await };
+    let error = ran.await.unwrap_err();
+    let expected = format!(
+        "the sandbox's VM was killed: it used more memory than its limit of {} MiB on this machine",
+        configured >> 20
+    );
+    assert!(
+        matches!(&error, ExecError::Refused(Refusal::Failed(why)) if *why == expected),
+        "{error:?} instead of {expected}"
+    );
+    assert_eq!(sandbox.state(), State::Failed(expected));
     site.end().await;
 }
 

@@ -135,7 +135,8 @@ mod tests {
     fn a_field_that_this_host_cannot_honour_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let parent = Parent { dir: dir.path().join("memory/bouvet"), version: Version::One };
-        let mut cgroup = Cgroup { dir: parent.dir.join("vm"), others: Vec::new() };
+        let dir = parent.dir.join("vm");
+        let mut cgroup = Cgroup { dir, others: Vec::new(), memory_bytes: 0, version: Version::One };
         let apply =
             |cgroup: &mut Cgroup, limits: Limits| apply(&parent, cgroup, 0, &limits).unwrap_err().to_string();
         let error = apply(&mut cgroup, Limits { cpu_shares: Some(2), ..Limits::default() });

@@ -6,9 +6,12 @@ use std::ops::{Deref, Range};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 
 use crate::sparse;
+
+const PAGE_BYTES: usize = 4096;
+const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 
 /// An empty memory of `size_mb` MiB.
 pub(crate) fn create(size_mb: u32) -> io::Result<File> {
@@ -43,8 +46,9 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// From `file`, sealed.
+    /// From `file`, sealed, without its pages of zeros: a clone that touches one gets memory of its own.
     pub(crate) fn sealed(file: File) -> io::Result<Self> {
+        punch_zeros(&file)?;
         seal(&file)?;
         Ok(Self { file, name: None })
     }
@@ -131,12 +135,32 @@ pub(crate) fn copy_data(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes holes of the pages of zeros.
+fn punch_zeros(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::FileExt as _;
+
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let mut buffer = vec![0; 1024 * 1024];
+    for extent in sparse::extents(file).collect::<io::Result<Vec<_>>>()? {
+        let Range { start: mut at, end } = extent;
+        while at < end {
+            let part = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            file.read_exact_at(&mut buffer[..part], at)?;
+            for page in buffer[..part].chunks(PAGE_BYTES) {
+                if page == &ZEROS[..page.len()] {
+                    rustix::fs::fallocate(file, flags, at, page.len() as u64)?;
+                }
+                at += page.len() as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Writes `bytes`, but for pages of zeros: memory that a guest has freed, or never used.
 fn write_pages(to: &File, bytes: &[u8], at: u64) -> io::Result<()> {
     use std::os::unix::fs::FileExt as _;
 
-    const PAGE_BYTES: usize = 4096;
-    const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
     let mut pages = bytes.chunks(PAGE_BYTES).enumerate().peekable();
     while let Some((first, page)) = pages.next() {
         if page == &ZEROS[..page.len()] {
@@ -193,6 +217,19 @@ mod tests {
         // Nothing is left of one that fails: a directory has no length to set, and no data.
         assert!(Memory::copied(&File::open(dir.path()).unwrap(), name.clone()).is_err());
         assert!(!name.exists());
+    }
+
+    #[test]
+    fn sealed_memory_has_no_zero_pages() {
+        let file = create(4).unwrap();
+        file.write_all_at(&vec![7; 2 << 20], 1 << 20).unwrap();
+        file.write_all_at(&vec![0; (1 << 20) - 1], (1 << 20) + 1).unwrap();
+        let memory = Memory::sealed(file).unwrap();
+        let data: Vec<_> = sparse::extents(&memory).collect::<io::Result<_>>().unwrap();
+        assert_eq!(data, [1 << 20..(1 << 20) + 4096, 2 << 20..3 << 20]);
+        let mut byte = [0];
+        memory.read_exact_at(&mut byte, 1 << 20).unwrap();
+        assert_eq!(byte, [7]);
     }
 
     #[test]

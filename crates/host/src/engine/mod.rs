@@ -187,6 +187,9 @@ pub enum EngineError {
     /// The VMM's process could not be stopped or continued.
     #[error("could not signal the VMM")]
     Signal(#[source] io::Error),
+    /// The memory of a clone is not mapped as it must be.
+    #[error("the VMM did not load the library that maps the memory of clones")]
+    CloneMemory(#[source] io::Error),
     /// A VM could not be frozen.
     #[error("could not freeze the VM: {0}")]
     Freeze(String),

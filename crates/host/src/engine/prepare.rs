@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use crate::images;
 use crate::kvm::Kvm;
 use crate::undo::Undo;
 
+/// Guest memory for each byte of the page tables that map it: 512, by the process and once more by KVM.
+const MEMORY_PER_PAGE_TABLES: u64 = 256;
 /// How long a process that does nothing may take.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -63,11 +66,11 @@ pub(super) fn check_kvm_group(first_uid: Option<u32>) -> Result<(), EngineError>
     }
 }
 
-/// The cgroup of the VM of `spec`, whose process may use `limit_mb` MiB, where VMs get one.
+/// The cgroup of the VM of `spec`, whose VMM may use `own_mb` MiB beside the guest's memory, where VMs get one.
 pub(super) fn cgroup(
     parent: Option<&cgroup::Parent>,
     spec: &VmSpec,
-    limit_mb: u64,
+    own_mb: u64,
     undo: &mut Undo,
 ) -> Result<Option<Arc<Cgroup>>, EngineError> {
     let Some(parent) = parent else {
@@ -76,10 +79,36 @@ pub(super) fn cgroup(
             None => Ok(None),
         };
     };
+    let in_memory =
+        in_memory_mb(&spec.scratch).map_err(|error| EngineError::Prepare("the scratch disk", error))?;
+    let limit_mb = memory_limit_mb(spec.memory_mb, own_mb) + in_memory;
     let cgroup = Arc::new(parent.create(&spec.name, limit_mb * 1024 * 1024, &spec.limits)?);
     let made = cgroup.clone();
     undo.push("the VM's cgroup", move || made.remove());
     Ok(Some(cgroup))
+}
+
+/// MiB that a VM's process can use: the guest's memory, the page tables that map it, and `own_mb`.
+fn memory_limit_mb(memory_mb: u32, own_mb: u64) -> u64 {
+    let memory_mb = u64::from(memory_mb);
+    memory_mb + memory_mb.div_ceil(MEMORY_PER_PAGE_TABLES) + own_mb
+}
+
+/// MiB of the host's memory that the scratch disk `file` may take for good.
+fn in_memory_mb(file: &File) -> io::Result<u64> {
+    match is_in_memory(file)? {
+        true => Ok(file.metadata()?.len().div_ceil(1024 * 1024)),
+        false => Ok(0),
+    }
+}
+
+/// Whether a file system keeps its files in memory. Those of others are cached in memory too, but the kernel takes that
+/// back when there is need.
+pub(super) fn is_in_memory(file: impl AsFd) -> io::Result<bool> {
+    const TMPFS_MAGIC: i64 = 0x0102_1994; // both by statfs(2)
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    let file_system = rustix::fs::fstatfs(file)?.f_type;
+    Ok([TMPFS_MAGIC, RAMFS_MAGIC].contains(&file_system))
 }
 
 /// The initramfs for `kernel`, with its modules.
@@ -97,4 +126,24 @@ pub(super) fn write_initramfs(path: &Path, kernel: &Path) -> Result<(), EngineEr
     let mut file = File::create(path).map_err(failed)?;
     bouvet_image::initramfs::write(&mut file, &modules).map_err(failed)?;
     file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_limit_covers_guest_tables_and_vmm() {
+        assert_eq!(memory_limit_mb(128, 128), 128 + 1 + 128);
+        assert_eq!(memory_limit_mb(4096, 256), 4096 + 16 + 256);
+    }
+
+    #[test]
+    fn files_in_memory_are_charged_whole() {
+        let memory = super::super::memory::create(3).unwrap();
+        assert_eq!(in_memory_mb(&memory).unwrap(), 3);
+        memory.set_len((3 << 20) + 1).unwrap();
+        assert_eq!(in_memory_mb(&memory).unwrap(), 4);
+        assert!(!is_in_memory(File::open("/proc/self/status").unwrap()).unwrap());
+    }
 }

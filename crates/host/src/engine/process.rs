@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::ExitStatus;
+use std::sync::Arc;
 
 use rustix::process::{Pid, Signal};
 use tokio::process::Child;
@@ -9,7 +10,7 @@ use tracing::warn;
 
 use super::EngineError;
 use super::log::Log;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, OutOfMemory};
 
 /// See the module. Killed when it is dropped, but not waited for: see [`Process::stop`].
 #[derive(Debug)]
@@ -17,13 +18,15 @@ pub(super) struct Process {
     child: Child,
     stderr: Log,
     console: Log,
+    /// Where it is, or soon will be, if VMs have cgroups.
+    cgroup: Option<Arc<Cgroup>>,
 }
 
 impl Process {
-    /// Of `child`, whose guest's console is `console`.
-    pub(super) fn new(mut child: Child, console: Log) -> Self {
+    /// Of `child`, whose guest's console is `console`, and whose memory `cgroup` limits.
+    pub(super) fn new(mut child: Child, console: Log, cgroup: Option<Arc<Cgroup>>) -> Self {
         let stderr = child.stderr.take().map(Log::follow).unwrap_or_default();
-        Self { child, stderr, console }
+        Self { child, stderr, console, cgroup }
     }
 
     /// Its id, until it has been waited for.
@@ -58,12 +61,33 @@ impl Process {
             Ok(status) => status.to_string(),
             Err(error) => return format!("the VM cannot be watched: {error}"),
         };
+        if let Some(reason) = self.out_of_memory() {
+            warn!(%status, %reason, "a VM ended");
+            return reason;
+        }
         let said = self.last_words().await;
         // A kernel that dies says why in many lines, too many for whoever called.
         warn!(%status, console = %self.console.last_lines(150), "a VM ended");
         match said.is_empty() {
             true => format!("the VM ended ({status})"),
             false => format!("the VM ended ({status}); the last it said: {said}"),
+        }
+    }
+
+    /// Why the kernel has killed it for lack of memory, if it has.
+    fn out_of_memory(&self) -> Option<String> {
+        match self.cgroup.as_ref()?.out_of_memory() {
+            Ok(None) => None,
+            Ok(Some(OutOfMemory::Limit(mb))) => Some(format!(
+                "the sandbox's VM was killed: it used more memory than its limit of {mb} MiB on this machine"
+            )),
+            Ok(Some(OutOfMemory::Host)) => {
+                Some("the sandbox's VM was killed: this machine has no memory left".to_owned())
+            }
+            Err(error) => {
+                warn!(%error, "could not read why a VM ended");
+                None
+            }
         }
     }
 

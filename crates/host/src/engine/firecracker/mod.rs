@@ -171,8 +171,8 @@ impl Firecracker {
         mut shown: Vec<Shown>,
         undo: &mut Undo,
     ) -> Result<FirecrackerVm, EngineError> {
-        let limit_mb = u64::from(spec.memory_mb) + OVERHEAD_MB;
-        let cgroup = prepare::cgroup(self.cgroups.as_ref(), spec, limit_mb, undo)?;
+        let of_template_mb = self.template_mb(spec, &shown)?;
+        let cgroup = prepare::cgroup(self.cgroups.as_ref(), spec, OVERHEAD_MB + of_template_mb, undo)?;
         shown.push(self.shown(jail::BASE, &spec.rootfs)?);
         if let Some(sidecar) = &spec.sidecar {
             shown.push(self.shown(jail::SIDECAR, sidecar)?);
@@ -188,12 +188,28 @@ impl Firecracker {
         let child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
         let socket = self.programs.root(&spec.dir).join(jail::API_SOCKET);
         // No guest runs before it is told to, so the process may enter its cgroup as it starts.
-        let (process, api) = vm::begin(child, &socket, cgroup.as_deref(), (&spec.name, spec.aloud)).await?;
+        let (process, api) = vm::begin(child, &socket, cgroup, (&spec.name, spec.aloud)).await?;
         let to_freeze = spec.to_freeze.then(|| ToFreeze {
             memory_bytes: u64::from(spec.memory_mb) * 1024 * 1024,
             dir: self.frozen.clone(),
         });
         Ok(FirecrackerVm::new(process, api, self.programs.root(&spec.dir), to_freeze, shown))
+    }
+
+    /// MiB that the VM of `spec` may be charged for a template's memory file: for what it writes to it to be frozen, or for
+    /// holes that it touches as a clone. Both are memory for good only where that file is in memory.
+    fn template_mb(&self, spec: &VmSpec, shown: &[Shown]) -> Result<u64, EngineError> {
+        let failed = |error| EngineError::Prepare("the file of a template's memory", error);
+        let template = shown.iter().find(|shown| shown.name == jail::MEMORY);
+        let is_in_memory = match template {
+            Some(Shown { file, .. }) => prepare::is_in_memory(file).map_err(failed)?,
+            None if spec.to_freeze => {
+                let dir = File::open(&spec.dir).map_err(failed)?;
+                prepare::is_in_memory(dir).map_err(failed)?
+            }
+            None => false,
+        };
+        Ok(if is_in_memory { u64::from(spec.memory_mb) } else { 0 })
     }
 
     fn command_line(&self, durable: bool) -> String {

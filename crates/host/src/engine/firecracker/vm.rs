@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,14 +38,14 @@ const MAX_GREETING_BYTES: usize = 32;
 pub(super) async fn begin(
     mut child: Child,
     socket: &Path,
-    cgroup: Option<&Cgroup>,
+    cgroup: Option<Arc<Cgroup>>,
     (name, aloud): (&str, bool),
 ) -> Result<(Process, Api), EngineError> {
     // The guest's serial console, and what Firecracker logs.
     let console = child.stdout.take().map(|console| Log::follow_console(console, name, aloud));
     let console = console.unwrap_or_default();
-    let mut process = Process::new(child, console);
-    let enter = cgroup.map(|cgroup| process.enter(cgroup));
+    let mut process = Process::new(child, console, cgroup.clone());
+    let enter = cgroup.as_deref().map(|cgroup| process.enter(cgroup));
     let begun = async {
         let (entered, api) = tokio::join!(OptionFuture::from(enter), Api::connect(socket));
         entered.unwrap_or(Ok(()))?;
@@ -228,8 +229,6 @@ impl Vm for FirecrackerVm {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::super::scripted::{Act, serve};
     use super::*;
     use crate::confine::{Confinement, Spawner, Spec};

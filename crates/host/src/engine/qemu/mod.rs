@@ -4,6 +4,7 @@
 //! user id that owns nothing.
 
 mod args;
+mod preload;
 mod qmp;
 pub(crate) mod tsc;
 mod version;
@@ -21,6 +22,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::process::ChildStdout;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -42,10 +44,12 @@ const BINARY: &str = "qemu-system-x86_64";
 /// What QEMU itself takes, beside the guest's memory and translated code: heap, stacks, libraries, and the
 /// cached pages of its disks.
 const OVERHEAD_MB: u64 = 128;
+/// Guest memory for each byte of the tables in which emulated processors look up pages (QEMU's `CPUTLBEntry`).
+const MEMORY_PER_TLB: u64 = 32;
 /// State of the processors and devices of one VM: some 75 KB.
 const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
 const FREEZE_DEADLINE: Duration = Duration::from_secs(30);
-/// The index of the memory among the descriptors of a VM that has one.
+/// The index, among the descriptors of a VM, of the memory that it is to be frozen with, or of a clone's library.
 const FIRST_OPTIONAL: usize = 7;
 
 /// See the module.
@@ -63,6 +67,8 @@ pub(crate) struct Qemu {
     first_uid: Option<u32>,
     spawner: Arc<Spawner>,
     kernel_args: String,
+    /// The library that maps the memory of clones.
+    preload: File,
 }
 
 impl Qemu {
@@ -98,6 +104,8 @@ impl Qemu {
             first_uid: options.first_uid,
             spawner: options.spawner,
             kernel_args: options.kernel_args.to_owned(),
+            preload: preload::library()
+                .map_err(|error| EngineError::Prepare("the clones' library", error))?,
         })
     }
 
@@ -109,8 +117,8 @@ impl Qemu {
         ([first, second], memory): ([OwnedFd; 2], Option<File>),
         undo: &mut Undo,
     ) -> Result<QemuVm, EngineError> {
-        let memory_limit_mb = u64::from(spec.memory_mb) + u64::from(TRANSLATION_MB) + OVERHEAD_MB;
-        let cgroup = prepare::cgroup(self.cgroups.as_ref(), &spec, memory_limit_mb, undo)?;
+        let own_mb = OVERHEAD_MB + if self.hardware { 0 } else { emulation_mb(&spec) };
+        let cgroup = prepare::cgroup(self.cgroups.as_ref(), &spec, own_mb, undo)?;
         let VmSpec { name, slot, vcpus, memory_mb, rootfs, sidecar, scratch, durable, aloud, .. } = spec;
         let sockets = Sockets::pair().map_err(|error| EngineError::Prepare("the VM's sockets", error))?;
         let base = File::open(&rootfs).map_err(|error| EngineError::Prepare("the rootfs", error))?;
@@ -119,6 +127,11 @@ impl Qemu {
         let shared = memory.as_ref().map(File::try_clone).transpose();
         let shared = shared.map_err(|error| EngineError::Prepare("the VM's memory", error))?;
         fds.extend(shared.map(OwnedFd::from));
+        let is_clone = begin == Begin::Restore;
+        if is_clone {
+            let library = self.preload.try_clone();
+            fds.push(library.map_err(|error| EngineError::Prepare("the clone's library", error))?.into());
+        }
         let sidecar = sidecar.map(File::open).transpose();
         let sidecar = sidecar.map_err(|error| EngineError::Prepare("the sidecar's image", error))?;
         let numbers =
@@ -126,21 +139,24 @@ impl Qemu {
         fds.extend(sidecar.map(OwnedFd::from));
         let machine = Machine { vcpus, memory_mb, durable, ..self.bare() };
         let args = args::command_line(machine, begin, numbers, &self.kernel_args);
-        let program = Spec { program: self.binary.clone(), args, fds, ..Spec::default() };
+        let env =
+            if is_clone { vec![preload::variable(self.spawner.fd(FIRST_OPTIONAL))] } else { Vec::new() };
+        let program = Spec { program: self.binary.clone(), args, fds, env, dir: None, output: is_clone };
         let confinement = Confinement {
             id: self.first_uid.map(|first| first + slot),
             groups: if self.hardware { Kvm::group().into_iter().collect() } else { Vec::new() },
-            cgroup: cgroup.as_deref().filter(|_| begin != Begin::Restore),
+            cgroup: cgroup.as_deref().filter(|_| !is_clone),
             namespaces: self.first_uid.is_some(),
             small_pages: !self.hardware,
             mounts: Vec::new(),
         };
         debug!(%name, ?machine, ?begin, "starting QEMU");
-        let child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
+        let mut child = self.spawner.spawn(program, confinement).await.map_err(EngineError::Spawn)?;
         let [link, console, control] = sockets.ours;
-        let process = Process::new(child, Log::follow_console(console, &name, aloud));
-        let mut vm = QemuVm { process, memory, link: Some(link), control: Control::New(control) };
-        if let (Begin::Restore, Some(cgroup)) = (begin, cgroup) {
+        let mapped = child.stdout.take();
+        let process = Process::new(child, Log::follow_console(console, &name, aloud), cgroup.clone());
+        let mut vm = QemuVm { process, memory, mapped, link: Some(link), control: Control::New(control) };
+        if let (true, Some(cgroup)) = (is_clone, cgroup) {
             // A guest that is restored does not run before it is told to, so its process may enter as it starts.
             if let Err(error) = vm.enter(&cgroup).await {
                 vm.stop().await;
@@ -162,6 +178,11 @@ impl Qemu {
             std::array::from_fn(|i| self.spawner.fd(i));
         Fds { link, console, control, base, scratch, first, second, sidecar: None }
     }
+}
+
+/// MiB that QEMU takes to emulate the VM of `spec`: translated code, and what finds pages of the guest quickly.
+fn emulation_mb(spec: &VmSpec) -> u64 {
+    u64::from(TRANSLATION_MB) + u64::from(spec.memory_mb) / MEMORY_PER_TLB
 }
 
 /// The sockets between us and a QEMU: link, console, control.
@@ -256,7 +277,8 @@ impl Engine for Qemu {
         let told = async {
             let control = vm.control().await?;
             control.run("migrate-set-capabilities", shared_memory()).await?;
-            control.run("migrate-incoming", incoming).await
+            control.run("migrate-incoming", incoming).await?;
+            vm.mapped().await
         };
         let sent = async {
             state.write_all(&frozen.devices).await?;
@@ -266,10 +288,10 @@ impl Engine for Qemu {
         // means that QEMU has ended or hangs, which the other says better.
         let (told, _) = tokio::join!(told, tokio::time::timeout(FREEZE_DEADLINE, sent));
         match told {
-            Ok(_) => Ok(Box::new(vm)),
+            Ok(()) => Ok(Box::new(vm)),
             Err(error) => {
                 vm.stop().await;
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -285,6 +307,8 @@ struct QemuVm {
     process: Process,
     /// What it is to be frozen with.
     memory: Option<File>,
+    /// Where a clone reports that its memory is mapped.
+    mapped: Option<ChildStdout>,
     link: Option<UnixStream>,
     control: Control,
 }
@@ -315,6 +339,14 @@ impl QemuVm {
         let (entered, control) = tokio::join!(self.process.enter(cgroup), self.control());
         control?;
         entered
+    }
+
+    /// Waits until the memory of a clone is mapped as it must be.
+    async fn mapped(&mut self) -> Result<(), EngineError> {
+        match self.mapped.take() {
+            Some(output) => preload::mapped(output).await.map_err(EngineError::CloneMemory),
+            None => Err(EngineError::CloneMemory(io::ErrorKind::BrokenPipe.into())),
+        }
     }
 
     /// Waits until the migration that was begun has ended well.
