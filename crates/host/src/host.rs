@@ -33,7 +33,7 @@ use self::pools::Pools;
 use self::registry::Registry;
 use crate::attest::{self, Measurer};
 use crate::boxconfig::limits::Limits;
-use crate::boxconfig::{BoxConfig, InvalidConfig};
+use crate::boxconfig::{BoxConfig, InvalidConfig, ResourceConfig};
 use crate::boxes::Boxes;
 use crate::confine::Spawner;
 use crate::descriptors;
@@ -47,7 +47,7 @@ use crate::event::{EventWatch, Events};
 use crate::network::named::Networks;
 use crate::pool::Pool;
 use crate::sandbox::{Sandbox, SandboxId, SandboxInfo};
-use crate::template::Templates;
+use crate::template::{Shape, Templates};
 
 /// Callers that may wait for a VM to start. On the smallest machine that is half a minute.
 const MAX_WAITING: usize = 256;
@@ -251,6 +251,19 @@ impl Host {
     /// ```
     pub fn pool(&self) -> (usize, usize) {
         self.0.pools.count()
+    }
+
+    /// Whether the first sandbox with these resources is being made: that takes far longer than the next, its clones.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) {
+    /// if host.is_making_template(&bouvet_host::ResourceConfig::default()) {
+    ///     println!("the first sandbox of this size is being made");
+    /// }
+    /// # }
+    /// ```
+    pub fn is_making_template(&self, resources: &ResourceConfig) -> bool {
+        self.0.templates.as_ref().is_some_and(|templates| templates.is_making(Shape::from(resources)))
     }
 
     /// The sandbox of this name, whatever its state.

@@ -26,8 +26,8 @@ use axum::extract::{Json, Query};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::serve::Listener;
-use bouvet_host::Host;
-use serde::Serialize;
+use bouvet_host::{Host, ResourceConfig};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +47,7 @@ pub(crate) fn router(host: Host) -> Router {
     Router::new()
         .route("/v1/version", get(version))
         .route("/v1/health", get(health))
+        .route("/v1/template", get(template))
         .route("/v1/events", get(logs::events))
         .route("/v1/run", post(session::run))
         .route("/v1/sandboxes", get(sandboxes::list).post(sandboxes::create))
@@ -104,6 +105,25 @@ async fn health(axum::extract::State(host): axum::extract::State<Host>) -> Respo
         "sandboxes": host.list().len(),
         "pool": { "ready": ready, "size": size },
     }))
+}
+
+/// What a template is of.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TemplateQuery {
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mb: u32,
+    pub(crate) disk_mb: u32,
+}
+
+/// `GET /v1/template`
+async fn template(
+    axum::extract::State(host): axum::extract::State<Host>,
+    query: Result<Query<TemplateQuery>, QueryRejection>,
+) -> Answered {
+    let TemplateQuery { vcpus, memory_mb, disk_mb } = asked(query)?;
+    let resources = ResourceConfig { vcpus, memory_mb, disk_mb, ..ResourceConfig::default() };
+    Ok(said(&json!({ "making": host.is_making_template(&resources) })))
 }
 
 async fn unknown() -> Answer {

@@ -77,6 +77,9 @@ async fn sandboxes_are_made_found_listed_and_removed() {
         let found: SandboxView = site.client.get(&path(&["sandboxes", name], &[])).await.unwrap();
         assert_eq!(found, made);
     }
+    let size = [("vcpus", "2"), ("memory_mb", "1024"), ("disk_mb", "4096")];
+    let template: serde_json::Value = site.client.get(&path(&["template"], &size)).await.unwrap();
+    assert_eq!(template, serde_json::json!({ "making": false }));
     let all: Vec<SandboxView> = site.client.get("/v1/sandboxes?all=true").await.unwrap();
     assert_eq!(all, std::slice::from_ref(&made));
     let inspected: serde_json::Value = site.client.get("/v1/sandboxes/one").await.unwrap();

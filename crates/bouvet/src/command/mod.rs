@@ -12,6 +12,7 @@ mod kill;
 mod logs;
 mod names;
 mod network;
+mod notice;
 mod outcome;
 mod pause;
 mod port;
@@ -35,6 +36,7 @@ mod wait;
 use clap::Subcommand;
 
 use self::names::Names;
+pub(crate) use self::notice::FIRST_OF_ITS_SIZE;
 pub(crate) use self::outcome::{Connection, Failed, OURS};
 use self::signals::Signals;
 use crate::config::Config;

@@ -10,6 +10,7 @@ use bouvet_host::{BoxConfig, NetworkMode, SidecarConfig};
 use clap::{ArgAction, Args, ValueEnum};
 use hyper::Method;
 
+use super::notice::Notice;
 use super::outcome::{Connection, Failed};
 use super::session::{self, Terms};
 use super::signals::Signals;
@@ -307,6 +308,7 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
         // Others would be sandboxes of other commands.
         connection.needs_server(&format!("the network `{network}`"))?;
     }
+    let _notice = Notice::watch(&connection.client, &config.resources);
     let prepared = async {
         have_image(&config.image, line.how.pull, connection).await?;
         if let Some(sidecar) = &config.sidecar {

@@ -49,13 +49,15 @@ pub(crate) struct Templates {
     /// What they all depend on.
     basis: String,
     loaded: Mutex<HashMap<Key, Arc<OnceCell<Arc<Frozen>>>>>,
+    /// Those that are being built.
+    making: Mutex<Vec<Shape>>,
 }
 
 impl Templates {
     /// Keeps templates in `dir`, as their engine has it.
     pub(crate) fn new(dir: PathBuf, freezing: Freezing) -> Result<Self, StoreError> {
         let Freezing { basis, home } = freezing;
-        Ok(Self { store: Store::open(dir, home)?, basis, loaded: Mutex::default() })
+        Ok(Self { store: Store::open(dir, home)?, basis, loaded: Mutex::default(), making: Mutex::default() })
     }
 
     /// The template of `rootfs` and `shape`: from memory, from the disk, or else from `build`. Who asks while it is built
@@ -78,8 +80,13 @@ impl Templates {
                 info!(?shape, key, "template loaded");
                 return Ok(Arc::new(frozen));
             }
-            info!(?shape, key, "building a template");
+            info!(
+                ?shape,
+                key, "making the first sandbox of this size, about a minute; the next take a second"
+            );
+            let making = Making::new(&self.making, shape);
             let frozen = Arc::new(build().await?);
+            drop(making);
             match slot.save(frozen.clone()).await {
                 Ok(()) => info!(?shape, key, "template built"),
                 // It serves this host all the same.
@@ -90,6 +97,11 @@ impl Templates {
             Ok(frozen)
         });
         template.await.cloned()
+    }
+
+    /// Whether a template of `shape` is being built.
+    pub(crate) fn is_making(&self, shape: Shape) -> bool {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner).contains(&shape)
     }
 
     fn cell(&self, rootfs: &Rootfs, shape: Shape) -> Arc<OnceCell<Arc<Frozen>>> {
@@ -107,5 +119,69 @@ impl Templates {
     fn key(&self, rootfs: &Rootfs, shape: Shape) -> String {
         let digest = Sha256::digest(format!("{}\n{}\n{shape:?}", self.basis, rootfs.identity));
         digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A template that is being built, for as long as this lives.
+struct Making<'a> {
+    all: &'a Mutex<Vec<Shape>>,
+    shape: Shape,
+}
+
+impl<'a> Making<'a> {
+    fn new(all: &'a Mutex<Vec<Shape>>, shape: Shape) -> Self {
+        all.lock().unwrap_or_else(PoisonError::into_inner).push(shape);
+        Self { all, shape }
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = all.iter().position(|shape| *shape == self.shape) {
+            all.swap_remove(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+    use crate::engine::memory::{self, Home, Memory};
+
+    #[tokio::test]
+    async fn templates_are_in_the_making_while_they_are_built() {
+        let dir = tempfile::tempdir().unwrap();
+        let freezing = Freezing { basis: "basis".into(), home: Home::Sealed };
+        let templates = Templates::new(dir.path().join("templates"), freezing).unwrap();
+        let rootfs = Rootfs { path: "/".into(), identity: String::new(), is_base: true, sidecar: None };
+        let shape = Shape { vcpus: 1, memory_mb: 1, disk_mb: 1 };
+        let scratch = dir.path().join("scratch");
+        std::fs::write(&scratch, "disk").unwrap();
+        let build = || async {
+            assert!(templates.is_making(shape));
+            assert!(!templates.is_making(Shape { vcpus: 2, ..shape }));
+            let memory = memory::create(1).unwrap();
+            memory.write_all_at(b"memory", 0).unwrap();
+            let memory = Memory::sealed(memory).unwrap();
+            Ok::<_, StoreError>(Frozen {
+                memory,
+                devices: "state".into(),
+                scratch: File::open(&scratch).unwrap(),
+            })
+        };
+        assert!(!templates.is_making(shape));
+        templates.get(&rootfs, shape, build).await.unwrap();
+        assert!(!templates.is_making(shape));
+        let failing = || async {
+            assert!(templates.is_making(Shape { disk_mb: 2, ..shape }));
+            let source = std::io::ErrorKind::Other.into();
+            Err(StoreError { dir: dir.path().into(), source })
+        };
+        templates.get(&rootfs, Shape { disk_mb: 2, ..shape }, failing).await.unwrap_err();
+        assert!(!templates.is_making(Shape { disk_mb: 2, ..shape }), "it has failed");
     }
 }

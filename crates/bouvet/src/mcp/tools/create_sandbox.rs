@@ -6,7 +6,9 @@ use std::time::Duration;
 use bouvet_host::{
     BASE_IMAGE, BoxConfig, FULL_BASE_IMAGE, InvalidConfig, NetworkMode, Reference, ResourceConfig,
 };
+use rmcp::RoleServer;
 use rmcp::handler::server::wrapper::{Json, Parameters};
+use rmcp::service::RequestContext;
 use rmcp::{tool, tool_router};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::timestamp;
 use crate::config::Registries;
 use crate::failure::Failure;
+use crate::mcp::progress::Progress;
 use crate::mcp::{Grants, Server};
 
 /// Of a [`BoxConfig`] what is a client's to say: nothing of the host's files, and no more than its operator gives.
@@ -189,9 +192,15 @@ impl Server {
         idempotent_hint = false,
         open_world_hint = true
     ))]
-    async fn create_sandbox(&self, Parameters(args): Parameters<Args>) -> Result<Json<Created>, Failure> {
+    async fn create_sandbox(
+        &self,
+        Parameters(args): Parameters<Args>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<Json<Created>, Failure> {
         let config = args.describe(&self.sandbox, &self.grants)?;
-        let info = self.host.create(config).await?.info();
+        let resources = config.resources.clone();
+        let made = self.host.create(config);
+        let info = Progress::new(&context).while_made(&self.host, &resources, made).await?.info();
         Ok(Json(Created {
             sandbox_id: info.id.to_string(),
             memory_mib: info.config.resources.memory_mb,
