@@ -93,6 +93,22 @@ for _ in range(3): display({'image/png': os.urandom(150_000), 'text/html': 'x' *
     assert len(images) == 1 and outcome["results"][0]["image/png"] == 1
     assert outcome["results"][1]["left_out"] == {"image/png": 150_000}
     assert outcome["results"][2]["left_out"] == {"image/png": 150_000, "text/html": 60_000}
+    for result in outcome["results"][1:]:
+        for mime_type, path in result["files"].items():
+            size = await python.run(f"import os; os.path.getsize({path!r})")
+            assert size["results"][0]["application/json"] == result["left_out"][mime_type]
+
+
+async def test_output_between_calls_comes_with_the_next(way: Way, python: Notebook) -> None:
+    code = "import os, threading, time\ndef late():\n    while not os.path.exists('go'): time.sleep(0.01)\n    "
+    code += "print('late'); open('gone', 'w')\nthreading.Thread(target=late).start()"
+    outcome = await python.run(code)
+    assert (outcome["stdout"], "earlier_output" in outcome) == ("", False)
+    command = "touch go; until test -e gone; do sleep 0.01; done"
+    await way.call("run_command", command=command)
+    outcome = await python.run("print('now')")
+    assert outcome["stdout"] == "late\nnow\n"
+    assert outcome["earlier_output"] == {"stdout_bytes": 5, "stderr_bytes": 0}
 
 
 async def test_a_context_outlives_errors_and_its_deadline(python: Notebook) -> None:

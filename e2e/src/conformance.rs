@@ -5,6 +5,7 @@
 
 mod attest;
 mod boxes;
+mod cells;
 mod clones;
 mod contexts;
 mod isolation;
@@ -26,6 +27,7 @@ use futures_util::{StreamExt as _, stream};
 
 pub use self::attest::*;
 pub use self::boxes::*;
+pub use self::cells::*;
 pub use self::clones::*;
 pub use self::contexts::*;
 pub use self::isolation::*;
@@ -94,6 +96,11 @@ macro_rules! conform {
             node_cells_are_modules
             node_values_are_shown_without_running_them
             node_errors_name_the_cell_alone
+            python_tasks_live_from_cell_to_cell
+            output_between_runs_comes_with_the_next
+            python_values_are_shown_whatever_they_answer
+            large_forms_are_kept_in_files
+            python_cells_follow_the_habits_of_notebooks
             a_port_of_the_host_leads_to_a_server_in_the_sandbox
             bytes_pass_through_a_port_both_ways
             a_connection_that_breaks_breaks_at_the_other_end

@@ -227,10 +227,11 @@ impl Exec {
             let message = message.map_err(|status| ExecError::in_context(status, self.context))?;
             match message.and_then(|message| message.output) {
                 Some(Output::Started(_)) => self.started = true,
-                Some(Output::Result(_)) if self.context.is_none() => {
+                Some(Output::Result(_) | Output::ClearResults(_)) if self.context.is_none() => {
                     return Err(ExecError::Link("it sent a result of a program that has no context".into()));
                 }
                 Some(Output::Result(result)) => self.results.take(result).map_err(ExecError::Link)?,
+                Some(Output::ClearResults(_)) => self.results.clear(),
                 Some(Output::Stdout(data)) => {
                     return bounded(&mut self.stdout, &data).map(|()| Some(ExecEvent::Stdout(data)));
                 }
@@ -289,10 +290,13 @@ impl Exec {
 }
 
 fn captured(head: &mut Vec<u8>, tail: Option<v1::OutputTail>) -> Result<Captured, ExecError> {
-    let v1::OutputTail { tail: data, dropped_bytes } = tail.unwrap_or_default();
+    let v1::OutputTail { tail: data, dropped_bytes, earlier_bytes, earlier_dropped_bytes } =
+        tail.unwrap_or_default();
     let mut tail = Vec::new();
     bounded(&mut tail, &data)?;
-    Ok(Captured { head: std::mem::take(head), dropped_bytes, tail })
+    let head = std::mem::take(head);
+    let earlier_bytes = earlier_bytes.min(head.len() as u64);
+    Ok(Captured { head, dropped_bytes, tail, earlier_bytes, earlier_dropped_bytes })
 }
 
 /// A program's place among those that run in its sandbox.

@@ -102,7 +102,7 @@ pub use link::LinkError;
 pub use network::{NamedNetworkError, NetworkControl, NetworkError, PolicyError};
 pub use pool::PoolOptions;
 pub use ports::{MappedPort, PortError};
-pub use results::{Form, RichOutput};
+pub use results::{Form, ResultLimits, RichOutput};
 pub use sandbox::create::BringUpError;
 pub use sandbox::owner::ControlError;
 pub use sandbox::state::{Refusal, State, Stop};

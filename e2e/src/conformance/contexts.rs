@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bouvet_host::{
     ContextError, ContextId, ContextRequest, ContextState, Death, Exec, ExecError, ExecEvent, ExecRequest,
-    ExecResult, Host, Program, RichOutput, Sandbox,
+    ExecResult, Host, Program, ResultLimits, RichOutput, Sandbox,
 };
 use bytes::Bytes;
 
@@ -165,6 +165,22 @@ pub async fn a_context_shows_tables_and_figures(host: &Host) {
         "import io, matplotlib.image\nfigure, axes = plt.subplots(); axes.bar([1, 2], [3, 4])\nfigure";
     assert_eq!(types(&python.run(decoded).await), [["image/png", "text/plain"]], "once");
     assert_eq!(python.value("plt.get_fignums()").await, "[]");
+
+    let saved = "figure = plt.figure(); plt.plot([1, 2]); figure.show(); plt.savefig('saved.png')\n\
+                 import matplotlib.image; (matplotlib.image.imread('saved.png')[..., :3].min(axis=2) < 0.9).any()";
+    let result = python.run(saved).await;
+    assert_eq!(types(&result).len(), 2, "once, and the value: {}", result.stderr.text());
+    assert_eq!(text(&result.results[1], "text/plain"), "True", "what was shown is what is saved");
+    let noise =
+        "import numpy; plt.figure(figsize=(4, 3)); plt.imshow(numpy.random.rand(300, 400)); plt.show()";
+    let limits = ResultLimits { images_bytes: 100_000, ..ResultLimits::default() };
+    let result =
+        python.try_run(ExecRequest { result_limits: limits, ..python.request(noise) }).await.unwrap();
+    let of =
+        |mime_type| result.results[0].form(mime_type).unwrap_or_else(|| panic!("{mime_type} in {result:?}"));
+    assert!(of("image/png").data.is_empty() && of("image/png").path.is_some());
+    let small = &of("image/jpeg").data;
+    assert!(small.starts_with(b"\xff\xd8") && small.len() <= 50_000, "{}", small.len());
 }
 
 pub async fn a_context_outlives_what_goes_wrong_in_it(host: &Host) {
@@ -406,6 +422,8 @@ pub async fn large_results_are_bounded(host: &Host) {
     let result = python.run("for n in range(33): display(n)").await;
     assert_eq!((result.results.len(), result.omitted_results), (32, 1));
     let result = python.run("for n in range(5): display({'text/html': 'x' * 2 ** 21}, raw=True)").await;
-    assert_eq!((result.results.len(), result.omitted_results), (4, 1));
+    let sizes: Vec<_> = result.results.iter().map(|result| result.forms[0].data.len()).collect();
+    assert_eq!((sizes, result.omitted_results), (vec![2 * mib, 2 * mib, 0, 0, 0], 0));
+    assert!(result.results[4].forms[0].path.is_some(), "a file has it");
     assert_eq!(python.value("'still there'").await, "'still there'");
 }

@@ -14,6 +14,7 @@ use tonic::{Status, Streaming};
 
 use super::context::Context;
 use super::output::Capture;
+use super::relay::Earlier;
 use super::talk::{Message, Talk};
 use super::{Answer, DRAIN, Executor, feed, process, program, send, tail};
 use crate::answers::Answers;
@@ -40,8 +41,8 @@ pub(super) fn run(
         .map_err(|error| Status::internal(format!("could not store the program: {error}")))?;
     let deadline = Instant::now() + Duration::from_millis(start.timeout_ms.into());
     let (answer, answers) = mpsc::channel(8);
-    let cell =
-        Cell { context, start, deadline, file, answer, shown: 0, shown_bytes: 0, omitted: 0, _files: files };
+    let shown = Vec::new();
+    let cell = Cell { context, start, deadline, file, answer, shown, omitted: 0, _files: files };
     tokio::spawn(cell.run(input));
     Ok(ReceiverStream::new(answers))
 }
@@ -52,9 +53,8 @@ struct Cell {
     deadline: Instant,
     file: OsString,
     answer: Answer,
-    /// Results that were passed on, and their bytes.
-    shown: usize,
-    shown_bytes: usize,
+    /// The names of the results that were passed on, and their bytes.
+    shown: Vec<(String, usize)>,
     omitted: u32,
     /// Removed with its content when the run ends.
     _files: program::Files,
@@ -97,9 +97,12 @@ impl Cell {
         // Whoever does not listen any more is about to be told why.
         send(&self.answer, Output::Started(v1::ExecStarted { pid: self.context.pid })).await.ok();
         let started = Instant::now();
-        if talk.begin(Path::new(&self.file), ends).await.is_err() {
+        let results = self.start.result_limits.unwrap_or_default();
+        let earlier = talk.begin(Path::new(&self.file), results, ends).await;
+        if earlier.is_err() {
             self.context.kill();
         }
+        let [earlier_stdout, earlier_stderr] = earlier.unwrap_or_default();
         let limits = (self.start.head_limit_bytes as usize, self.start.tail_limit_bytes as usize);
         let stdout = Capture::start(streams.stdout, limits, self.answer.clone(), Output::Stdout);
         let stderr = Capture::start(streams.stderr, limits, self.answer.clone(), Output::Stderr);
@@ -112,8 +115,8 @@ impl Cell {
         let mut exit = v1::ExecExit {
             timed_out,
             duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
-            stdout: Some(tail(stdout)),
-            stderr: Some(tail(stderr)),
+            stdout: Some(with_earlier(tail(stdout), earlier_stdout)),
+            stderr: Some(with_earlier(tail(stderr), earlier_stderr)),
             omitted_results: self.omitted,
             ..v1::ExecExit::default()
         };
@@ -143,6 +146,10 @@ impl Cell {
                         self.show(result, until).await;
                         continue;
                     }
+                    Some(Message::Clear) => {
+                        self.clear(until).await;
+                        continue;
+                    }
                     // It is dead, or may as well be.
                     None => {
                         context.kill();
@@ -166,16 +173,38 @@ impl Cell {
     /// Passes a result on, within the limits of one run.
     async fn show(&mut self, result: v1::ExecResult, until: Instant) {
         let bytes: usize = result.parts.iter().map(|part| part.data.len()).sum();
-        let fits = self.shown < MAX_RESULTS && self.shown_bytes + bytes <= MAX_RESULTS_BYTES;
+        let id = result.id.clone();
+        let replaced =
+            self.shown.iter().position(|(shown, _)| result.update && !id.is_empty() && *shown == id);
+        let others = self.shown.iter().enumerate().filter(|(index, _)| Some(*index) != replaced);
+        let (count, taken) =
+            others.fold((0, 0), |(count, taken), (_, (_, bytes))| (count + 1, taken + bytes));
+        let fits = count < MAX_RESULTS && taken + bytes <= MAX_RESULTS_BYTES;
         // A host that does not read must not hold the deadline up.
         let sending = tokio::time::timeout_at(until.into(), send(&self.answer, Output::Result(result)));
-        if fits && sending.await.is_ok() {
-            self.shown += 1;
-            self.shown_bytes += bytes;
-        } else {
+        if !fits || sending.await.is_err() {
             self.omitted = self.omitted.saturating_add(1);
+            return;
+        }
+        match replaced {
+            Some(index) => self.shown[index].1 = bytes,
+            None => self.shown.push((id, bytes)),
         }
     }
+
+    /// Makes the host forget the results so far.
+    async fn clear(&mut self, until: Instant) {
+        let clear = Output::ClearResults(v1::ClearResults {});
+        if tokio::time::timeout_at(until.into(), send(&self.answer, clear)).await.is_ok() {
+            self.shown.clear();
+            self.omitted = 0;
+        }
+    }
+}
+
+fn with_earlier(tail: v1::OutputTail, earlier: Earlier) -> v1::OutputTail {
+    let Earlier { bytes: earlier_bytes, dropped_bytes: earlier_dropped_bytes } = earlier;
+    v1::OutputTail { earlier_bytes, earlier_dropped_bytes, ..tail }
 }
 
 fn exit(exit: v1::ExecExit) -> v1::ExecOutput {

@@ -3,9 +3,7 @@
 //! Each is a process with a cgroup of its own, like a program. It lives until it is destroyed or dies; one that
 //! died stays known, so that its user learns of it.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +21,7 @@ use super::cgroup::Group;
 use super::process::{self, Ends, Process};
 use super::program;
 use super::relay::Relay;
-use super::talk::{Message, Outputs, Talk};
+use super::talk::{Message, Talk};
 use super::{Executor, Launch};
 
 /// How long an interpreter may take to start, emulated and read from disk, or where KVM is software.
@@ -160,11 +158,11 @@ async fn start(
     let mut group = executor.groups.take().map_err(|error| failed("make a cgroup", &error))?;
     group.leave_room().map_err(|error| failed("limit its memory", &error))?;
     let env = executor.environment(request.env).await;
-    let (socket, outputs, ends) = ends(program).map_err(|error| failed("make its streams", &error))?;
+    let (socket, outputs, ends) = ends().map_err(|error| failed("make its streams", &error))?;
     let start = v1::ExecStart { program: program.into(), ..v1::ExecStart::default() };
     let launch = Launch { argv: &argv, cwd: &cwd, env: &env, start: &start };
     let process = executor.start(launch, ends, &mut group).await?;
-    let mut talk = Talk::new(socket, outputs);
+    let mut talk = Talk::new(socket, outputs, program == v1::Program::Python);
     match tokio::time::timeout(READY_DEADLINE, talk.next()).await {
         Ok(Some(Message::Done(0))) => {}
         Ok(_) => return Err(Status::failed_precondition("its interpreter did not start")),
@@ -176,22 +174,17 @@ async fn start(
 }
 
 /// Both ends of a context's control socket, and what else its process gets.
-fn ends(program: v1::Program) -> io::Result<(UnixStream, Outputs, Ends)> {
+fn ends() -> io::Result<(UnixStream, [Relay; 2], Ends)> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     let ours = std::os::unix::net::UnixStream::from(ours);
     ours.set_nonblocking(true)?;
     let ours = UnixStream::from_std(ours)?;
-    if program == v1::Program::Python {
-        let nowhere = || File::options().write(true).open("/dev/null").map(OwnedFd::from);
-        return Ok((ours, Outputs::Handed, Ends { stdin: theirs, stdout: nowhere()?, stderr: nowhere()? }));
-    }
     let (streams, ends) = process::streams()?;
     let (Some(stdout), Some(stderr)) = (streams.stdout, streams.stderr) else {
         return Err(io::ErrorKind::NotFound.into());
     };
-    let outputs = Outputs::Kept([Relay::start(stdout), Relay::start(stderr)]);
-    Ok((ours, outputs, Ends { stdin: theirs, ..ends }))
+    Ok((ours, [Relay::start(stdout), Relay::start(stderr)], Ends { stdin: theirs, ..ends }))
 }
 
 /// All contexts.

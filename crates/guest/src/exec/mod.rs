@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bouvet_wire::limits::{MAX_OUTPUT_PART_BYTES, MAX_PROGRAM_BYTES};
+use bouvet_wire::limits::{MAX_OUTPUT_PART_BYTES, MAX_PROGRAM_BYTES, MAX_RESULTS_BYTES};
 use bouvet_wire::v1::{self, exec_input::Input, exec_output::Output};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
@@ -329,7 +329,7 @@ pub(crate) async fn run(
     Ok(ReceiverStream::new(answers))
 }
 
-/// Runs an empty program of each kind, one after the other.
+/// Runs a program of each kind that does nothing for anybody, one after the other.
 pub(crate) async fn warm(
     executor: &Arc<Executor>,
     programs: impl Iterator<Item = v1::Program>,
@@ -338,8 +338,10 @@ pub(crate) async fn warm(
         if program == v1::Program::Python {
             executor.start_python().await;
         }
+        let compiling = program::compile_contexts(&executor.run_dir);
         let source: &[u8] = match program {
             v1::Program::Unspecified => return Err(Status::invalid_argument("a program needs a kind")),
+            v1::Program::Python => compiling.as_bytes(),
             v1::Program::Rust => b"fn main() {}",
             _ => b"",
         };
@@ -375,6 +377,10 @@ fn check(start: &v1::ExecStart) -> Result<(), Status> {
     let parts = [start.head_limit_bytes, start.tail_limit_bytes];
     if parts.iter().any(|limit| *limit as usize > MAX_OUTPUT_PART_BYTES) {
         return Err(Status::invalid_argument(format!("a limit may be {MAX_OUTPUT_PART_BYTES} bytes")));
+    }
+    let v1::ResultLimits { forms_bytes, images_bytes, .. } = start.result_limits.unwrap_or_default();
+    if u64::from(forms_bytes) + u64::from(images_bytes) > MAX_RESULTS_BYTES as u64 {
+        return Err(Status::invalid_argument(format!("results may have {MAX_RESULTS_BYTES} bytes")));
     }
     Ok(())
 }
@@ -551,5 +557,6 @@ fn exit(
 }
 
 fn tail(tail: output::Tail) -> v1::OutputTail {
-    v1::OutputTail { tail: Bytes::from(tail.bytes), dropped_bytes: tail.dropped_bytes }
+    let (dropped_bytes, tail) = (tail.dropped_bytes, Bytes::from(tail.bytes));
+    v1::OutputTail { tail, dropped_bytes, ..v1::OutputTail::default() }
 }

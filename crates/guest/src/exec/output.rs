@@ -27,11 +27,17 @@ pub(super) struct Tail {
 impl Tail {
     /// Appends `data`, and drops from the front what is over twice the limit: each byte is moved at most
     /// once per `limit` bytes of input.
-    fn push(&mut self, data: &[u8], limit: usize) {
+    pub(super) fn push(&mut self, data: &[u8], limit: usize) {
         self.bytes.extend_from_slice(data);
         if self.bytes.len() > 2 * limit {
             self.trim(limit);
         }
+    }
+
+    /// The last `limit` bytes.
+    pub(super) fn trimmed(mut self, limit: usize) -> Self {
+        self.trim(limit);
+        self
     }
 
     fn trim(&mut self, limit: usize) {

@@ -10,12 +10,21 @@ use bouvet_wire::v1::Program;
 /// What the kernel takes as one argument, less room to spare (`MAX_ARG_STRLEN`, execve(2)).
 const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
 
-const RUNNERS: [(&str, &str); 5] = [
+const RUNNERS: [(&str, &str); 14] = [
     ("python.py", include_str!("runners/python.py")),
     ("node.js", include_str!("runners/node.js")),
     ("context.py", include_str!("runners/context.py")),
     ("context.js", include_str!("runners/context.js")),
     ("cell.js", include_str!("runners/cell.js")),
+    ("context/cells.py", include_str!("runners/context/cells.py")),
+    ("context/control.py", include_str!("runners/context/control.py")),
+    ("context/errors.py", include_str!("runners/context/errors.py")),
+    ("context/figures.py", include_str!("runners/context/figures.py")),
+    ("context/hooks.py", include_str!("runners/context/hooks.py")),
+    ("context/loop.py", include_str!("runners/context/loop.py")),
+    ("context/serve.py", include_str!("runners/context/serve.py")),
+    ("context/shell.py", include_str!("runners/context/shell.py")),
+    ("context/show.py", include_str!("runners/context/show.py")),
 ];
 
 /// Compiles and runs `$1/main.rs`. Unoptimised, and without debug information, that of the standard library too,
@@ -33,7 +42,25 @@ exec node --expose-internals --experimental-import-meta-resolve --disable-warnin
 
 /// Stores the interpreters' runners in `run_dir`.
 pub(super) fn install_runners(run_dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(run_dir.join("context"))?;
     RUNNERS.iter().try_for_each(|(name, text)| fs::write(run_dir.join(name), text))
+}
+
+/// A Python program that compiles the modules of contexts, so that no context has to. Without success they run all the
+/// same.
+const COMPILE_CONTEXTS: &str = r#"import os
+directory = "DIRECTORY"
+if not os.path.exists(os.path.join(directory, "__pycache__")):
+    try:
+        import compileall
+        compileall.compile_dir(directory, quiet=2)
+    except Exception:
+        pass
+"#;
+
+/// See [`COMPILE_CONTEXTS`].
+pub(super) fn compile_contexts(run_dir: &Path) -> String {
+    COMPILE_CONTEXTS.replace("DIRECTORY", &run_dir.join("context").display().to_string())
 }
 
 /// What the image wants in every environment: `NAME=value` lines of `/etc/environment`, as pam_env(7) has

@@ -2,10 +2,10 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use bouvet_wire::limits::{MAX_RESULT_BYTES, MAX_RESULT_PARTS, MAX_RESULT_TEXT_BYTES};
+use bouvet_wire::limits::{MAX_PATH_BYTES, MAX_RESULT_BYTES, MAX_RESULT_PARTS, MAX_RESULT_TEXT_BYTES};
 use bouvet_wire::mime::is_mime_type;
 use bouvet_wire::v1;
 use bytes::Bytes;
@@ -17,27 +17,22 @@ use tokio::net::unix::{OwnedWriteHalf, pipe};
 use tokio::sync::mpsc;
 
 use super::process::Ends;
-use super::relay::Relay;
+use super::relay::{Earlier, Relay};
 
-/// The line before a result: a name and a length for each of its forms.
+/// The line before a result: a name, a length and perhaps a path for each of its forms.
 const MAX_HEADER_BYTES: u64 = 16 * 1024;
+/// The name by which a result may be replaced.
+const MAX_RESULT_ID_BYTES: usize = 256;
 
 /// What a context says.
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
     /// The cell shows a value.
     Result(v1::ExecResult),
+    /// The cell drops what it has shown so far.
+    Clear,
     /// The cell has ended, with this exit code.
     Done(u8),
-}
-
-/// How a process that is a context gets to the streams of a run.
-#[derive(Debug)]
-pub(super) enum Outputs {
-    /// It is handed them.
-    Handed,
-    /// It keeps the standard output and errors that it was started with.
-    Kept([Relay; 2]),
 }
 
 /// The service's end of the control socket.
@@ -45,11 +40,14 @@ pub(super) enum Outputs {
 pub(super) struct Talk {
     socket: OwnedWriteHalf,
     messages: mpsc::Receiver<Message>,
-    outputs: Outputs,
+    /// Of the standard output and errors that the process was started with.
+    outputs: [Relay; 2],
+    /// Whether it is sent the standard input of each run.
+    takes_input: bool,
 }
 
 impl Talk {
-    pub(super) fn new(socket: UnixStream, outputs: Outputs) -> Self {
+    pub(super) fn new(socket: UnixStream, outputs: [Relay; 2], takes_input: bool) -> Self {
         let (reader, socket) = socket.into_split();
         // Results wait at the context's end, rather than here.
         let (sender, messages) = mpsc::channel(1);
@@ -62,28 +60,33 @@ impl Talk {
                 }
             }
         });
-        Self { socket, messages, outputs }
+        Self { socket, messages, outputs, takes_input }
     }
 
-    /// Has it run the cell in `file` with `ends` for standard streams.
-    pub(super) async fn begin(&self, file: &Path, ends: Ends) -> io::Result<()> {
-        let mut request = json!({ "cell": file }).to_string();
+    /// Requests the run of the cell in `file`, whose results are bounded by `limits`, with `ends` for standard streams.
+    /// Returns how much of its output and errors came before it.
+    pub(super) async fn begin(
+        &self,
+        file: &Path,
+        limits: v1::ResultLimits,
+        ends: Ends,
+    ) -> io::Result<[Earlier; 2]> {
+        let [stdout, stderr] = &self.outputs;
+        let stdout = stdout.switch(Some(pipe::Sender::from_owned_fd(ends.stdout)?)).await;
+        let stderr = stderr.switch(Some(pipe::Sender::from_owned_fd(ends.stderr)?)).await;
+        let v1::ResultLimits { form_bytes, forms_bytes, images_bytes } = limits;
+        let room = json!({ "form": form_bytes, "forms": forms_bytes, "images": images_bytes });
+        let mut request = json!({ "cell": file, "room": room }).to_string();
         request.push('\n');
-        match &self.outputs {
-            Outputs::Handed => self.send(&request, Some(&ends)),
-            Outputs::Kept([stdout, stderr]) => {
-                stdout.switch(Some(pipe::Sender::from_owned_fd(ends.stdout)?)).await;
-                stderr.switch(Some(pipe::Sender::from_owned_fd(ends.stderr)?)).await;
-                self.send(&request, None)
-            }
-        }
+        self.send(&request, Some(ends.stdin).filter(|_| self.takes_input).as_ref())?;
+        Ok([stdout, stderr])
     }
 
     /// One request and its answers are under way at a time, so the socket has room for all of it.
-    fn send(&self, request: &str, ends: Option<&Ends>) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    fn send(&self, request: &str, stdin: Option<&OwnedFd>) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = ends.map(Ends::borrow);
+        let fds = stdin.map(|stdin| [stdin.as_fd()]);
         if let Some(fds) = &fds
             && !control.push(SendAncillaryMessage::ScmRights(fds))
         {
@@ -102,9 +105,8 @@ impl Talk {
 
     /// Says that the run has ended: what was printed so far is all of its output.
     pub(super) async fn end(&self) {
-        if let Outputs::Kept([stdout, stderr]) = &self.outputs {
-            stdout.switch(None).await;
-            stderr.switch(None).await;
+        for output in &self.outputs {
+            output.switch(None).await;
         }
     }
 }
@@ -116,8 +118,16 @@ async fn receive(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Message
     if let Some(code) = header["done"].as_u64() {
         return u8::try_from(code).map(Message::Done).map_err(io::Error::other);
     }
+    if header["clear"] == true {
+        return Ok(Message::Clear);
+    }
     let parts = header["result"].as_array().ok_or(io::ErrorKind::InvalidData)?;
-    let mut result = v1::ExecResult::default();
+    let mut result = v1::ExecResult {
+        id: header["id"].as_str().filter(|id| id.len() <= MAX_RESULT_ID_BYTES).unwrap_or_default().to_owned(),
+        update: header["update"] == true,
+        earlier: header["earlier"] == true,
+        parts: Vec::new(),
+    };
     let mut room = MAX_RESULT_BYTES;
     for part in parts {
         let mime_type = part[0].as_str().ok_or(io::ErrorKind::InvalidData)?;
@@ -126,8 +136,11 @@ async fn receive(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Message
         let data = body(reader, bytes, kept).await?;
         room -= data.len();
         if result.parts.len() < MAX_RESULT_PARTS && is_mime_type(mime_type) {
-            let (mime_type, omitted_bytes) = (mime_type.to_owned(), bytes - data.len() as u64);
-            result.parts.push(v1::ResultPart { mime_type, data, omitted_bytes });
+            // A form of which only the beginning follows states how long all of it is, and which file has it.
+            let all = part[2].as_u64().unwrap_or(bytes).max(bytes);
+            let path = part[3].as_str().filter(|path| path.len() <= MAX_PATH_BYTES).unwrap_or_default();
+            let (mime_type, omitted_bytes) = (mime_type.to_owned(), all - data.len() as u64);
+            result.parts.push(v1::ResultPart { mime_type, data, omitted_bytes, path: path.to_owned() });
         }
     }
     Ok(Message::Result(result))
@@ -163,6 +176,29 @@ mod tests {
         let message = receive(&mut reader).await?;
         assert!(reader.is_empty(), "it read its own bytes and no others");
         Ok(message)
+    }
+
+    #[tokio::test]
+    async fn forms_in_files_name_them() {
+        let path = format!("/{:x<1$}", "", MAX_PATH_BYTES - 1);
+        let header = format!(r#"{{"result": [["a/b", 1, 9, "{path}"], ["a/c", 1, 0, "{path}y"]]}}"#);
+        let Message::Result(result) = of(&header, b"xy").await.unwrap() else { panic!("it is a result") };
+        let omitted: Vec<_> = result.parts.iter().map(|part| (&*part.path, part.omitted_bytes)).collect();
+        assert_eq!(omitted, [(&*path, 8), ("", 0)]);
+    }
+
+    #[tokio::test]
+    async fn results_can_be_replaced_and_dropped() {
+        let header = r#"{"result": [], "id": "a", "update": true}"#;
+        let (id, update) = ("a".to_owned(), true);
+        let result = v1::ExecResult { id, update, ..v1::ExecResult::default() };
+        assert_eq!(of(header, b"").await.unwrap(), Message::Result(result));
+        assert_eq!(of(r#"{"clear": true}"#, b"").await.unwrap(), Message::Clear);
+        for (length, kept) in [(MAX_RESULT_ID_BYTES, MAX_RESULT_ID_BYTES), (MAX_RESULT_ID_BYTES + 1, 0)] {
+            let header = format!(r#"{{"result": [], "id": "{:x<length$}"}}"#, "");
+            let Message::Result(result) = of(&header, b"").await.unwrap() else { panic!("it is a result") };
+            assert_eq!(result.id.len(), kept);
+        }
     }
 
     async fn parts(header: &str, body: &[u8]) -> Vec<(String, usize, u64)> {

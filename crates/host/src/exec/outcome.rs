@@ -10,7 +10,8 @@ use crate::results::RichOutput;
 /// ```
 /// use bouvet_host::Captured;
 ///
-/// let output = Captured { head: b"first".to_vec(), dropped_bytes: 7, tail: b"last".to_vec() };
+/// let (head, tail) = (b"first".to_vec(), b"last".to_vec());
+/// let output = Captured { head, dropped_bytes: 7, tail, ..Captured::default() };
 /// assert_eq!(output.text(), "first\n[… 7 bytes left out …]\nlast");
 /// assert_eq!(output.clipped(2).dropped_bytes, 7 + 3 + 2);
 /// ```
@@ -22,6 +23,10 @@ pub struct Captured {
     pub dropped_bytes: u64,
     /// The last bytes.
     pub tail: Vec<u8>,
+    /// In a context: how many of the first bytes were printed before the run began, by what earlier runs left running.
+    pub earlier_bytes: u64,
+    /// Bytes left out before those.
+    pub earlier_dropped_bytes: u64,
 }
 
 impl Captured {
@@ -45,14 +50,24 @@ impl Captured {
 
     /// The output as text, with a line that says what was left out.
     pub fn text(&self) -> String {
-        let mut text = String::from_utf8_lossy(&self.head).into_owned();
+        let mut text = String::new();
+        if self.earlier_dropped_bytes > 0 {
+            text.push_str(&format!("[… {} bytes left out …]\n", self.earlier_dropped_bytes));
+        }
         if self.dropped_bytes == 0 {
             // The boundary may fall into a character.
-            return String::from_utf8_lossy(&[&self.head[..], &self.tail[..]].concat()).into_owned();
+            text.push_str(&String::from_utf8_lossy(&[&self.head[..], &self.tail[..]].concat()));
+            return text;
         }
+        text.push_str(&String::from_utf8_lossy(&self.head));
         text.push_str(&format!("\n[… {} bytes left out …]\n", self.dropped_bytes));
         text.push_str(&String::from_utf8_lossy(&self.tail));
         text
+    }
+
+    /// Whether some of it was left out.
+    pub fn truncated(&self) -> bool {
+        self.dropped_bytes > 0 || self.earlier_dropped_bytes > 0
     }
 }
 
@@ -117,7 +132,7 @@ pub struct ExecResult {
 impl ExecResult {
     /// Whether some output was left out.
     pub fn truncated(&self) -> bool {
-        self.stdout.dropped_bytes > 0 || self.stderr.dropped_bytes > 0
+        self.stdout.truncated() || self.stderr.truncated()
     }
 }
 
@@ -131,6 +146,7 @@ mod tests {
             head: head.to_vec(),
             dropped_bytes,
             tail: tail.to_vec(),
+            ..Captured::default()
         };
         assert_eq!(of(b"abc", 0, b"d").clipped(2), of(b"abc", 0, b"d"), "it fits");
         assert_eq!(of(b"abcdefg", 0, b"").clipped(2), of(b"ab", 3, b"fg"));
@@ -141,9 +157,15 @@ mod tests {
 
     #[test]
     fn text_joins_head_and_tail_across_a_character() {
-        let captured = Captured { head: b"gr\xc3".to_vec(), dropped_bytes: 0, tail: b"\xbcn".to_vec() };
-        assert_eq!(captured.text(), "grün");
-        let captured = Captured { head: b"a".to_vec(), dropped_bytes: 7, tail: b"z".to_vec() };
+        let of = |head: &[u8], tail: &[u8]| Captured {
+            head: head.to_vec(),
+            tail: tail.to_vec(),
+            ..Captured::default()
+        };
+        assert_eq!(of(b"gr\xc3", b"\xbcn").text(), "grün");
+        let captured = Captured { dropped_bytes: 7, ..of(b"a", b"z") };
         assert_eq!(captured.text(), "a\n[… 7 bytes left out …]\nz");
+        let captured = Captured { earlier_dropped_bytes: 7, ..of(b"a", b"z") };
+        assert_eq!((captured.text().as_str(), captured.truncated()), ("[… 7 bytes left out …]\naz", true));
     }
 }

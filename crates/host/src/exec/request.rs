@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::OUTPUT_PART_BYTES;
 use crate::boxconfig::{InvalidConfig, check_env, check_user};
 use crate::context::ContextId;
+use crate::results::ResultLimits;
 
 /// The longest shell command.
 const MAX_COMMAND_BYTES: usize = 1024 * 1024;
@@ -114,6 +115,8 @@ pub struct ExecRequest {
     pub terminal: Option<WindowSize>,
     /// The context that it runs in. It has an environment and a directory already, and that of Node.js no input.
     pub context: Option<ContextId>,
+    /// How much of what it shows is sent, in a context.
+    pub result_limits: ResultLimits,
 }
 
 impl ExecRequest {
@@ -136,6 +139,7 @@ impl ExecRequest {
             stdin: Bytes::new(),
             timeout: Duration::from_secs(60),
             context: None,
+            result_limits: ResultLimits::default(),
             user: String::new(),
             terminal: None,
         }
@@ -197,6 +201,7 @@ impl ExecRequest {
     }
 
     fn validate_in_context(&self) -> Result<(), InvalidConfig> {
+        self.result_limits.validate()?;
         let is_node = self.program == Program::Node;
         for (field, is_given, allowed) in [
             ("env", !self.env.is_empty(), "a context keeps the environment that it was created with"),
@@ -232,6 +237,7 @@ impl ExecRequest {
             cwd: self.cwd,
             timeout_ms: u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX),
             context_id: self.context.map(|id| id.to_string()).unwrap_or_default(),
+            result_limits: self.context.map(|_| self.result_limits.into()),
             user: self.user,
             terminal: self.terminal.map(v1::WindowSize::from),
             ..start.clone()

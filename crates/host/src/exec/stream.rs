@@ -150,7 +150,7 @@ impl ExecStream {
                     self.ended = true;
                     return Ok(Some(StreamEvent::Exit(exit.into())));
                 }
-                Some(Output::Started(_) | Output::Result(_)) => {}
+                Some(Output::Started(_) | Output::Result(_) | Output::ClearResults(_)) => {}
                 None => return Err(ExecError::Link("it ended the call without an exit".into())),
             }
         }

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bouvet_wire::frame::MAX_DISCARDED_BYTES;
-use bouvet_wire::limits::{MAX_CONTEXTS, MAX_LIST_ENTRIES, MAX_MESSAGE_BYTES, MAX_RESULT_BYTES};
+use bouvet_wire::limits::{
+    MAX_CONTEXTS, MAX_LIST_ENTRIES, MAX_MESSAGE_BYTES, MAX_PATH_BYTES, MAX_RESULT_BYTES,
+};
 use bouvet_wire::v1::{self, exec_output::Output};
 use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -376,7 +378,8 @@ async fn a_program_that_was_never_run_like_that_fails_its_call() {
     let error = exec(vec![much; 100]).await;
     assert!(matches!(&error, ExecError::Link(fact) if fact.contains("more output")), "{error:?}");
 
-    let tail = v1::OutputTail { tail: vec![b'x'; 1_000_000].into(), dropped_bytes: u64::MAX };
+    let tail = vec![b'x'; 1_000_000].into();
+    let tail = v1::OutputTail { tail, dropped_bytes: u64::MAX, ..v1::OutputTail::default() };
     let exit = v1::ExecExit { stderr: Some(tail), duration_us: u64::MAX, ..v1::ExecExit::default() };
     let error = exec(vec![Output::Exit(exit)]).await;
     assert!(matches!(&error, ExecError::Link(fact) if fact.contains("more output")), "{error:?}");
@@ -386,17 +389,27 @@ async fn a_program_that_was_never_run_like_that_fails_its_call() {
 async fn results_that_nobody_asked_for_fail_their_call() {
     let result = |mime_type: &str, bytes: usize| {
         let data = vec![b'x'; bytes].into();
-        let part = v1::ResultPart { mime_type: mime_type.into(), data, omitted_bytes: u64::MAX };
-        Output::Result(v1::ExecResult { parts: vec![part] })
+        let path = String::new();
+        let part = v1::ResultPart { mime_type: mime_type.into(), data, omitted_bytes: u64::MAX, path };
+        Output::Result(v1::ExecResult { parts: vec![part], ..v1::ExecResult::default() })
     };
-    let error = exec(vec![result("a/b", 1)]).await;
-    assert!(matches!(&error, ExecError::Link(fact) if fact.contains("no context")), "{error:?}");
+    for output in [result("a/b", 1), Output::ClearResults(v1::ClearResults {})] {
+        let error = exec(vec![output]).await;
+        assert!(matches!(&error, ExecError::Link(fact) if fact.contains("no context")), "{error:?}");
+    }
+    let long_path = v1::ResultPart {
+        mime_type: "a/b".into(),
+        path: "x".repeat(MAX_PATH_BYTES + 1),
+        ..v1::ResultPart::default()
+    };
+    let long_path = Output::Result(v1::ExecResult { parts: vec![long_path], ..v1::ExecResult::default() });
     let context = Some(uuid::Uuid::nil().to_string().parse().unwrap());
     for outputs in [
         vec![result("a/b", 1); 33],
         vec![result("a/b", MAX_RESULT_BYTES); 5],
         vec![result("a/b\n", 1)],
         vec![result("left_out", 1)],
+        vec![long_path],
     ] {
         let error = exec_in(context, outputs).await;
         assert!(matches!(&error, ExecError::Link(fact) if fact.contains("it sent")), "{error:?}");

@@ -64,8 +64,9 @@ pub(super) struct Outcome {
 
 /// The beginning of `output` in base64, if it is not UTF-8. It may be cut within a character where some was left out.
 fn bytes_of(output: &Captured) -> Option<String> {
-    let Captured { head, tail, dropped_bytes } = output;
+    let Captured { head, tail, dropped_bytes, .. } = output;
     let is_text = match dropped_bytes {
+        0 if output.earlier_dropped_bytes > 0 => is_part_of_text(&[&head[..], &tail[..]].concat()),
         0 => std::str::from_utf8(&[&head[..], &tail[..]].concat()).is_ok(),
         _ => is_part_of_text(head) && is_part_of_text(tail),
     };
@@ -134,7 +135,7 @@ impl From<ExecResult> for Outcome {
         let (stdout_base64, stderr_base64) = (bytes_of(&stdout), bytes_of(&stderr));
         Self {
             exit_code: exit.exit_code,
-            truncated: stdout.dropped_bytes > 0 || stderr.dropped_bytes > 0,
+            truncated: stdout.truncated() || stderr.truncated(),
             not_utf8: stdout_base64.is_some() || stderr_base64.is_some(),
             stdout_base64,
             stderr_base64,
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
 
     fn captured(head: &[u8], tail: &[u8], dropped_bytes: u64) -> Captured {
-        Captured { head: head.to_vec(), tail: tail.to_vec(), dropped_bytes }
+        Captured { head: head.to_vec(), tail: tail.to_vec(), dropped_bytes, ..Captured::default() }
     }
 
     #[test]

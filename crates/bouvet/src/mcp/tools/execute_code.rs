@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::exec::Options;
-use super::results::CodeOutcome;
+use super::results::{CodeOutcome, RESULT_LIMITS};
 use crate::failure::Failure;
 use crate::mcp::Server;
 
@@ -51,7 +51,7 @@ impl Server {
     /// ES modules), Bash, or Rust (compiled, then run). Returns its exit code and what it printed. A program
     /// that fails is a normal result with a non-zero exit_code. With context_id it is a cell of a notebook: it sees
     /// the variables of the runs before, and its results are the value of its last expression and what it displays
-    /// and draws, figures as images.
+    /// and draws, figures as images. In Python, `!command`, magics and `await` work where IPython is installed.
     #[tool(
         output_schema = schema_for_output::<CodeOutcome>(),
         annotations(
@@ -70,8 +70,11 @@ impl Server {
         let Args { sandbox_id, language, code, context_id, timeout_ms, env, cwd, stdin } = args;
         let mut request = ExecRequest::new(program(&language)?, code);
         request.context = context_id.as_deref().map(context_named).transpose()?;
+        request.result_limits = RESULT_LIMITS;
         let options = Options { timeout_ms, env, cwd, stdin };
-        Ok(CodeOutcome::result(self.run(&sandbox_id, request, options, &context).await?))
+        let result = self.run(&sandbox_id, request, options, &context).await?;
+        // It may have ended with the program.
+        Ok(CodeOutcome::result(result, self.find(&sandbox_id).ok().as_ref()).await)
     }
 }
 

@@ -4,21 +4,26 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
-use bouvet_host::{ExecResult, Form, RichOutput};
+use bouvet_host::{Captured, ExecResult, Form, ResultLimits, RichOutput, Sandbox};
 use bytes::Bytes;
 use rmcp::model::{CallToolResult, ContentBlock};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::exec::Outcome;
 
-/// One form of a value; what is longer is left out.
-const MAX_FORM_BYTES: usize = 64 * 1024;
-/// All forms of all values in one call, but for images. They are in the result twice.
-const MAX_FORMS_BYTES: usize = 128 * 1024;
-/// All images in one call.
-const MAX_IMAGES_BYTES: usize = 512 * 1024;
+/// What the sandbox sends of results: one form, all forms but images (they are in the answer twice), and all images.
+/// Larger forms are kept in its files.
+pub(super) const RESULT_LIMITS: ResultLimits =
+    ResultLimits { form_bytes: 64 * 1024, forms_bytes: 128 * 1024, images_bytes: 448 * 1024 };
+/// The same here: the guest is not trusted with it.
+const MAX_FORM_BYTES: usize = RESULT_LIMITS.form_bytes as usize;
+/// See [`MAX_FORM_BYTES`].
+const MAX_FORMS_BYTES: usize = RESULT_LIMITS.forms_bytes as usize;
+/// See [`MAX_FORM_BYTES`].
+const MAX_IMAGES_BYTES: usize = RESULT_LIMITS.images_bytes as usize;
 /// What clients take as one event is 1 MiB; the rest of the message needs some of it.
 const MAX_EVENT_BYTES: usize = (1024 - 16) * 1024;
 /// What clients show as images.
@@ -32,6 +37,10 @@ pub(super) struct CodeOutcome {
     /// What code in a context showed: what it displayed and drew, and the value of its last expression.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     results: Vec<Shown>,
+    /// Output of background work of earlier calls, printed before this code began. It is the beginning of stdout and stderr.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Earlier")]
+    earlier_output: Option<Earlier>,
     /// How many results more than the limit of 32 there were.
     #[serde(skip_serializing_if = "is_zero")]
     results_left_out: u32,
@@ -39,6 +48,21 @@ pub(super) struct CodeOutcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     context_died: Option<String>,
+}
+
+/// How much of the output was printed before the code began, in bytes.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Earlier {
+    stdout_bytes: u64,
+    stderr_bytes: u64,
+}
+
+impl Earlier {
+    fn of(stdout: &Captured, stderr: &Captured) -> Option<Self> {
+        let all = |output: &Captured| output.earlier_bytes.saturating_add(output.earlier_dropped_bytes);
+        let is_any = all(stdout) > 0 || all(stderr) > 0;
+        is_any.then_some(Self { stdout_bytes: stdout.earlier_bytes, stderr_bytes: stderr.earlier_bytes })
+    }
 }
 
 /// A value in all its forms.
@@ -51,6 +75,12 @@ struct Shown {
     /// Bytes that were left out because they are too many, by MIME type: of text/plain the end, of others all.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     left_out: BTreeMap<String, u64>,
+    /// Files in the sandbox that have what was left out, by MIME type.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    files: BTreeMap<String, String>,
+    /// Whether background work of earlier calls showed it, before this code began.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    earlier: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
@@ -59,42 +89,65 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl CodeOutcome {
-    /// `result` as its caller gets it: structured, the same as text, and its images.
-    pub(super) fn result(mut result: ExecResult) -> CallToolResult {
+    /// `result` as its caller gets it: structured, the same as text, and its images. Images that there is no room for
+    /// are written to files of `sandbox`.
+    pub(super) async fn result(result: ExecResult, sandbox: Option<&Sandbox>) -> CallToolResult {
+        let (mut outcome, blocks, left_out) = Self::fitted(result);
+        for Image { result, mime_type, data } in left_out {
+            let ending = mime_type.rsplit('/').next().unwrap_or_default();
+            let path = format!("/tmp/shown-{}.{ending}", Uuid::new_v4());
+            // A sandbox that has ended meanwhile, or has no room, leaves the number of bytes as all there is.
+            if let Some(sandbox) = sandbox
+                && sandbox.write(&path, data, false).await.is_ok()
+            {
+                outcome.results[result].files.insert(mime_type, path);
+            }
+        }
+        outcome.answer(blocks)
+    }
+
+    /// The outcome, the images that there is room for, and the others.
+    fn fitted(mut result: ExecResult) -> (Self, Vec<ContentBlock>, Vec<Image>) {
         let (results, images) = shown(&std::mem::take(&mut result.results));
         let context_died = result.exit.context_death;
         let mut outcome = Self {
             results,
             results_left_out: result.omitted_results,
+            earlier_output: Earlier::of(&result.stdout, &result.stderr),
             context_died: context_died.map(|death| format!("{death}; create_context makes another")),
             outcome: result.into(),
         };
-        let images = outcome.with_images(images);
+        let (blocks, left_out) = outcome.with_images(images);
+        (outcome, blocks, left_out)
+    }
+
+    fn answer(self, images: Vec<ContentBlock>) -> CallToolResult {
         // Maps with string keys, strings and numbers: there is nothing that JSON could not hold.
-        let mut answer = CallToolResult::structured(serde_json::to_value(outcome).unwrap_or_default());
+        let mut answer = CallToolResult::structured(serde_json::to_value(self).unwrap_or_default());
         answer.content.extend(images);
         answer
     }
 
-    /// Numbers the images that there is room for. Those that do not fit are left out.
-    fn with_images(&mut self, images: Vec<Image>) -> Vec<ContentBlock> {
+    /// Numbers the images that there is room for. Returns them, and those that do not fit.
+    fn with_images(&mut self, images: Vec<Image>) -> (Vec<ContentBlock>, Vec<Image>) {
         let text = serde_json::to_string(self).unwrap_or_default();
         // Once as JSON, and once as a string of JSON.
         let taken = text.len() + serde_json::to_string(&text).unwrap_or_default().len();
         let mut room = MAX_EVENT_BYTES.saturating_sub(taken).min(MAX_IMAGES_BYTES * 4 / 3);
-        let mut blocks = Vec::new();
+        let (mut blocks, mut left_out) = (Vec::new(), Vec::new());
         for Image { result, mime_type, data } in images {
             let encoded = BASE64.encode(&data);
             let shown = &mut self.results[result];
             if encoded.len() > room {
-                shown.left_out.insert(mime_type, data.len() as u64);
+                shown.left_out.insert(mime_type.clone(), data.len() as u64);
+                left_out.push(Image { result, mime_type, data });
                 continue;
             }
             room -= encoded.len();
             blocks.push(ContentBlock::image(encoded, &*mime_type));
             shown.forms.insert(mime_type, blocks.len().into());
         }
-        blocks
+        (blocks, left_out)
     }
 }
 
@@ -108,13 +161,22 @@ struct Image {
 /// The forms that are not images, within their limits; and the images.
 fn shown(results: &[RichOutput]) -> (Vec<Shown>, Vec<Image>) {
     let (mut all, mut images, mut room) = (Vec::new(), Vec::new(), MAX_FORMS_BYTES);
-    for (result, RichOutput { forms }) in results.iter().enumerate() {
-        let mut shown = Shown::default();
+    for (result, RichOutput { forms, earlier }) in results.iter().enumerate() {
+        let mut shown = Shown { earlier: *earlier, ..Shown::default() };
+        let image = IMAGES.iter().find_map(|mime_type| {
+            forms.iter().find(|form| form.mime_type == *mime_type && form.omitted_bytes == 0)
+        });
         for form in forms {
-            let Form { mime_type, data, omitted_bytes } = form.clone();
+            let Form { mime_type, data, omitted_bytes, path } = form.clone();
             if IMAGES.contains(&&*mime_type) && omitted_bytes == 0 {
-                images.push(Image { result, mime_type, data });
+                // Others are the same image in another format.
+                if image == Some(form) {
+                    images.push(Image { result, mime_type, data });
+                }
                 continue;
+            }
+            if let Some(path) = path {
+                shown.files.insert(mime_type.clone(), path);
             }
             let kept = kept(form, room);
             room -= kept.len();
@@ -156,7 +218,7 @@ mod tests {
     use super::*;
 
     fn form(mime_type: &str, data: impl Into<Bytes>) -> Form {
-        Form { mime_type: mime_type.into(), data: data.into(), omitted_bytes: 0 }
+        Form { mime_type: mime_type.into(), data: data.into(), ..Form::default() }
     }
 
     /// Both streams are `printed`.
@@ -169,13 +231,14 @@ mod tests {
             context_death: None,
         };
         let printed = Captured { head: printed.to_vec(), ..Captured::default() };
-        CodeOutcome::result(ExecResult {
+        let (outcome, images, _) = CodeOutcome::fitted(ExecResult {
             exit,
             stdout: printed.clone(),
             stderr: printed,
-            results: results.into_iter().map(|forms| RichOutput { forms }).collect(),
+            results: results.into_iter().map(|forms| RichOutput { forms, ..RichOutput::default() }).collect(),
             omitted_results: 0,
-        })
+        });
+        outcome.answer(images)
     }
 
     fn results(answer: &CallToolResult) -> &Value {
@@ -222,6 +285,39 @@ mod tests {
         assert_eq!(results[2]["text/plain"].as_str().map(str::len), Some(MAX_FORM_BYTES));
         assert_eq!(results[2]["left_out"], json!({ "text/plain": 1 }));
         assert_eq!(results[3], json!({ "left_out": { "text/plain": 7, "text/html": 7 } }));
+    }
+
+    #[test]
+    fn forms_in_files_name_them() {
+        let file =
+            |mime_type: &str| Form { omitted_bytes: 9, path: Some("/tmp/x".into()), ..form(mime_type, "") };
+        let answer = answer(vec![vec![file("image/png"), form("image/jpeg", "jpeg")]], b"");
+        let shown = json!({
+            "image/jpeg": 1,
+            "left_out": { "image/png": 9 },
+            "files": { "image/png": "/tmp/x" },
+        });
+        assert_eq!(results(&answer)[0], shown);
+    }
+
+    #[test]
+    fn one_image_of_each_value_is_shown() {
+        let forms = ["image/jpeg", "image/png", "text/plain"].map(|mime_type| form(mime_type, mime_type));
+        let answer = answer(vec![forms.to_vec()], b"");
+        assert_eq!(results(&answer)[0], json!({ "image/png": 1, "text/plain": "text/plain" }));
+        assert_eq!(answer.content.len(), 2);
+    }
+
+    #[test]
+    fn earlier_output_is_marked() {
+        let of = |earlier_bytes, earlier_dropped_bytes| Captured {
+            earlier_bytes,
+            earlier_dropped_bytes,
+            ..Captured::default()
+        };
+        assert!(Earlier::of(&of(0, 0), &of(0, 0)).is_none());
+        let earlier = Earlier::of(&of(7, 0), &of(0, 1)).unwrap();
+        assert_eq!((earlier.stdout_bytes, earlier.stderr_bytes), (7, 0));
     }
 
     #[test]
