@@ -124,6 +124,14 @@ pub async fn large_forms_are_kept_in_files(host: &Host) {
     assert_eq!((png(0).data.len(), kept(&sandbox, png(1)).await), (1500, 751));
     let plain = result.results[2].form("text/plain").unwrap();
     assert_eq!((plain.data.len(), plain.omitted_bytes), (1000, 502));
+    let node = Notebook::new(&sandbox, Program::Node).await;
+    let html = "const show = (n) => display({ [Symbol.for('Jupyter.display')]: () => ({ 'text/html': 'x'.repeat(n) }) });\n\
+                [1000, 1001, 1000, 1].forEach(show);";
+    let shown = ExecRequest { result_limits: limits, ..node.request(html) };
+    let result = node.try_run(shown).await.unwrap();
+    let page = |index: usize| result.results[index].form("text/html").unwrap();
+    assert_eq!((page(0).data.len(), page(2).data.len()), (1000, 1000));
+    assert_eq!((kept(&sandbox, page(1)).await, kept(&sandbox, page(3)).await), (1001, 1));
     let over = ResultLimits { forms_bytes: 8 * 1024 * 1024, ..ResultLimits::default() };
     let error = python.try_run(ExecRequest { result_limits: over, ..python.request("1") }).await.unwrap_err();
     assert!(error.to_string().contains("result_limits"), "{error}");

@@ -1,9 +1,11 @@
 // A Node.js context: runs the cells that it is handed, one after the other, with the same variables.
 //
-// Descriptor 3 is its control socket, a stream. A request is a line of JSON whose `cell` is a file. What goes back
-// begins with a line of JSON:
+// Descriptor 3 is its control socket, a stream. A request is a line of JSON whose `cell` is a file, and whose `room`
+// bounds the results. What goes back begins with a line of JSON:
 //
-//     {"result": [[TYPE, BYTES], ...]}   a value that the cell shows; the bytes of each of its forms follow
+//     {"result": [PART, ...]}            a value that the cell shows; the bytes of each of its forms follow. PART is
+//                                        [TYPE, BYTES] or, if fewer follow than the form has, [TYPE, BYTES, ALL BYTES,
+//                                        PATH], where PATH (or null) is a file that has all of them
 //     {"done": CODE}                     the cell has ended, with what would be its exit code
 //
 // The first `done` says that requests are taken. What is printed is written before that line is.
@@ -15,6 +17,7 @@ const fs = require('node:fs');
 const { Session } = require('node:inspector');
 const Module = require('node:module');
 const net = require('node:net');
+const os = require('node:os');
 const path = require('node:path');
 const readline = require('node:readline');
 const url = require('node:url');
@@ -29,6 +32,15 @@ const { process, setImmediate } = globalThis;
 // Values within a value that are looked at before it is shown as text alone.
 const MAX_JSON_VALUES = 500_000;
 const MAX_JSON_DEPTH = 100;
+// Forms of one result.
+const MAX_FORMS = 16;
+const MAX_TYPE_BYTES = 128;
+// Forms that count as images, and the names of their files.
+const IMAGES = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif', 'image/webp': 'webp' };
+// How many bytes the results of the run may still take: one form, all but images, images.
+let room = { form: 0, forms: 0, images: 0 };
+// How many forms were kept in files.
+let files = 0;
 
 const control = new net.Socket({ fd: 3 });
 const inspector = new Session();
@@ -230,8 +242,36 @@ async function show(value) {
   const parts = (await forms(value)).flatMap((form) => [...encoded(form)]);
   // What is shown between two runs would belong to neither.
   if (!run || run !== current || !parts.length) return;
-  const header = JSON.stringify({ result: parts.map(([type, bytes]) => [type, bytes.length]) });
-  control.write(Buffer.concat([Buffer.from(`${header}\n`), ...parts.map(([, bytes]) => bytes)]));
+  const known = parts.filter(([type]) => type.length <= MAX_TYPE_BYTES).slice(0, MAX_FORMS);
+  const result = known.map(([type, bytes]) => fitted(type, bytes));
+  const header = JSON.stringify({ result: result.map(([part]) => part) });
+  control.write(Buffer.concat([Buffer.from(`${header}\n`), ...result.map(([, bytes]) => bytes)]));
+}
+
+// A form as its message has it, and its bytes: as many as there is room for, and else the path of a file.
+function fitted(type, bytes) {
+  const isImage = IMAGES[type] !== undefined;
+  const limit = isImage ? room.images >> 1 : room.form < room.forms ? room.form : room.forms;
+  const isText = type === 'text/plain';
+  const sent = bytes.length <= limit ? bytes : bytes.subarray(0, isText ? limit : 0);
+  room[isImage ? 'images' : 'forms'] -= sent.length;
+  if (sent.length === bytes.length) return [[type, sent.length], sent];
+  // Values have their text, too: a file of JSON that nobody asked for would only take room.
+  const path = isText || type === 'application/json' ? null : kept(type, bytes);
+  return [[type, sent.length, bytes.length, path], sent];
+}
+
+// The path of a new file that has `bytes`; none if it cannot be written.
+function kept(type, bytes) {
+  const directory = path.join(os.tmpdir(), `context-${process.pid}`);
+  const file = path.join(directory, `result-${++files}.${IMAGES[type] ?? type.replace(/^.*[/+.]/, '')}`);
+  try {
+    fs.mkdirSync(directory, { recursive: true });
+    fs.writeFileSync(file, bytes);
+    return file;
+  } catch {
+    return null;
+  }
 }
 
 // Shows a value before its run ends.
@@ -380,7 +420,9 @@ async function serve() {
   let number = 0;
   control.write('{"done": 0}\n');
   for await (const line of readline.createInterface({ input: control })) {
-    const source = fs.readFileSync(JSON.parse(line).cell, 'utf8');
+    const request = JSON.parse(line);
+    const source = fs.readFileSync(request.cell, 'utf8');
+    room = request.room;
     const code = await run(source, `cell-${++number}`);
     control.write(`{"done": ${code}}\n`);
   }
