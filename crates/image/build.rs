@@ -15,7 +15,7 @@ use std::process::Command;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let crates = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..");
-    for input in ["guest", "wire", "../Cargo.toml", "../Cargo.lock"] {
+    for input in ["archive", "guest", "wire", "../Cargo.toml", "../Cargo.lock"] {
         println!("cargo::rerun-if-changed={}", crates.join(input).display());
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);

@@ -24,7 +24,7 @@ const MAX_LIST_BYTES: usize = MAX_MESSAGE_BYTES / 2;
 const MAX_TARGET_CHARS: usize = 256;
 
 /// `path` as seen from `home`.
-fn resolve(home: &Path, path: &str) -> Result<PathBuf, Status> {
+pub(crate) fn resolve(home: &Path, path: &str) -> Result<PathBuf, Status> {
     if path.is_empty() || path.contains('\0') {
         return Err(Status::invalid_argument("a path must not be empty or contain NUL"));
     }
@@ -38,7 +38,7 @@ fn resolve(home: &Path, path: &str) -> Result<PathBuf, Status> {
     })
 }
 
-fn status(path: &Path, error: &io::Error) -> Status {
+pub(crate) fn status(path: &Path, error: &io::Error) -> Status {
     let text = format!("`{}`: {error}", path.display());
     match error.kind() {
         io::ErrorKind::NotFound => Status::not_found(text),

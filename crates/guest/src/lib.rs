@@ -5,6 +5,7 @@
 //! The two are separate processes, so that nothing that a host call does can take PID 1 down.
 
 mod answers;
+mod archive;
 mod connect;
 mod datagrams;
 pub mod enter;

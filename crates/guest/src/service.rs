@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) use bouvet_wire::v1::guest_server::GuestServer;
 
 use crate::answers::Answers;
+use crate::archive;
 use crate::connect::{self, Connections};
 use crate::datagrams::{self, Peers};
 use crate::exec::{self, Executor};
@@ -166,6 +167,28 @@ impl v1::guest_server::Guest for Service {
         let home = self.home.clone();
         let list = tokio::task::spawn_blocking(move || files::list(&home, &request.into_inner()));
         list.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
+    }
+
+    async fn stat(&self, request: Request<v1::StatRequest>) -> Result<Response<v1::StatReply>, Status> {
+        self.require_personal()?;
+        let home = self.home.clone();
+        let stat = tokio::task::spawn_blocking(move || archive::stat(&home, &request.into_inner()));
+        stat.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
+    }
+
+    type PackStream = Answers<v1::PackOutput>;
+
+    async fn pack(&self, request: Request<v1::PackRequest>) -> Result<Response<Self::PackStream>, Status> {
+        self.require_personal()?;
+        archive::pack(&self.home, request.into_inner()).map(Response::new)
+    }
+
+    async fn unpack(
+        &self,
+        request: Request<Streaming<v1::UnpackInput>>,
+    ) -> Result<Response<v1::UnpackReply>, Status> {
+        self.require_personal()?;
+        archive::unpack(&self.home, request.into_inner()).await.map(Response::new)
     }
 
     type MountStream = Answers<v1::MountOutput>;

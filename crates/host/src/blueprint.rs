@@ -110,6 +110,11 @@ impl Blueprint {
         self.env.splice(0..0, variables);
     }
 
+    /// Who its programs run as; empty for root.
+    pub(crate) fn user(&self) -> &str {
+        &self.user
+    }
+
     /// What may be shown of its description.
     pub(crate) fn shown(&self) -> BoxConfig {
         let secrets = self.config.secrets.iter().map(SecretConfig::without_value).collect();

@@ -1,5 +1,6 @@
 //! Files of a sandbox, as its client sees them.
 
+pub(crate) mod archive;
 pub(crate) mod transfer;
 
 use std::io;
@@ -220,14 +221,18 @@ pub(crate) async fn list(mut client: Client, path: String) -> Result<Listing, Fi
     .await
 }
 
+fn kind_name(kind: v1::EntryKind) -> &'static str {
+    match kind {
+        v1::EntryKind::File => "file",
+        v1::EntryKind::Directory => "directory",
+        v1::EntryKind::Symlink => "symlink",
+        v1::EntryKind::Other | v1::EntryKind::Unspecified => "other",
+    }
+}
+
 impl From<v1::ListEntry> for ListEntry {
     fn from(entry: v1::ListEntry) -> Self {
-        let kind = match entry.kind() {
-            v1::EntryKind::File => "file",
-            v1::EntryKind::Directory => "directory",
-            v1::EntryKind::Symlink => "symlink",
-            v1::EntryKind::Other | v1::EntryKind::Unspecified => "other",
-        };
+        let kind = kind_name(entry.kind());
         Self {
             name: entry.name,
             kind,

@@ -89,6 +89,8 @@ struct Inner {
     pools: Pools,
     /// VMs that start at once: more only make each other slower. The others wait in order.
     starts: Semaphore,
+    /// VMs that serve the files of stopped sandboxes.
+    readers: Arc<Semaphore>,
     waiting: AtomicUsize,
     tasks: TaskTracker,
     closing: CancellationToken,
@@ -385,6 +387,7 @@ impl Inner {
             templates,
             pools: Pools::default(),
             starts: Semaphore::new(starts),
+            readers: Arc::new(Semaphore::new(life::MAX_READERS)),
             waiting: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

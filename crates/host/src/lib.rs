@@ -89,6 +89,7 @@ pub use exec::{
     Captured, Exec, ExecControl, ExecError, ExecEvent, ExecExit, ExecRequest, ExecResult, ExecStream,
     ParseSignalError, Program, Signal, StreamEvent, WindowSize,
 };
+pub use files::archive::{FileStat, PackPart, PackReader, SkippedFile, Unpacked};
 pub use files::transfer::FileReader;
 pub use files::{FileContent, FileError, ListEntry, Listing, MAX_CONTENT_BYTES};
 pub use host::{

@@ -79,6 +79,9 @@ pub const MAX_OPEN_EXECS: usize = 64;
 /// See [`MAX_OPEN_EXECS`].
 pub const MAX_TRANSFERS: usize = 8;
 
+/// Files left out of an archive that are named, and bytes of each path and reason.
+pub const MAX_SKIPPED_NAMES: usize = 1000;
+
 /// Volumes of one sandbox.
 pub const MAX_VOLUMES: usize = 32;
 

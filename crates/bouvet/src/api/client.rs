@@ -144,6 +144,7 @@ impl Client {
     }
 
     /// `GET`s bytes of any length.
+    #[cfg(all(test, feature = "fake"))]
     pub(crate) async fn download(
         &self,
         path: &str,
@@ -153,14 +154,14 @@ impl Client {
     }
 
     /// `PUT`s bytes of any length.
-    pub(crate) async fn upload(
+    pub(crate) async fn upload<T: DeserializeOwned>(
         &self,
         path: &str,
         content: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
-    ) -> Result<(), CallError> {
+    ) -> Result<T, CallError> {
         let body = Content::new(StreamBody::new(content.map_ok(BodyFrame::data)));
         let response = self.send(Method::PUT, path, "application/octet-stream", body).await?;
-        whole(response).await.map(drop)
+        Ok(serde_json::from_slice(&whole(response).await?)?)
     }
 
     /// Calls for bytes of any length, and sends others meanwhile.

@@ -2,6 +2,7 @@
 //! endpoint; [`shape`] is what is said in JSON, [`frame`] what flows in the streams that go both ways.
 
 mod alone;
+mod archive;
 pub(crate) mod client;
 mod end;
 mod files;
@@ -70,6 +71,8 @@ pub(crate) fn router(host: Host) -> Router {
         .route("/v1/sandboxes/{sandbox}/ports/{port}", delete(ports::unexpose))
         .route("/v1/sandboxes/{sandbox}/files", get(files::list).post(files::make_directory))
         .route("/v1/sandboxes/{sandbox}/file", get(files::read).put(files::write))
+        .route("/v1/sandboxes/{sandbox}/stat", get(archive::stat))
+        .route("/v1/sandboxes/{sandbox}/archive", get(archive::pack).put(archive::unpack))
         .route("/v1/networks", get(networks::list).post(networks::create))
         .route("/v1/networks/{network}", delete(networks::remove))
         .route("/v1/images", get(images::list))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use bouvet_host::{
-    ImageInfo, MappedPort, NetworkCounts, Policy, PullEvent, Refused, Rule, SandboxInfo, State, Stop,
+    ImageInfo, MappedPort, NetworkCounts, Policy, PullEvent, Refused, Rule, SandboxInfo, SkippedFile, State, Stop,
 };
 use humantime::format_rfc3339_seconds;
 use serde::{Deserialize, Serialize};
@@ -254,6 +254,46 @@ pub(crate) struct ListingView {
     pub(crate) entries: Vec<EntryView>,
     /// Whether there are more than fit.
     pub(crate) truncated: bool,
+}
+
+/// What is at a path of a sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StatView {
+    /// `file`, `directory`, `symlink` or `other`: of the entry itself.
+    pub(crate) kind: String,
+    /// The same of what a link leads to at last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) target_kind: Option<String>,
+    /// Path of that, without links; empty: nothing.
+    pub(crate) target: String,
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+    pub(crate) modified_unix_s: i64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) link_target: String,
+}
+
+/// A file that was left out of an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SkippedView {
+    pub(crate) path: String,
+    /// A sentence's end: `is a socket`.
+    pub(crate) reason: String,
+}
+
+impl From<SkippedFile> for SkippedView {
+    fn from(file: SkippedFile) -> Self {
+        Self { path: file.path, reason: file.reason }
+    }
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UnpackedView {
+    pub(crate) entries: u64,
+    /// The first of those that were left out.
+    pub(crate) skipped: Vec<SkippedView>,
+    pub(crate) skipped_count: u64,
 }
 
 /// An image in the cache.

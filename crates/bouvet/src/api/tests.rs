@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::client::{CallError, Client, NOTHING, path};
 use super::frame::Frame;
-use super::shape::{EventView, ExecView, ExitView, FailureView, ListingView, SandboxView};
+use super::shape::{EventView, ExecView, ExitView, FailureView, ListingView, SandboxView, StatView, UnpackedView};
 use super::{Alone, WINDOW_BYTES};
 use crate::config::Config;
 
@@ -243,7 +243,7 @@ async fn files_go_both_ways_with_their_permissions() {
         |verb: &str, of: &str, mode: &str| path(&["sandboxes", "one", verb], &[("path", of), ("mode", mode)]);
     let of = |verb: &str, of: &str| path(&["sandboxes", "one", verb], &[("path", of)]);
     let parts = ["abc", "def"].map(|part| Ok(Bytes::from(part)));
-    site.client.upload(&at("file", file, "493"), stream::iter(parts)).await.unwrap();
+    site.client.upload::<serde_json::Value>(&at("file", file, "493"), stream::iter(parts)).await.unwrap();
     let parent = dir.path().join("deep");
     let listing: ListingView = site.client.get(&of("files", parent.to_str().unwrap())).await.unwrap();
     assert_eq!((listing.entries[0].name.as_str(), listing.entries[0].mode), ("fi le", 0o755));
@@ -257,6 +257,67 @@ async fn files_go_both_ways_with_their_permissions() {
     assert_eq!(site.refused(Method::GET, &of("file", "/no/where")).await.kind, "no_file");
     site.client.act(Method::POST, &of("files", parent.join("empty/er").to_str().unwrap())).await.unwrap();
     assert!(parent.join("empty/er").is_dir());
+    site.alone.end().await;
+}
+
+async fn packed(site: &Site, sandbox: &str, of: &str, name: &str) -> Result<Vec<u8>, FailureView> {
+    let at = path(&["sandboxes", sandbox, "archive"], &[("path", of), ("name", name)]);
+    let frames = site.client.frames(Method::GET, &at, stream::empty()).await;
+    let mut frames = match frames {
+        Err(CallError::Refused(failure)) => return Err(failure),
+        frames => frames.unwrap(),
+    };
+    let mut archive = Vec::new();
+    loop {
+        match frames.next().await.unwrap() {
+            Some(Frame::Stdout(data)) => archive.extend(data),
+            Some(Frame::Exit(_)) => return Ok(archive),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn trees_are_copied_also_from_stopped_sandboxes() {
+    let site = Site::start().await;
+    site.create("one").await;
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    std::fs::create_dir_all(tree.join("sub")).unwrap();
+    std::fs::write(tree.join("sub/f"), "1").unwrap();
+    std::os::unix::fs::symlink("f", tree.join("sub/l")).unwrap();
+    let (tree, into) = (tree.to_str().unwrap(), dir.path().to_str().unwrap());
+    let stat = async |of: String| {
+        site.client.get::<StatView>(&path(&["sandboxes", "one", "stat"], &[("path", &of)])).await
+    };
+    let link = stat(format!("{tree}/sub/l")).await.unwrap();
+    assert_eq!((link.kind.as_str(), link.target_kind.as_deref()), ("symlink", Some("file")));
+    assert_eq!((link.link_target.as_str(), link.target.ends_with("/sub/f")), ("f", true));
+    let none = stat("/no/where".into()).await;
+    assert!(matches!(none, Err(CallError::Refused(failure)) if failure.kind == "no_file"));
+
+    let archive = packed(&site, "one", tree, "copy").await.unwrap();
+    let put = async |to: &str, name: &str| {
+        let at = path(&["sandboxes", "one", "archive"], &[("path", to), ("name", name), ("keep_owners", "true")]);
+        let content = stream::iter([Ok(Bytes::from(archive.clone()))]);
+        site.client.upload::<UnpackedView>(&at, content).await
+    };
+    assert_eq!(put(into, "copy").await.unwrap().entries, 4);
+    assert_eq!(std::fs::read_to_string(dir.path().join("copy/sub/l")).unwrap(), "1");
+    let refused = |put: Result<UnpackedView, CallError>| match put {
+        Err(CallError::Refused(failure)) => failure,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(put(into, "other").await).kind, "wrong_kind", "no other name");
+    assert_eq!(refused(put("/no/where", "").await).kind, "no_file");
+
+    site.client.act(Method::POST, "/v1/sandboxes/one/stop?grace_secs=0").await.unwrap();
+    assert_eq!(packed(&site, "one", tree, "copy").await.unwrap(), archive, "its disk is kept");
+    assert!(refused(put(into, "copy").await).error.contains("its next start would discard"));
+    assert_eq!(site.refused(Method::GET, "/v1/sandboxes/one/files?path=/").await.kind, "stopped");
+    site.client.act(Method::POST, "/v1/sandboxes/one/start").await.unwrap();
+    assert_eq!(packed(&site, "one", tree, "copy").await.unwrap(), archive);
+    site.client.act(Method::DELETE, "/v1/sandboxes/one?force=true").await.unwrap();
     site.alone.end().await;
 }
 

@@ -1,6 +1,7 @@
 //! `bouvet cp`.
 
 mod down;
+mod stream;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -8,31 +9,59 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::outcome::{Connection, Failed};
+use super::table;
 use crate::api::client::{CallError, Client, path};
-use crate::api::shape::{EntryView, ListingView};
+use crate::api::shape::{SkippedView, StatView};
 
-/// Directories within each other.
-const MAX_DEPTH: usize = 100;
+/// The exit code when all was copied but for what was named on standard error.
+const SKIPPED: u8 = 1;
 
 /// What is typed after `bouvet cp`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "SANDBOX:PATH is in the sandbox, where relative paths begin at its root; a path of this machine \
-    with a colon is written `./a:b`. A directory goes into a destination that is there, and becomes one that is not; \
-    with `/.` at its end its content is copied."
+    with a colon is written `./a:b`. A directory goes into a destination that exists, and becomes one that does not; \
+    with `/.` at its end its content is copied.\n\nWith `-` as destination a tar archive is written to standard output; \
+    with `-` as source one is read from standard input and unpacked into a directory of the sandbox, with the owners \
+    that it names. A file called `-` is written `./-`.\n\nThe disk of a stopped sandbox can be read until it is started \
+    or removed; a persistent one can be written too. Its volumes and file systems in memory are not there.\n\nNamed \
+    pipes, sockets and devices are not copied: they are named on standard error, and the exit code is 1."
 )]
 pub(crate) struct Line {
-    /// What is copied: a path, or SANDBOX:PATH
+    /// Keep the owners (by number) of what is copied
+    #[arg(short, long)]
+    archive: bool,
+    /// Copy what a symbolic link SOURCE leads to, instead of the link
+    #[arg(short = 'L', long)]
+    follow_link: bool,
+    /// Do not name files that are left out
+    #[arg(short, long)]
+    quiet: bool,
+    /// What is copied: a path, SANDBOX:PATH, or `-` for standard input
     source: String,
-    /// Where to: a path, or SANDBOX:PATH
+    /// Where to: a path, SANDBOX:PATH, or `-` for standard output
     destination: String,
+}
+
+/// Files of this machine, or a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Local {
+    Path(PathBuf),
+    /// Standard input or output.
+    Stream,
+}
+
+impl Local {
+    fn of(text: &str) -> Self {
+        if text == "-" { Self::Stream } else { Self::Path(text.into()) }
+    }
 }
 
 /// Which way it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route {
-    Up { from: PathBuf, sandbox: String, to: String },
-    Down { sandbox: String, from: String, to: PathBuf },
+    Up { from: Local, sandbox: String, to: String },
+    Down { sandbox: String, from: String, to: Local },
 }
 
 /// `SANDBOX:PATH`, unless it is a path of this machine.
@@ -49,9 +78,9 @@ impl Line {
     /// Which way it goes.
     pub(super) fn route(&self) -> Result<Route, Failed> {
         match (remote(&self.source), remote(&self.destination)) {
-            (None, Some((sandbox, to))) => Ok(Route::Up { from: PathBuf::from(&self.source), sandbox, to }),
+            (None, Some((sandbox, to))) => Ok(Route::Up { from: Local::of(&self.source), sandbox, to }),
             (Some((sandbox, from)), None) => {
-                Ok(Route::Down { sandbox, from, to: PathBuf::from(&self.destination) })
+                Ok(Route::Down { sandbox, from, to: Local::of(&self.destination) })
             }
             (None, None) => {
                 Err(Failed::new("neither path is in a sandbox").hint("write one as SANDBOX:PATH"))
@@ -64,59 +93,92 @@ impl Line {
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
-    let client = &connection.client;
-    match line.route()? {
+    let client = connection.client.clone();
+    let (archive, follow, quiet) = (line.archive, line.follow_link, line.quiet);
+    let skipped = match line.route()? {
         Route::Up { from, sandbox, to } => {
-            up::copy(&Remote { client, sandbox: &sandbox }, &from, &to).await?
+            let remote = Remote { client, sandbox, archive, follow };
+            up::copy(&remote, &from, &to).await?
         }
         Route::Down { sandbox, from, to } => {
-            down::copy(&Remote { client, sandbox: &sandbox }, &from, &to).await?
+            let remote = Remote { client, sandbox, archive, follow };
+            down::copy(&remote, &from, &to).await?
+        }
+    };
+    if !quiet {
+        for file in &skipped.named {
+            // A sandbox may call its files anything.
+            table::note(&table::plain(&format!("skipped `{}`: {}", file.path, file.reason)));
+        }
+        if skipped.count > skipped.named.len() as u64 {
+            table::note(&format!("skipped {} files in all", skipped.count));
         }
     }
-    Ok(0)
+    Ok(if skipped.count == 0 { 0 } else { SKIPPED })
 }
 
-/// The files of a sandbox.
-struct Remote<'a> {
-    client: &'a Client,
-    sandbox: &'a str,
+/// Files that are named at most.
+const MAX_NAMED: usize = 1000;
+
+/// What was left out.
+#[derive(Debug, Default)]
+struct Skipped {
+    /// The first of them.
+    named: Vec<SkippedView>,
+    count: u64,
 }
 
-/// What is at a path of a sandbox.
-enum There {
-    Nothing,
-    Directory(Vec<EntryView>),
-    Other,
+impl Skipped {
+    fn add(&mut self, file: SkippedView) {
+        self.count += 1;
+        if self.named.len() < MAX_NAMED {
+            self.named.push(file);
+        }
+    }
 }
 
-impl Remote<'_> {
-    fn files(&self, of: &str) -> String {
-        path(&["sandboxes", self.sandbox, "files"], &[("path", of)])
+impl From<bouvet_archive::Skipped> for SkippedView {
+    fn from(file: bouvet_archive::Skipped) -> Self {
+        Self { path: file.path, reason: file.reason }
+    }
+}
+
+/// The files of a sandbox, and how they are copied.
+struct Remote {
+    client: Client,
+    sandbox: String,
+    /// Whether owners are kept.
+    archive: bool,
+    /// Whether a source that is a link is followed.
+    follow: bool,
+}
+
+impl Remote {
+    fn archive_of(&self, query: &[(&str, &str)]) -> String {
+        path(&["sandboxes", &self.sandbox, "archive"], query)
     }
 
-    async fn look(&self, at: &str) -> Result<There, Failed> {
-        match self.client.get::<ListingView>(&self.files(at)).await {
-            Ok(ListingView { truncated: true, .. }) => Err(Failed::new(format!(
-                "the directory `{}` has more entries than can be listed",
-                at.escape_debug()
-            ))
-            .hint("pack it with `tar` in the sandbox, and copy that")),
-            Ok(listing) => Ok(There::Directory(listing.entries)),
-            Err(CallError::Refused(failure)) if failure.kind == "no_file" => Ok(There::Nothing),
-            Err(CallError::Refused(failure)) if failure.kind == "wrong_kind" => Ok(There::Other),
+    /// What is at a path; `None`: nothing.
+    async fn stat(&self, at: &str) -> Result<Option<StatView>, Failed> {
+        match self.client.get::<StatView>(&path(&["sandboxes", &self.sandbox, "stat"], &[("path", at)])).await {
+            Ok(stat) => Ok(Some(stat)),
+            Err(CallError::Refused(failure)) if failure.kind == "no_file" => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// `directory` and a name in it.
-fn join(directory: &str, name: &str) -> String {
-    format!("{}/{name}", directory.trim_end_matches('/'))
+/// The directory of a path in a sandbox, and the name there.
+fn split(path: &str) -> Option<(&str, &str)> {
+    let path = path.trim_end_matches('/');
+    let (directory, name) = path.rsplit_once('/')?;
+    let directory = if directory.is_empty() { "/" } else { directory };
+    (!matches!(name, "" | "." | "..")).then_some((directory, name))
 }
 
 /// Whether the content of a directory is meant, and not itself.
 fn means_content(path: &str) -> bool {
-    path.ends_with("/.") || path == "." || path == "/"
+    path.ends_with("/.") || path == "." || path.trim_end_matches('/').is_empty()
 }
 
 /// The last part of a path.
@@ -133,24 +195,40 @@ mod tests {
     use super::*;
 
     fn route(source: &str, destination: &str) -> Result<Route, Failed> {
-        Line { source: source.into(), destination: destination.into() }.route()
+        let (archive, follow_link, quiet) = Default::default();
+        Line { archive, follow_link, quiet, source: source.into(), destination: destination.into() }.route()
     }
 
     #[test]
     fn a_colon_names_a_sandbox_unless_it_is_in_a_path() {
-        let up = |from: &str, to: &str| Route::Up { from: from.into(), sandbox: "box".into(), to: to.into() };
+        let up = |from: &str, to: &str| Route::Up {
+            from: Local::Path(from.into()),
+            sandbox: "box".into(),
+            to: to.into(),
+        };
         assert_eq!(route("dir", "box:/srv"), Ok(up("dir", "/srv")));
         assert_eq!(route("./a:b", "box:srv/x"), Ok(up("./a:b", "/srv/x")));
         assert_eq!(route("/tmp/a:b", "box:"), Ok(up("/tmp/a:b", "/")));
-        let down = Route::Down { sandbox: "box".into(), from: "/etc/a:b".into(), to: ".".into() };
+        let down =
+            Route::Down { sandbox: "box".into(), from: "/etc/a:b".into(), to: Local::Path(".".into()) };
         assert_eq!(route("box:/etc/a:b", "."), Ok(down));
-        assert!(route("a", "b").is_err() && route("a:/b", "c:/d").is_err());
+        assert!(route("a", "b").is_err() && route("a:/b", "c:/d").is_err() && route("-", "-").is_err());
+    }
+
+    #[test]
+    fn dash_is_a_stream_unless_a_path() {
+        let of = |text: &str| match route("box:/x", text).unwrap() {
+            Route::Down { to, .. } => to,
+            Route::Up { .. } => panic!("{text}"),
+        };
+        assert_eq!((of("-"), of("./-"), of("-x")), (Local::Stream, Local::Path("./-".into()), Local::Path("-x".into())));
+        assert!(matches!(route("-", "box:/x"), Ok(Route::Up { from: Local::Stream, .. })));
     }
 
     #[test]
     fn paths_are_taken_apart_as_people_mean_them() {
         assert_eq!((last("/a/b/"), last("/"), last("a/.")), (Some("b"), None, None));
-        assert!(means_content("a/.") && means_content(".") && !means_content("a/b"));
-        assert_eq!((join("/", "a"), join("/a/", "b")), ("/a".into(), "/a/b".into()));
+        assert!(means_content("a/.") && means_content(".") && means_content("/") && !means_content("a/b"));
+        assert_eq!((split("/a/b/"), split("/a"), split("/")), (Some(("/a", "b")), Some(("/", "a")), None));
     }
 }

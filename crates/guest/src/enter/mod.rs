@@ -56,6 +56,12 @@ impl Error {
     }
 }
 
+/// The numbers of `user`, by the sandbox's own files: `user`, `uid`, either with `:group` or `:gid`.
+pub(crate) fn owner(user: &str) -> Result<(u32, u32), String> {
+    let found = Identity::find(user).map_err(|error| crate::chain(&error))?;
+    Ok((found.uid, found.gid))
+}
+
 /// Makes an error of what was tried.
 fn step(what: &'static str) -> impl Fn(rustix::io::Errno) -> Error {
     move |error| Error::Step(what, error.into())

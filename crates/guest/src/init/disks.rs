@@ -51,6 +51,11 @@ fn mount_overlay(lower: &str, prefix: &str, target: &Path) -> Result<(), Error> 
     for dir in [Path::new(&upper), Path::new(&work), target] {
         fs::create_dir_all(dir).map_err(failed)?;
     }
+    // A disk comes back only after all was synced, so that what a volatile mount left there may be mounted again.
+    match fs::remove_dir_all(format!("{work}/work/incompat")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
     // Volatile: nothing is synced, where this disk does not outlive the VM that wrote it.
     let volatile = if is_durable().map_err(failed)? { "" } else { ",volatile" };
     // With redirects a directory of the image can be renamed; without, rename(2) fails with EXDEV.

@@ -14,7 +14,7 @@ use super::{DEADLINE, FileError, check_path, within_deadline};
 use crate::link::Client;
 
 /// Chunks that wait to be sent, beside those that the link holds.
-const WAITING_CHUNKS: usize = 4;
+pub(super) const WAITING_CHUNKS: usize = 4;
 
 /// A file being read. Dropping it ends that.
 ///
@@ -133,7 +133,7 @@ fn early<T>(answer: Result<tonic::Response<v1::WriteReply>, Status>) -> Result<T
 
 /// How the sending of content ended.
 #[derive(Debug, PartialEq, Eq)]
-enum Fed {
+pub(super) enum Fed {
     All,
     /// The call is over: its answer says why.
     Refused,
@@ -149,17 +149,27 @@ async fn feed(
     if !send(Input::Start(start)).await? {
         return Ok(Fed::Refused);
     }
+    feed_chunks(&sender, |data| WriteInput { input: Some(Input::Data(data)) }, content).await
+}
+
+/// Sends `content` in chunks, each as `wrap` makes a message of it.
+pub(super) async fn feed_chunks<M>(
+    sender: &mpsc::Sender<M>,
+    wrap: impl Fn(Bytes) -> M,
+    content: impl Stream<Item = io::Result<Bytes>> + Send,
+) -> Result<Fed, FileError> {
+    let send = |data| within_deadline(async { Ok(sender.send(wrap(data)).await.is_ok()) });
     tokio::pin!(content);
     // A message for each packet that a caller sends would cost the guest more than its content.
     let mut waiting = BytesMut::new();
     while let Some(mut part) = next_part(&mut content).await? {
         while let Some(chunk) = take_chunk(&mut waiting, &mut part) {
-            if !send(Input::Data(chunk)).await? {
+            if !send(chunk).await? {
                 return Ok(Fed::Refused);
             }
         }
     }
-    if !waiting.is_empty() && !send(Input::Data(waiting.freeze())).await? {
+    if !waiting.is_empty() && !send(waiting.freeze()).await? {
         return Ok(Fed::Refused);
     }
     Ok(Fed::All)

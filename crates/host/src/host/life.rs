@@ -1,10 +1,11 @@
 //! The life of one sandbox on its host: admitted, brought up, owned, perhaps started again, and forgotten.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bouvet_net::Network;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -21,14 +22,17 @@ use crate::journal::{Journal, Journals};
 use crate::network::{self, NetworkControl};
 use crate::pool::Entry;
 use crate::ports::Claim;
+use crate::sandbox::archive::Lease;
 use crate::sandbox::create::{self, Live, Origin, Site, Wanted};
-use crate::sandbox::owner::{ControlError, End, Owner};
+use crate::sandbox::owner::{self, Answer, ControlError, End, Owner, Rest};
 use crate::sandbox::state::{Event, State};
 use crate::sandbox::{Birth, Ends, Sandbox, SandboxId};
 use crate::template::Shape;
 
 /// Orders that wait for an owner who is at work.
 const MAX_ORDERS: usize = 16;
+/// VMs of one host that only serve the files of stopped sandboxes.
+pub(super) const MAX_READERS: usize = 4;
 /// How long the main program of a persistent sandbox has to end when its host does.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -45,6 +49,15 @@ struct Home {
     network: Option<Network>,
     /// Where it is kept, if it is persistent.
     kept: Option<Kept>,
+    /// Where its disk is while it is stopped, if it is not persistent.
+    rest_disk: PathBuf,
+}
+
+/// The VM that serves the files of a stopped sandbox.
+struct Reader {
+    live: Live,
+    lease: Lease,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Host {
@@ -106,7 +119,9 @@ impl Host {
             None => (SandboxId::random(), registry.take_slot()),
         };
         let journals = Journals::default();
-        let home = Home { id, slot, ground: Some(ground), blueprint, journals, network, kept: None };
+        let rest_disk = self.rest_disk(id);
+        let home =
+            Home { id, slot, ground: Some(ground), blueprint, journals, network, kept: None, rest_disk };
         let (sandbox, owner) = self.enrol(&mut registry, &home, ports, (SystemTime::now(), State::Starting));
         Ok((sandbox, owner, home, pooled))
     }
@@ -130,12 +145,17 @@ impl Host {
         }
         let config = home.blueprint.shown();
         let led = registry.led.clone();
-        let birth = Birth { id, config, created_at, journals: journals.clone(), network, ports, led };
+        let user = home.blueprint.user().to_owned();
+        let birth = Birth { id, config, created_at, journals: journals.clone(), network, ports, led, user };
         let sandbox = Sandbox::new(birth, state, orders);
         registry.sandboxes.insert(id, sandbox.clone());
         let events = self.0.events.clone();
         let log_level = home.blueprint.config.log_level;
-        (sandbox, Owner { id, state: sender, orders: receiver, journals, events, log_level, doomed: false })
+        let config = &home.blueprint.config;
+        let rest_disk = (!config.persistent && !config.auto_remove).then(|| home.rest_disk.clone());
+        let (state, orders) = (sender, receiver);
+        let owner = Owner { id, state, orders, journals, events, log_level, doomed: false, rest_disk };
+        (sandbox, owner)
     }
 
     /// The network that is asked for, of which programs get the variables.
@@ -174,7 +194,7 @@ impl Host {
                     break;
                 }
             }
-            let Some(answer) = owner.rest().await else { break };
+            let Some(answer) = self.rest(&sandbox, &mut owner, &mut home).await else { break };
             let started = match self.start_again(&sandbox, &mut home).await {
                 Ok(started) => {
                     up(&sandbox, &owner, &started);
@@ -208,6 +228,64 @@ impl Host {
         owner.happen(Event::Released);
     }
 
+    /// Waits until a sandbox without a VM is to be started, and serves its files meanwhile; `None`: it is destroyed.
+    async fn rest(&self, sandbox: &Sandbox, owner: &mut Owner, home: &mut Home) -> Option<Answer> {
+        let mut reader: Option<Reader> = None;
+        let started = loop {
+            let idle = reader.as_ref().map(|reader| reader.lease.idle());
+            match owner.rest(maybe(idle)).await {
+                Rest::Destroy => break None,
+                Rest::Start(answer) => break Some(answer),
+                Rest::Idle => end_reading(sandbox, reader.take()).await,
+                Rest::Read(answer) => {
+                    if reader.is_none() {
+                        let made = self.reader(home).await;
+                        let made = made.map_err(ControlError::Failed);
+                        match made {
+                            Ok(made) => {
+                                sandbox.set_reader(Some(made.lease.clone()));
+                                reader = Some(made);
+                            }
+                            Err(error) => {
+                                // Whoever asked may have gone.
+                                answer.send(Err(error)).ok();
+                                continue;
+                            }
+                        }
+                    }
+                    answer.send(Ok(())).ok();
+                }
+            }
+        };
+        end_reading(sandbox, reader.take()).await;
+        started
+    }
+
+    /// Where the disk of a sandbox is while it is stopped.
+    fn rest_disk(&self, id: SandboxId) -> PathBuf {
+        self.0.dir.join(format!("{id}.ext4"))
+    }
+
+    /// Boots a VM that serves the files of a stopped sandbox.
+    async fn reader(&self, home: &mut Home) -> Result<Reader, String> {
+        let permit = self.0.readers.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            format!("files of {MAX_READERS} stopped sandboxes are being read, which is the limit")
+        })?;
+        self.settle(home).await.map_err(|error| crate::chain(&error))?;
+        let disk = home.kept.as_ref().map_or(home.rest_disk.as_path(), Kept::scratch);
+        if !disk.exists() {
+            return Err("the sandbox is stopped, and its disk was not kept".into());
+        }
+        let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown.to_string())?;
+        let rootfs = home.ground.as_ref().map_or(&self.0.base, |ground| &ground.rootfs);
+        let site = self.site(home.slot, rootfs);
+        let live = create::reader(site, home.id, &home.blueprint, disk).await;
+        let live = live.map_err(|error| crate::chain(&error))?;
+        let lease = Lease::new(live.link.client(), home.kept.is_some());
+        Ok(Reader { live, lease, _permit: permit })
+    }
+
     fn forget(&self, id: SandboxId, slot: u32) {
         self.0.networks.let_go();
         self.registry().forget(id, slot);
@@ -218,6 +296,8 @@ impl Host {
         // It is among those already that live.
         self.registry().make_room(self.0.max_sandboxes.saturating_add(1))?;
         self.settle(home).await?;
+        // What is not persistent begins with a clean disk.
+        home.remove_rest_disk();
         let _refills_wait = self.0.pools.hold_back();
         self.bring_up(None, home).await
     }
@@ -349,7 +429,8 @@ impl Host {
             }
             let mut registry = self.registry();
             let slot = registry.take_slot();
-            let home = Home { id, slot, ground: None, blueprint, journals, network, kept: Some(kept) };
+            let (ground, kept, rest_disk) = (None, Some(kept), self.rest_disk(id));
+            let home = Home { id, slot, ground, blueprint, journals, network, kept, rest_disk };
             let (sandbox, owner) = self.enrol(&mut registry, &home, ports, (created_at, state));
             drop(registry);
             self.0.tasks.spawn(self.clone().live(sandbox, owner, home, None));
@@ -364,6 +445,24 @@ impl Host {
         // What cannot be stopped is not up.
         futures_util::future::join_all(persistent.map(|sandbox| sandbox.stop(GRACE))).await;
     }
+}
+
+/// Waits for `idle`; for ever, where there is none.
+async fn maybe(idle: Option<impl Future<Output = ()>>) {
+    match idle {
+        Some(idle) => idle.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends the VM that serves files of a stopped sandbox. What was written to a persistent one is on its disk then.
+async fn end_reading(sandbox: &Sandbox, reader: Option<Reader>) {
+    let Some(Reader { live, lease, .. }) = reader else { return };
+    sandbox.set_reader(None);
+    if let Err(error) = lease.sync().await {
+        warn!(sandbox = %sandbox.id(), %error, "what was copied into a stopped sandbox may be lost");
+    }
+    owner::release(live).await;
 }
 
 /// Says that a sandbox is up, and what leads into it.
@@ -390,8 +489,19 @@ impl Home {
         }
     }
 
+    /// Removes its disk of a time when it ran.
+    fn remove_rest_disk(&self) {
+        match std::fs::remove_file(&self.rest_disk) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                warn!(sandbox = %self.id, %error, "could not remove the disk of a stopped sandbox");
+            }
+            _ => {}
+        }
+    }
+
     /// Removes what is kept of it.
     fn forget(&self) {
+        self.remove_rest_disk();
         let removed = self.kept.as_ref().map(Kept::remove);
         if let Some(Err(error)) = removed {
             warn!(sandbox = %self.id, error = %crate::chain(&error), "could not remove a persistent sandbox");

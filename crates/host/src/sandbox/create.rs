@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bouvet_net::Network;
@@ -44,6 +44,10 @@ const PERSONALISE_DEADLINE: Duration = Duration::from_secs(60);
 const FURNISH_DEADLINE: Duration = Duration::from_secs(90);
 /// How long a VM whose link failed is given to end by itself, which tells more.
 const POST_MORTEM: Duration = Duration::from_secs(1);
+/// Memory of a VM that only serves the files of a stopped sandbox.
+const READER_MEMORY_MB: u32 = 256;
+/// The disk of a VM, in its directory.
+const SCRATCH: &str = "scratch.ext4";
 const ENTROPY_BYTES: usize = 64;
 /// How long the first programs of a VM may take. Emulated, and read from disk, that is tens of seconds; with software
 /// behind KVM, minutes.
@@ -184,6 +188,8 @@ pub(crate) struct Live {
     pub(crate) sidecar: Option<Followed>,
     /// Whether what is on its disk is for later.
     pub(crate) durable: bool,
+    /// Its disk, if it is its VM's alone.
+    pub(crate) scratch: Option<PathBuf>,
     person: Person,
     /// What its VM was launched from, where that was asked for.
     pub(crate) measured: Option<Measured>,
@@ -295,6 +301,25 @@ pub(crate) async fn bring_up(
     linked.complete(site, wanted).await
 }
 
+/// Boots a VM with the disk of a sandbox that is stopped, in which none of its programs run: for its files.
+pub(crate) async fn reader(
+    site: Site<'_>,
+    id: SandboxId,
+    blueprint: &Blueprint,
+    disk: &Path,
+) -> Result<Live, BringUpError> {
+    let disk_mb = blueprint.config.resources.disk_mb;
+    let shape = Shape { vcpus: 1, memory_mb: READER_MEMORY_MB, disk_mb };
+    let mut linked = Linked::new(site, id, shape, Origin::Kept(disk)).await?;
+    // With the names that the sandbox has: they are files on its disk.
+    linked.0.person = Person::of(id, blueprint);
+    let owned = make_own(linked.0.link.client(), id, &linked.0.person);
+    match site.unless_closing(owned).await {
+        Ok(()) => Ok(linked.0),
+        Err(error) => Err(linked.fail(error).await),
+    }
+}
+
 /// A clone that is nobody's yet: linked, warm and paused.
 #[derive(Debug)]
 pub(crate) struct Waiting(Linked);
@@ -370,7 +395,7 @@ impl Prepared {
         fs::create_dir(&dir).map_err(BringUpError::Directory)?;
         let made = dir.clone();
         undo.push("the sandbox's directory", move || fs::remove_dir_all(&made));
-        let path = dir.join("scratch.ext4");
+        let path = dir.join(SCRATCH);
         let Shape { vcpus, memory_mb, disk_mb } = shape;
         let durable = matches!(origin, Origin::Kept(_));
         let scratch = match origin {
@@ -404,17 +429,19 @@ impl Prepared {
 
     async fn start(mut self, engine: &dyn Engine, origin: Origin<'_>) -> Result<Started, BringUpError> {
         let durable = self.spec.durable;
+        let scratch = (!durable).then(|| self.spec.dir.join(SCRATCH));
         let vm = match origin {
             Origin::Boot | Origin::Kept(_) => engine.boot(self.spec, &mut self.undo).await?,
             Origin::Clone(template) => engine.restore(self.spec, template, &mut self.undo).await?,
         };
-        Ok(Started { vm, durable, undo: self.undo })
+        Ok(Started { vm, durable, scratch, undo: self.undo })
     }
 }
 
 struct Started {
     vm: Box<dyn Vm>,
     durable: bool,
+    scratch: Option<PathBuf>,
     undo: Undo,
 }
 
@@ -439,6 +466,7 @@ impl Started {
                 main: None,
                 sidecar: None,
                 durable: self.durable,
+                scratch: self.scratch,
                 person: Person::default(),
                 measured: None,
                 volumes: None,

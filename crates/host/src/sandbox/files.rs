@@ -110,7 +110,7 @@ impl Sandbox {
         self.explained(written).await
     }
 
-    fn transfer(&self) -> Result<OwnedSemaphorePermit, FileError> {
+    pub(super) fn transfer(&self) -> Result<OwnedSemaphorePermit, FileError> {
         let permit = self.0.transfers.clone().try_acquire_owned();
         permit.map_err(|_| FileError::TooMany(MAX_TRANSFERS))
     }
@@ -129,7 +129,7 @@ impl Sandbox {
         self.explained(listing).await
     }
 
-    async fn explained<T>(&self, result: Result<T, FileError>) -> Result<T, FileError> {
+    pub(super) async fn explained<T>(&self, result: Result<T, FileError>) -> Result<T, FileError> {
         match result {
             Err(FileError::Link(fact)) => {
                 Err(post_mortem::reason(self.watch()).await.map_or(FileError::Link(fact), FileError::Refused))

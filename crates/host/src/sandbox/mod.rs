@@ -1,5 +1,6 @@
 //! A sandbox: the handle that clients hold. What it does is asked of its owner; see [`owner`].
 
+pub(crate) mod archive;
 pub(crate) mod create;
 mod files;
 mod info;
@@ -15,6 +16,7 @@ use bouvet_wire::limits::{MAX_CONNECTIONS, MAX_OPEN_EXECS, MAX_TRANSFERS};
 use bouvet_wire::v1;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use self::archive::Lease;
 pub use self::info::{Attachment, SandboxId, SandboxInfo, Stats};
 use self::owner::{Answer, ControlError, Order};
 use self::state::{Refusal, Request, State, Stop};
@@ -57,6 +59,9 @@ struct Inner {
     state: watch::Receiver<State>,
     orders: mpsc::Sender<(Order, Answer)>,
     ends: Arc<Mutex<Ends>>,
+    reader: Mutex<Option<Lease>>,
+    /// Who its programs run as; empty for root.
+    user: String,
     journals: Journals,
     network: Option<NetworkControl>,
     open_execs: Arc<Semaphore>,
@@ -84,6 +89,8 @@ pub(crate) struct Birth {
     pub(crate) network: Option<NetworkControl>,
     pub(crate) ports: Vec<Claim>,
     pub(crate) led: Led,
+    /// Who its programs run as; empty for root.
+    pub(crate) user: String,
 }
 
 impl Sandbox {
@@ -92,7 +99,7 @@ impl Sandbox {
         state: watch::Receiver<State>,
         orders: mpsc::Sender<(Order, Answer)>,
     ) -> Self {
-        let Birth { id, config, created_at, journals, network, ports, led } = birth;
+        let Birth { id, config, created_at, journals, network, ports, led, user } = birth;
         let ends = Arc::<Mutex<Ends>>::default();
         let ports = Ports::new(ports, Entrance::new(state.clone(), ends.clone()), led);
         Self(Arc::new(Inner {
@@ -102,6 +109,8 @@ impl Sandbox {
             state,
             orders,
             ends,
+            reader: Mutex::default(),
+            user,
             journals,
             network,
             open_execs: Arc::new(Semaphore::new(MAX_OPEN_EXECS)),

@@ -1,5 +1,6 @@
 //! The task that owns a sandbox, from its creation to its end. It alone changes the sandbox's state.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// How long what programs have written may take to be on the disk, before a VM ends whose disk is kept.
 const SYNC_DEADLINE: Duration = Duration::from_secs(120);
 
+/// The same for a disk that is only kept to be read until the sandbox is started again or removed.
+const REST_SYNC_DEADLINE: Duration = Duration::from_secs(30);
+
 /// How long a sidecar has to end once the main program has ended.
 const SIDECAR_GRACE: Duration = Duration::from_secs(5);
 
@@ -32,6 +36,8 @@ pub(crate) enum Order {
     /// Asks the main program to end, and kills it when it has not after so long.
     Stop(Duration),
     Start,
+    /// Makes the files of a stopped sandbox readable.
+    Read,
     Destroy,
 }
 
@@ -42,6 +48,7 @@ impl Order {
             Self::Resume => Request::Resume,
             Self::Stop(_) => Request::Stop,
             Self::Start => Request::Start,
+            Self::Read => Request::Read,
             Self::Destroy => Request::Destroy,
         }
     }
@@ -84,6 +91,19 @@ pub(crate) struct Owner {
     pub(crate) log_level: LogLevel,
     /// Whether it was to be destroyed while it stopped.
     pub(crate) doomed: bool,
+    /// Where the disk of a sandbox goes that is stopped and not persistent; `None`: it is thrown away.
+    pub(crate) rest_disk: Option<PathBuf>,
+}
+
+/// What a sandbox without a VM is to do.
+#[derive(Debug)]
+pub(crate) enum Rest {
+    Start(Answer),
+    /// Make its files readable.
+    Read(Answer),
+    /// Nobody has read its files for a while.
+    Idle,
+    Destroy,
 }
 
 /// How a sandbox's VM came to its end.
@@ -213,7 +233,7 @@ impl Owner {
             Order::Stop(grace) => return Some(Cause::Stop(grace, answer)),
             Order::Pause => (live.vm.pause().await.map_err(|error| crate::chain(&error)), Event::Paused),
             Order::Resume => (live.resume(self.id).await, Event::Resumed),
-            Order::Start => return None,
+            Order::Start | Order::Read => return None,
         };
         // Half woken it may run with a clock that is wrong, and there is no telling whether it stands still.
         let cause = match &done {
@@ -296,17 +316,14 @@ impl Owner {
 
     /// Gives up the VM of a sandbox whose programs have ended, or are to.
     async fn come_to_rest(&self, live: Live, exit: Option<ExecExit>) {
-        if live.durable {
-            let mut client = live.link.client();
-            let synced = tokio::time::timeout(SYNC_DEADLINE, client.sync(bouvet_wire::v1::SyncRequest {}));
-            match synced.await {
-                Ok(Ok(_)) => {}
-                Ok(Err(status)) => warn!(sandbox = %self.id, %status, "a disk was not written to its end"),
-                Err(_) => warn!(sandbox = %self.id, "a disk was not written within {SYNC_DEADLINE:?}"),
-            }
-        }
+        let disk = self.rest_disk.as_deref();
+        let synced = match (live.durable, disk) {
+            (true, _) => self.sync(&live, SYNC_DEADLINE).await,
+            (false, Some(_)) => self.sync(&live, REST_SYNC_DEADLINE).await,
+            (false, None) => false,
+        };
         let killed = live.main.is_some();
-        release(live).await;
+        release_keeping(live, disk.filter(|_| synced)).await;
         self.journals.close();
         let exit_code = match &exit {
             Some(exit) => exit.exit_code,
@@ -321,27 +338,44 @@ impl Owner {
         self.happen(Event::Stopped(stop));
     }
 
-    /// Waits, without a VM, until it is to be started again; `None` if it is to be destroyed.
-    pub(crate) async fn rest(&mut self) -> Option<Answer> {
+    /// Whether all that programs wrote is on the disk.
+    async fn sync(&self, live: &Live, deadline: Duration) -> bool {
+        let mut client = live.link.client();
+        match tokio::time::timeout(deadline, client.sync(bouvet_wire::v1::SyncRequest {})).await {
+            Ok(Ok(_)) => return true,
+            Ok(Err(status)) => warn!(sandbox = %self.id, %status, "a disk was not written to its end"),
+            Err(_) => warn!(sandbox = %self.id, "a disk was not written within {deadline:?}"),
+        }
+        false
+    }
+
+    /// Waits, without a VM, for what is to be done. `idle` ends when the files that are readable are no longer read.
+    pub(crate) async fn rest(&mut self, idle: impl Future<Output = ()>) -> Rest {
         if self.doomed {
             self.happen(Event::Destroy);
-            return None;
+            return Rest::Destroy;
         }
+        tokio::pin!(idle);
         loop {
-            let Some((order, answer)) = self.orders.recv().await else {
+            let order = tokio::select! {
+                order = self.orders.recv() => order,
+                () = &mut idle => return Rest::Idle,
+            };
+            let Some((order, answer)) = order else {
                 self.happen(Event::Destroy);
-                return None;
+                return Rest::Destroy;
             };
             let legal = state::legal(&self.state.borrow(), order.request());
             match (order, legal) {
                 (Order::Destroy, Ok(())) => {
                     self.happen(Event::Destroy);
-                    return None;
+                    return Rest::Destroy;
                 }
                 (Order::Start, Ok(())) => {
                     self.happen(Event::Start);
-                    return Some(answer);
+                    return Rest::Start(answer);
                 }
+                (Order::Read, Ok(())) => return Rest::Read(answer),
                 (_, Err(refusal)) => {
                     answer.send(Err(refusal.into())).ok();
                 }
@@ -370,10 +404,20 @@ async fn ended(program: &mut Option<Followed>) -> Result<ExecExit, ExecError> {
     }
 }
 
-async fn release(live: Live) {
-    let Live { mut vm, link, main, sidecar, volumes, network, undo, .. } = live;
+pub(crate) async fn release(live: Live) {
+    release_keeping(live, None).await;
+}
+
+/// Releases `live`, and puts its disk to `disk`. Without a disk nobody can read its files: that is no failure.
+async fn release_keeping(live: Live, disk: Option<&Path>) {
+    let Live { mut vm, link, main, sidecar, volumes, network, undo, scratch, .. } = live;
     drop((main, sidecar, volumes, network, link));
     vm.stop().await;
+    if let (Some(scratch), Some(disk)) = (scratch, disk)
+        && let Err(error) = std::fs::rename(&scratch, disk)
+    {
+        warn!(path = %scratch.display(), %error, "could not keep the disk of a stopped sandbox");
+    }
     drop(undo);
 }
 

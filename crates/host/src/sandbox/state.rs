@@ -94,6 +94,8 @@ pub struct Stop {
 pub(crate) enum Request {
     /// Run a program or handle files.
     Use,
+    /// Read the files of one that holds no VM.
+    Read,
     /// Have its VM stand still.
     Pause,
     /// Let it go on.
@@ -177,7 +179,7 @@ pub(crate) fn legal(state: &State, request: Request) -> Result<(), Refusal> {
         (_, Request::Destroy)
         | (State::Running, Request::Use | Request::Pause | Request::Stop)
         | (State::Paused, Request::Resume | Request::Stop)
-        | (State::Stopped(_) | State::Failed(_), Request::Start) => Ok(()),
+        | (State::Stopped(_) | State::Failed(_), Request::Start | Request::Read) => Ok(()),
         (State::Starting, _) => Err(Refusal::Starting),
         (State::Running, _) => Err(Refusal::Running),
         (State::Paused, _) => Err(Refusal::Paused),

@@ -1,136 +1,171 @@
 //! From a sandbox to this machine. What a sandbox says of its files is not believed: no name leads out of the
 //! destination, no link that it made is written through, and nothing becomes setuid.
 
-use std::collections::HashSet;
-use std::fs::{self, Permissions};
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use futures_util::StreamExt as _;
+use bouvet_archive::{CONTENT, Destination, Links, Owner};
+use bouvet_host::chain;
+use hyper::Method;
+use tokio::sync::mpsc;
 
-use super::{MAX_DEPTH, Remote, There, io, join, last, means_content};
-use crate::api::client::path;
-use crate::api::shape::EntryView;
+use super::stream::{Reader, WAITING_CHUNKS};
+use super::{Local, Remote, Skipped, io, last, means_content};
+use crate::api::client::Frames;
+use crate::api::frame::Frame;
+use crate::api::shape::{FailureView, SkippedView};
 use crate::command::outcome::Failed;
-use crate::command::table::note;
 
 /// Permission bits that a file may bring.
-const MODE: u32 = 0o777;
+const MODE_MASK: u32 = 0o1777;
 
 /// Copies a file or directory.
-pub(super) async fn copy(remote: &Remote<'_>, from: &str, to: &Path) -> Result<(), Failed> {
-    match remote.look(from).await? {
-        There::Nothing => Err(Failed::new(format!("there is no `{}` in the sandbox", from.escape_debug()))),
-        There::Other => {
-            let name = last(from).ok_or_else(|| Failed::new("this path names no file"))?;
-            let to = if to.is_dir() { to.join(safe(name)?) } else { to.to_owned() };
-            let mode = mode_of(remote, from, name).await;
-            file(remote, from, mode, &to).await
-        }
-        There::Directory(entries) => {
-            let to = match (to.is_dir(), last(from)) {
-                (true, Some(name)) if !means_content(from) => to.join(safe(name)?),
-                _ => to.to_owned(),
-            };
-            directory(remote, from, entries, &to).await
-        }
+pub(super) async fn copy(remote: &Remote, from: &str, to: &Local) -> Result<Skipped, Failed> {
+    let none = || Failed::new(format!("there is no `{}` in the sandbox", from.escape_debug()));
+    let stat = remote.stat(from).await?.ok_or_else(none)?;
+    let is_followed = remote.follow && stat.kind == "symlink";
+    let (source, is_dir) = match is_followed {
+        true => (stat.target.as_str(), stat.target_kind.as_deref() == Some("directory")),
+        false => (from, stat.kind == "directory"),
+    };
+    if source.is_empty() {
+        return Err(Failed::new(format!("the link `{}` in the sandbox leads nowhere", from.escape_debug())));
     }
+    // What is typed gives the name, and not what a link leads to.
+    let content = is_dir && means_content(from);
+    let name = if content { CONTENT } else { last(from).unwrap_or(CONTENT) };
+    let path = match to {
+        Local::Path(path) => path,
+        Local::Stream if io::stdout().is_terminal() => {
+            return Err(Failed::new("an archive is not written to a terminal")
+                .hint("redirect it, as in `bouvet cp SANDBOX:PATH - > FILE.tar`"));
+        }
+        Local::Stream => return print(receive(remote, source, name).await?).await,
+    };
+    let (directory, name) = place(path, name, is_dir, content)?;
+    let name = name.to_str().ok_or_else(|| Failed::new("the destination's name must be UTF-8"))?.to_owned();
+    let frames = receive(remote, source, &name).await?;
+    let destination = Destination {
+        path: directory,
+        name: Some(name.into()),
+        owner: if remote.archive { Owner::Archive } else { Owner::Process },
+        links: Links::Refuse,
+        mode_mask: MODE_MASK,
+    };
+    unpack(frames, destination).await
 }
 
-/// The permission bits of a file, which only its directory knows.
-async fn mode_of(remote: &Remote<'_>, from: &str, name: &str) -> u32 {
-    let parent = from.trim_end_matches('/').trim_end_matches(name);
-    match remote.look(if parent.is_empty() { "/" } else { parent }).await {
-        Ok(There::Directory(entries)) => entries
-            .iter()
-            .find(|entry| entry.name == name && entry.kind == "file")
-            .map_or(0o644, |entry| entry.mode),
-        _ => 0o644,
-    }
+async fn receive(remote: &Remote, path: &str, name: &str) -> Result<Frames, Failed> {
+    let path = remote.archive_of(&[("path", path), ("name", name)]);
+    Ok(remote.client.frames(Method::GET, &path, futures_util::stream::empty()).await?)
 }
 
-/// A name that is one part of a path.
-fn safe(name: &str) -> Result<&str, Failed> {
-    match name.is_empty() || matches!(name, "." | "..") || name.contains(['/', '\0']) {
-        true => Err(Failed::new(format!(
-            "the sandbox has a file called `{}`, which is no name",
-            name.escape_debug()
-        ))),
-        false => Ok(name),
-    }
-}
-
-async fn directory(
-    remote: &Remote<'_>,
-    from: &str,
-    entries: Vec<EntryView>,
-    to: &Path,
-) -> Result<(), Failed> {
-    // Made last: until then nothing can be written through them.
-    let mut links: Vec<(PathBuf, String)> = Vec::new();
-    let mut left = vec![(from.to_owned(), entries, to.to_owned(), 0)];
-    while let Some((from, entries, to, depth)) = left.pop() {
-        if depth > MAX_DEPTH {
-            return Err(Failed::new(format!("`{from}` is deeper than {MAX_DEPTH} directories")));
+/// The directory where the copy goes, and its name there, by docker's rules.
+fn place(to: &Path, name: &str, is_dir: bool, content: bool) -> Result<(PathBuf, PathBuf), Failed> {
+    let failed = |error: &io::Error| io("use", to, error);
+    let slash = to.as_os_str().as_encoded_bytes().ends_with(b"/");
+    match fs::metadata(to) {
+        Ok(about) if about.is_dir() => {
+            let name = if content { CONTENT } else { name };
+            Ok((to.to_owned(), name.into()))
         }
-        make(&to, depth == 0)?;
-        let mut seen = HashSet::new();
-        for entry in entries {
-            let name = safe(&entry.name)?;
-            if !seen.insert(name.to_owned()) {
-                return Err(Failed::new(format!("the sandbox lists `{}` twice", name.escape_debug())));
+        Ok(_) if is_dir => Err(Failed::new(format!("`{}` is not a directory", to.display()))),
+        Ok(_) => {
+            let real = fs::canonicalize(to).map_err(|error| failed(&error))?;
+            apart(&real)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && slash && !is_dir => {
+            Err(Failed::new(format!("there is no directory `{}`", to.display())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let (parent, name) = apart(to)?;
+            match parent.is_dir() {
+                true => Ok((parent, name)),
+                false => Err(Failed::new(format!("there is no directory `{}`", parent.display()))),
             }
-            let (from, to) = (join(&from, name), to.join(name));
-            match entry.kind.as_str() {
-                "file" => file(remote, &from, entry.mode, &to).await?,
-                "directory" => match remote.look(&from).await? {
-                    There::Directory(entries) => left.push((from, entries, to, depth + 1)),
-                    _ => return Err(Failed::new(format!("`{from}` changed while it was copied"))),
-                },
-                "symlink" => links.push((to, entry.link_target)),
-                _ => {
-                    note(&format!("skipped `{}`: it is neither a file nor a directory", from.escape_debug()))
+        }
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn apart(path: &Path) -> Result<(PathBuf, PathBuf), Failed> {
+    let unclear = || Failed::new(format!("`{}` names no file", path.display()));
+    let name = path.file_name().ok_or_else(unclear)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok((parent.to_owned(), name.into()))
+}
+
+/// What comes next of an archive.
+enum Part {
+    Data(bytes::Bytes),
+    Skipped(SkippedView),
+    End,
+}
+
+async fn next(frames: &mut Frames) -> Result<Part, Failed> {
+    match frames.next().await? {
+        Some(Frame::Stdout(data)) => Ok(Part::Data(data)),
+        Some(Frame::Stderr(json)) => {
+            Ok(Part::Skipped(serde_json::from_slice(&json).map_err(Failed::new)?))
+        }
+        Some(Frame::Exit(_)) => Ok(Part::End),
+        Some(Frame::Error(json)) => {
+            let failure: FailureView = serde_json::from_slice(&json).map_err(Failed::new)?;
+            Err(failure.into())
+        }
+        None => Err(Failed::new("the server broke the archive off")),
+        Some(_) => Err(Failed::new("the server sent a frame that has no place in an archive")),
+    }
+}
+
+async fn print(mut frames: Frames) -> Result<Skipped, Failed> {
+    let mut skipped = Skipped::default();
+    loop {
+        match next(&mut frames).await? {
+            Part::Data(data) => io::stdout().write_all(&data)?,
+            Part::Skipped(file) => skipped.add(file),
+            Part::End => {
+                io::stdout().flush()?;
+                return Ok(skipped);
+            }
+        }
+    }
+}
+
+async fn unpack(mut frames: Frames, destination: Destination) -> Result<Skipped, Failed> {
+    let (chunks, received) = mpsc::channel(WAITING_CHUNKS);
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let mut skipped = Skipped::default();
+        let unpacked = bouvet_archive::unpack(Reader::new(received), &destination, &mut |file| {
+            skipped.add(file.into());
+        });
+        unpacked.map(|_| skipped)
+    });
+    let mut skipped = Skipped::default();
+    let fed = loop {
+        match next(&mut frames).await {
+            Ok(Part::Data(data)) => {
+                // Unpacking has ended early, and says why.
+                if chunks.send(Ok(data)).await.is_err() {
+                    break Ok(());
                 }
             }
+            Ok(Part::Skipped(file)) => skipped.add(file),
+            Ok(Part::End) => break Ok(()),
+            Err(failed) => {
+                chunks.send(Err(io::ErrorKind::ConnectionAborted.into())).await.ok();
+                break Err(failed);
+            }
         }
-    }
-    links.iter().try_for_each(|(at, target)| link(at, target))
-}
-
-/// Makes a directory, or takes one that is there; a link to one only where it was typed.
-fn make(path: &Path, was_typed: bool) -> Result<(), Failed> {
-    let about = if was_typed { fs::metadata(path) } else { fs::symlink_metadata(path) };
-    match about {
-        Ok(about) if about.is_dir() => Ok(()),
-        Ok(_) => Err(Failed::new(format!("`{}` is no directory", path.display()))),
-        Err(_) => fs::create_dir(path).map_err(|error| io("make", path, &error)),
-    }
-}
-
-fn link(at: &Path, target: &str) -> Result<(), Failed> {
-    if fs::symlink_metadata(at).is_ok_and(|about| about.is_symlink()) {
-        fs::remove_file(at).map_err(|error| io("replace", at, &error))?;
-    }
-    std::os::unix::fs::symlink(target, at).map_err(|error| io("make", at, &error))
-}
-
-/// Writes a file whole or not at all, in place of what is there: a link is replaced and not followed.
-async fn file(remote: &Remote<'_>, from: &str, mode: u32, to: &Path) -> Result<(), Failed> {
-    let failed = |error: std::io::Error| io("write", to, &error);
-    if fs::symlink_metadata(to).is_ok_and(|about| about.is_dir()) {
-        return Err(Failed::new(format!("`{}` is a directory", to.display())));
-    }
-    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut content =
-        remote.client.download(&path(&["sandboxes", remote.sandbox, "file"], &[("path", from)])).await?;
-    let mut young = tempfile::NamedTempFile::new_in(parent).map_err(failed)?;
-    while let Some(bytes) = content.next().await {
-        // The disk of this machine takes it at once.
-        young.write_all(&bytes?).map_err(failed)?;
-    }
-    young.as_file().set_permissions(Permissions::from_mode(mode & MODE)).map_err(failed)?;
-    young.persist(to).map(drop).map_err(|error| failed(error.error))
+    };
+    drop(chunks);
+    let unpacked = unpacking.await.map_err(Failed::new)?;
+    fed?;
+    let more = unpacked.map_err(|error| Failed::new(chain(&error)))?;
+    skipped.count += more.count;
+    skipped.named.extend(more.named);
+    Ok(skipped)
 }
 
 #[cfg(test)]
@@ -138,23 +173,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_leads_out_of_the_destination() {
-        for name in ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\0b"] {
-            assert!(safe(name).is_err(), "{name:?}");
-        }
-        assert_eq!(safe("...").ok(), Some("..."));
-    }
-
-    #[test]
-    fn directories_are_not_made_through_links_that_nobody_typed() {
+    fn destinations_follow_dockers_rules() {
         let dir = tempfile::tempdir().unwrap();
-        let (real, linked) = (dir.path().join("real"), dir.path().join("linked"));
-        fs::create_dir(&real).unwrap();
-        link(&linked, "real").unwrap();
-        assert!(make(&linked, true).is_ok() && make(&real, false).is_ok());
-        assert!(make(&linked, false).is_err());
-        link(&linked, "elsewhere").unwrap();
-        assert_eq!(fs::read_link(&linked).unwrap(), Path::new("elsewhere"));
-        assert!(link(&real, "x").is_err(), "a directory is no link to be replaced");
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("there")).unwrap();
+        fs::write(at("file"), "").unwrap();
+        std::os::unix::fs::symlink("file", at("link")).unwrap();
+        let (here, there) = (dir.path().to_owned(), at("there"));
+        let real = fs::canonicalize(dir.path()).unwrap();
+        let file = |to: &str| place(&at(to), "x", false, false).ok();
+        assert_eq!(file("new"), Some((here.clone(), "new".into())));
+        assert_eq!(file("file"), Some((real.clone(), "file".into())));
+        assert_eq!(file("link"), Some((real, "file".into())), "what a link that was typed leads to");
+        assert_eq!(file("there"), Some((there.clone(), "x".into())));
+        assert_eq!((file("new/"), file("no/new")), (None, None));
+        let tree = |to: &str, content| place(&at(to), "x", true, content).ok();
+        assert_eq!(tree("new", false), Some((here.clone(), "new".into())));
+        assert_eq!(tree("new/", true), Some((here, "new".into())));
+        assert_eq!(tree("there", false), Some((there.clone(), "x".into())));
+        assert_eq!(tree("there", true), Some((there, CONTENT.into())));
+        assert_eq!(tree("file", false), None);
     }
 }

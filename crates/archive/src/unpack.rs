@@ -1,0 +1,441 @@
+//! Files made of a tar stream, below a directory.
+//!
+//! Every name is walked from the destination part by part, by descriptors: with [`Links::Refuse`] no part of it may be
+//! a symbolic link, so that nothing outside the destination is read or written whatever the stream says. A file is
+//! written beside its place and then renamed: it appears whole or not at all, and nothing that is there is written
+//! through.
+
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::hash::BuildHasher as _;
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::io::Errno;
+use tar::EntryType;
+
+use super::entries::{Entries, Entry, ReadError};
+use super::{CONTENT, Skipped, special};
+
+/// Entries of one archive.
+const MAX_ENTRIES: u64 = 10_000_000;
+/// Bytes that are copied at once.
+const COPY_BYTES: usize = 128 * 1024;
+
+/// Who owns the files that are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The user of this process.
+    Process,
+    /// These numbers.
+    Ids(u32, u32),
+    /// Whom the archive names, by number.
+    Archive,
+}
+
+/// Whether a name may lead through a symbolic link that is below the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// No: for archives that nobody trusts.
+    Refuse,
+    /// Yes: for archives of whoever owns the destination's file system.
+    Follow,
+}
+
+/// Where files go.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// A directory.
+    pub path: PathBuf,
+    /// The only name that entries may have or be below; `None`: any.
+    pub name: Option<PathBuf>,
+    /// See [`Owner`].
+    pub owner: Owner,
+    /// See [`Links`].
+    pub links: Links,
+    /// Permission bits that files may get.
+    pub mode_mask: u32,
+}
+
+/// Why unpacking stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The stream is not an archive.
+    #[error(transparent)]
+    Archive(#[from] ReadError),
+    /// An entry has a name that no file below the destination has.
+    #[error("the archive has the name `{}`, which is not below its destination", .0.escape_debug())]
+    Name(String),
+    /// A hard link has a target that is not in the archive.
+    #[error("the hard link `{}` has a target that is not in the archive", .0.escape_debug())]
+    Target(String),
+    /// Something of another kind is in the way.
+    #[error("cannot replace {there} `{}` by {by}", .path.display())]
+    Kind {
+        /// Where.
+        path: PathBuf,
+        /// What is there.
+        there: &'static str,
+        /// What the archive has.
+        by: &'static str,
+    },
+    /// There are too many entries.
+    #[error("the archive has more than {MAX_ENTRIES} entries")]
+    TooMany,
+    /// The system refused something.
+    #[error("could not write `{}`", .0.display())]
+    Write(PathBuf, #[source] io::Error),
+}
+
+/// Unpacks `stream`. What is made before a failure stays. Returns the number of entries; names what is left out.
+pub fn unpack(
+    stream: impl Read,
+    destination: &Destination,
+    skipped: &mut dyn FnMut(Skipped),
+) -> Result<u64, UnpackError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&destination.path, flags, Mode::empty());
+    let root = root.map_err(|error| UnpackError::Write(destination.path.clone(), error.into()))?;
+    let unpacker = Unpacker {
+        destination,
+        root,
+        made: HashSet::new(),
+        hasher: RandomState::new(),
+        directories: Vec::new(),
+        serial: 0,
+    };
+    unpacker.run(Entries::new(stream), skipped)
+}
+
+struct Unpacker<'a> {
+    destination: &'a Destination,
+    root: OwnedFd,
+    /// Hashes of the names of files that were made: only to these may hard links lead.
+    made: HashSet<u64>,
+    hasher: RandomState,
+    /// What directories get when all is in them.
+    directories: Vec<(PathBuf, About)>,
+    serial: u64,
+}
+
+/// What an entry says of its file.
+#[derive(Debug, Clone, Copy)]
+struct About {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    mtime: i64,
+    /// Whether the file was made now.
+    is_new: bool,
+}
+
+/// The place of an entry: a directory that is open, and a name in it.
+struct Place {
+    parent: OwnedFd,
+    name: OsString,
+    shown: PathBuf,
+}
+
+impl Unpacker<'_> {
+    fn run<R: Read>(
+        mut self,
+        mut entries: Entries<R>,
+        skipped: &mut dyn FnMut(Skipped),
+    ) -> Result<u64, UnpackError> {
+        let mut count = 0;
+        while let Some(entry) = entries.next()? {
+            count += 1;
+            if count > MAX_ENTRIES {
+                return Err(UnpackError::TooMany);
+            }
+            let parts = self.parts(&entry.path)?;
+            let Some(path) = parts else {
+                // The destination itself, which stays as it is.
+                continue;
+            };
+            if let Some(reason) = left_out(entry.kind) {
+                let path = path.to_string_lossy().into_owned();
+                skipped(Skipped { path, reason: reason.to_owned() });
+                continue;
+            }
+            self.make(&path, &entry, &mut entries)?;
+        }
+        self.finish()?;
+        Ok(count)
+    }
+
+    /// `path` without `.` and empty parts; `None` for the destination itself.
+    fn parts(&self, path: &Path) -> Result<Option<PathBuf>, UnpackError> {
+        let wrong = || UnpackError::Name(path.to_string_lossy().into_owned());
+        let mut clean = PathBuf::new();
+        for part in path.components() {
+            match part {
+                Component::Normal(part) => clean.push(part),
+                Component::CurDir => {}
+                // As all implementations of tar do, for archives that were made with absolute names.
+                Component::RootDir if self.destination.links == Links::Follow => {}
+                _ => return Err(wrong()),
+            }
+        }
+        let is_wanted = match &self.destination.name {
+            Some(name) if name == Path::new(CONTENT) => true,
+            Some(name) => clean.starts_with(name),
+            None => true,
+        };
+        match is_wanted && !path.as_os_str().is_empty() {
+            true => Ok((!clean.as_os_str().is_empty()).then_some(clean)),
+            false => Err(wrong()),
+        }
+    }
+
+    /// Opens the directory of `path`, and makes what is missing of it.
+    fn place(&self, path: &Path) -> Result<Place, UnpackError> {
+        let shown = self.destination.path.join(path);
+        let failed = |error: Errno| UnpackError::Write(shown.clone(), error.into());
+        let mut parent = self.root.try_clone().map_err(|error| UnpackError::Write(shown.clone(), error))?;
+        for part in path.parent().into_iter().flat_map(Path::components) {
+            let part = part.as_os_str();
+            parent = match self.enter(&parent, part) {
+                Err(Errno::NOENT) => {
+                    rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755)).map_err(failed)?;
+                    self.chown(&parent, part, None).map_err(failed)?;
+                    self.enter(&parent, part).map_err(failed)?
+                }
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    return Err(UnpackError::Kind { path: shown, there: "what is above", by: "a directory" });
+                }
+                entered => entered.map_err(failed)?,
+            };
+        }
+        let name = path.file_name().unwrap_or_default().to_owned();
+        Ok(Place { parent, name, shown })
+    }
+
+    fn enter(&self, parent: &OwnedFd, part: &OsStr) -> rustix::io::Result<OwnedFd> {
+        let mut flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if self.destination.links == Links::Refuse {
+            flags |= OFlags::NOFOLLOW;
+        }
+        rustix::fs::openat(parent, part, flags, Mode::empty())
+    }
+
+    fn make<R: Read>(
+        &mut self,
+        path: &Path,
+        entry: &Entry,
+        content: &mut Entries<R>,
+    ) -> Result<(), UnpackError> {
+        let place = self.place(path)?;
+        let about =
+            About { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, is_new: true };
+        let failed = |error: io::Error| UnpackError::Write(place.shown.clone(), error);
+        match entry.kind {
+            EntryType::Directory => return self.directory(path, &place, about),
+            EntryType::Symlink => {
+                let target = entry.link.clone().unwrap_or_default();
+                self.clear(&place, "a link")?;
+                rustix::fs::symlinkat(&target, &place.parent, &place.name)
+                    .map_err(|error| failed(error.into()))?;
+                self.chown(&place.parent, &place.name, Some(about)).map_err(|error| failed(error.into()))?;
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                rustix::fs::utimensat(&place.parent, &place.name, &times(about), flags)
+                    .map_err(|error| failed(error.into()))?;
+            }
+            EntryType::Link => {
+                let target = entry.link.clone().unwrap_or_default();
+                let named = self.parts(&target)?.ok_or_else(|| unknown(path))?;
+                if self.destination.links == Links::Refuse
+                    && !self.made.contains(&self.hasher.hash_one(&named))
+                {
+                    return Err(unknown(path));
+                }
+                let from = self.place(&named)?;
+                self.clear(&place, "a link")?;
+                rustix::fs::linkat(&from.parent, &from.name, &place.parent, &place.name, AtFlags::empty())
+                    .map_err(|error| failed(error.into()))?;
+            }
+            _ => {
+                let kind = self.kind(&place).map_err(|error| failed(error.into()))?;
+                if kind == Some(FileType::Directory) {
+                    return Err(UnpackError::Kind {
+                        path: place.shown,
+                        there: "the directory",
+                        by: "a file",
+                    });
+                }
+                self.file(&place, entry, about, content)?;
+            }
+        }
+        self.made.insert(self.hasher.hash_one(path));
+        Ok(())
+    }
+
+    fn directory(&mut self, path: &Path, place: &Place, about: About) -> Result<(), UnpackError> {
+        let failed = |error: Errno| UnpackError::Write(place.shown.clone(), error.into());
+        let is_new = match self.kind(place).map_err(failed)? {
+            None => {
+                rustix::fs::mkdirat(&place.parent, &place.name, Mode::from_raw_mode(0o700))
+                    .map_err(failed)?;
+                true
+            }
+            Some(FileType::Directory) => false,
+            // A link to a directory stays what it is.
+            Some(FileType::Symlink)
+                if self.destination.links == Links::Follow
+                    && self.enter(&place.parent, &place.name).is_ok() =>
+            {
+                return Ok(());
+            }
+            Some(_) => {
+                let path = place.shown.clone();
+                return Err(UnpackError::Kind { path, there: "the file", by: "a directory" });
+            }
+        };
+        self.directories.push((path.to_owned(), About { is_new, ..about }));
+        Ok(())
+    }
+
+    /// What is there.
+    fn kind(&self, place: &Place) -> rustix::io::Result<Option<FileType>> {
+        match rustix::fs::statat(&place.parent, &place.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(about) => Ok(Some(FileType::from_raw_mode(about.st_mode))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what is there, unless it is a directory.
+    fn clear(&self, place: &Place, by: &'static str) -> Result<(), UnpackError> {
+        let failed = |error: Errno| UnpackError::Write(place.shown.clone(), error.into());
+        match self.kind(place).map_err(failed)? {
+            None => Ok(()),
+            Some(FileType::Directory) => {
+                Err(UnpackError::Kind { path: place.shown.clone(), there: "the directory", by })
+            }
+            Some(_) => rustix::fs::unlinkat(&place.parent, &place.name, AtFlags::empty()).map_err(failed),
+        }
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        place: &Place,
+        entry: &Entry,
+        about: About,
+        content: &mut Entries<R>,
+    ) -> Result<(), UnpackError> {
+        self.serial += 1;
+        let young = OsString::from(format!(".bouvet-copy-{}-{}", std::process::id(), self.serial));
+        let failed = |error: io::Error| UnpackError::Write(place.shown.clone(), error);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&place.parent, &young, flags, Mode::from_raw_mode(0o600));
+        let mut file = File::from(file.map_err(|error| failed(error.into()))?);
+        let filled = fill(&mut file, entry, content).map_err(failed).and_then(|()| {
+            self.dress(&file, about).map_err(failed)?;
+            rustix::fs::renameat(&place.parent, &young, &place.parent, &place.name)
+                .map_err(|error| failed(error.into()))
+        });
+        if filled.is_err() {
+            // What cannot be removed was never the caller's file.
+            rustix::fs::unlinkat(&place.parent, &young, AtFlags::empty()).ok();
+        }
+        filled
+    }
+
+    /// Gives an open file its owner, its permissions and its time, in this order: the first takes bits of the second.
+    /// By its descriptor: another file may have its name by now.
+    fn dress(&self, file: impl AsFd, about: About) -> io::Result<()> {
+        let file = file.as_fd();
+        if let Some((uid, gid)) = self.owner(Some(about)).filter(|_| about.is_new) {
+            rustix::fs::fchown(file, Some(uid), Some(gid))?;
+        }
+        rustix::fs::fchmod(file, Mode::from_raw_mode(about.mode & self.destination.mode_mask))?;
+        Ok(rustix::fs::futimens(file, &times(about))?)
+    }
+
+    fn chown(&self, parent: impl AsFd, name: &OsStr, about: Option<About>) -> rustix::io::Result<()> {
+        match self.owner(about) {
+            None => Ok(()),
+            Some((uid, gid)) => {
+                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            }
+        }
+    }
+
+    /// The owner of a new file; `None`: the user of this process.
+    fn owner(&self, about: Option<About>) -> Option<(Uid, Gid)> {
+        let (uid, gid) = match (self.destination.owner, about) {
+            (Owner::Process, _) | (Owner::Archive, None) => return None,
+            (Owner::Ids(uid, gid), _) => (uid, gid),
+            (Owner::Archive, Some(about)) => (about.uid, about.gid),
+        };
+        Some((Uid::from_raw(uid), Gid::from_raw(gid)))
+    }
+
+    /// Gives directories what they must not have while files are made in them.
+    fn finish(self) -> Result<(), UnpackError> {
+        for (path, about) in self.directories.iter().rev() {
+            let place = self.place(path)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(&place.parent, &place.name, flags, Mode::empty());
+            let dressed = opened.map_err(io::Error::from).and_then(|file| self.dress(file, *about));
+            dressed.map_err(|error| UnpackError::Write(place.shown.clone(), error))?;
+        }
+        Ok(())
+    }
+}
+
+fn times(about: About) -> Timestamps {
+    let last_modification = Timespec { tv_sec: about.mtime, tv_nsec: 0 };
+    let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    Timestamps { last_access, last_modification }
+}
+
+fn unknown(path: &Path) -> UnpackError {
+    UnpackError::Target(path.to_string_lossy().into_owned())
+}
+
+/// Why entries of this kind are not unpacked.
+fn left_out(kind: EntryType) -> Option<&'static str> {
+    match kind {
+        EntryType::Fifo => Some(special(FileType::Fifo)),
+        EntryType::Char | EntryType::Block => Some(special(FileType::BlockDevice)),
+        EntryType::Directory | EntryType::Symlink | EntryType::Link | EntryType::GNUSparse => None,
+        kind if kind.is_file() || kind.is_contiguous() => None,
+        _ => Some("is of a kind that this archive format does not define"),
+    }
+}
+
+fn fill<R: Read>(file: &mut File, entry: &Entry, content: &mut Entries<R>) -> io::Result<()> {
+    let whole = [(0, entry.size)];
+    let parts = entry.parts.as_deref().unwrap_or(&whole);
+    for (offset, length) in parts {
+        file.seek(SeekFrom::Start(*offset))?;
+        copy(file, content, *length)?;
+    }
+    if entry.parts.is_some() {
+        file.set_len(entry.size)?;
+    }
+    file.flush()
+}
+
+fn copy(file: &mut File, content: &mut impl Read, length: u64) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(length).unwrap_or(COPY_BYTES))];
+    let mut left = length;
+    while left > 0 {
+        let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let read = content.read(&mut buffer[..room])?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        file.write_all(&buffer[..read])?;
+        left -= read as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

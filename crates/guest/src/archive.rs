@@ -1,0 +1,206 @@
+//! Trees of files in and out, as tar streams.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use bouvet_archive::{Destination, Links, Owner, PackError, Skipped, Source, UnpackError};
+use bouvet_wire::limits::{CHUNK_BYTES, MAX_PATH_BYTES, MAX_SKIPPED_NAMES};
+use bouvet_wire::v1::{self, pack_output::Output, unpack_input::Input};
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use crate::answers::Answers;
+use crate::enter;
+use crate::files::{resolve, status};
+
+/// Chunks that wait, beside those that the link holds.
+const WAITING_CHUNKS: usize = 4;
+/// Permission bits that files may get: the host's caller owns this sandbox.
+const MODE_MASK: u32 = 0o7777;
+
+/// What is at a path.
+pub(crate) fn stat(home: &Path, request: &v1::StatRequest) -> Result<v1::StatReply, Status> {
+    let path = resolve(home, &request.path)?;
+    let about = fs::symlink_metadata(&path).map_err(|error| status(&path, &error))?;
+    let target = fs::canonicalize(&path).ok();
+    let target_kind = target.as_ref().and_then(|target| fs::symlink_metadata(target).ok());
+    let link = about.is_symlink().then(|| fs::read_link(&path).ok()).flatten();
+    Ok(v1::StatReply {
+        kind: kind(&about).into(),
+        target_kind: target_kind.as_ref().map_or(v1::EntryKind::Unspecified, kind).into(),
+        target: target.map(|target| target.to_string_lossy().into_owned()).unwrap_or_default(),
+        size: about.len(),
+        mode: about.mode() & 0o7777,
+        modified_unix_s: about.mtime(),
+        link_target: link.map(|link| link.to_string_lossy().into_owned()).unwrap_or_default(),
+    })
+}
+
+fn kind(about: &fs::Metadata) -> v1::EntryKind {
+    match about.file_type() {
+        kind if kind.is_file() => v1::EntryKind::File,
+        kind if kind.is_dir() => v1::EntryKind::Directory,
+        kind if kind.is_symlink() => v1::EntryKind::Symlink,
+        _ => v1::EntryKind::Other,
+    }
+}
+
+/// Packs a tree into a stream of chunks.
+pub(crate) fn pack(home: &Path, request: v1::PackRequest) -> Result<Answers<v1::PackOutput>, Status> {
+    let path = resolve(home, &request.path)?;
+    fs::symlink_metadata(&path).map_err(|error| status(&path, &error))?;
+    let source = Source { path, name: PathBuf::from(request.name) };
+    let (answers, stream) = mpsc::channel(WAITING_CHUNKS);
+    tokio::task::spawn_blocking(move || {
+        let out = Chunks { answers: answers.clone(), chunk: BytesMut::new() };
+        let mut skip = |skipped: Skipped| {
+            let output = Some(Output::Skipped(named(skipped)));
+            // The caller may have gone, which the next chunk shows.
+            answers.blocking_send(Ok(v1::PackOutput { output })).ok();
+        };
+        if let Err(error) = bouvet_archive::pack(&source, out, &mut skip) {
+            answers.blocking_send(Err(pack_status(&error))).ok();
+        }
+    });
+    Ok(ReceiverStream::new(stream))
+}
+
+fn named(skipped: Skipped) -> v1::SkippedFile {
+    let clip = |text: String| text.chars().take(MAX_PATH_BYTES / 4).collect();
+    v1::SkippedFile { path: clip(skipped.path), reason: clip(skipped.reason) }
+}
+
+fn pack_status(error: &PackError) -> Status {
+    match error {
+        PackError::Read(path, error) => status(path, error),
+        error => Status::unknown(crate::chain(error)),
+    }
+}
+
+/// What is written goes to the caller, chunk by chunk.
+struct Chunks {
+    answers: mpsc::Sender<Result<v1::PackOutput, Status>>,
+    chunk: BytesMut,
+}
+
+impl Chunks {
+    fn send(&mut self) -> io::Result<()> {
+        let output = Some(Output::Data(self.chunk.split().freeze()));
+        let sent = self.answers.blocking_send(Ok(v1::PackOutput { output }));
+        sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Write for Chunks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = bytes.len().min(CHUNK_BYTES - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..length]);
+        if self.chunk.len() == CHUNK_BYTES {
+            self.send()?;
+        }
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.chunk.is_empty() { Ok(()) } else { self.send() }
+    }
+}
+
+/// Unpacks the stream that the messages of `input` carry.
+pub(crate) async fn unpack(
+    home: &Path,
+    mut input: Streaming<v1::UnpackInput>,
+) -> Result<v1::UnpackReply, Status> {
+    let Some(Input::Start(start)) = input.message().await?.and_then(|message| message.input) else {
+        return Err(Status::invalid_argument("the first message must be `start`"));
+    };
+    let destination = destination(home, &start)?;
+    let (chunks, received) = mpsc::channel(WAITING_CHUNKS);
+    let unpacking = tokio::task::spawn_blocking(move || unpack_from(received, &destination));
+    // When unpacking ends early, `chunks` is closed and the rest need not come.
+    let fed = feed(&mut input, &chunks).await;
+    if let Err(status) = fed {
+        // The stream broke off: that is not the archive's end.
+        chunks.send(Err(io::ErrorKind::ConnectionAborted.into())).await.ok();
+        drop(chunks);
+        drop(unpacking.await);
+        return Err(status);
+    }
+    drop(chunks);
+    unpacking.await.map_err(|error| Status::internal(error.to_string()))?
+}
+
+async fn feed(
+    input: &mut Streaming<v1::UnpackInput>,
+    chunks: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<(), Status> {
+    while let Some(message) = input.message().await? {
+        let Some(Input::Data(data)) = message.input else {
+            return Err(Status::invalid_argument("only the first message may be `start`"));
+        };
+        if chunks.send(Ok(data)).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn destination(home: &Path, start: &v1::UnpackStart) -> Result<Destination, Status> {
+    let path = resolve(home, &start.path)?;
+    let about = fs::metadata(&path).map_err(|error| status(&path, &error))?;
+    if !about.is_dir() {
+        return Err(Status::invalid_argument(format!("`{}` is not a directory", path.display())));
+    }
+    let owner = match start.owner.as_str() {
+        "" => Owner::Archive,
+        user => {
+            let (uid, gid) = enter::owner(user).map_err(Status::invalid_argument)?;
+            Owner::Ids(uid, gid)
+        }
+    };
+    let name = (!start.name.is_empty()).then(|| PathBuf::from(&start.name));
+    Ok(Destination { path, name, owner, links: Links::Follow, mode_mask: MODE_MASK })
+}
+
+fn unpack_from(
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    destination: &Destination,
+) -> Result<v1::UnpackReply, Status> {
+    let mut reply = v1::UnpackReply::default();
+    let stream = Received { chunks, chunk: Bytes::new() };
+    let unpacked = bouvet_archive::unpack(stream, destination, &mut |skipped| {
+        reply.skipped_count += 1;
+        if reply.skipped.len() < MAX_SKIPPED_NAMES {
+            reply.skipped.push(named(skipped));
+        }
+    });
+    reply.entries = unpacked.map_err(|error| match error {
+        UnpackError::Write(path, error) => status(&path, &error),
+        error => Status::invalid_argument(crate::chain(&error)),
+    })?;
+    Ok(reply)
+}
+
+/// What comes from the caller, as a stream of bytes.
+struct Received {
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    chunk: Bytes,
+}
+
+impl Read for Received {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.chunk = chunk?,
+                None => return Ok(0),
+            }
+        }
+        let length = buffer.len().min(self.chunk.len());
+        buffer[..length].copy_from_slice(&self.chunk.split_to(length));
+        Ok(length)
+    }
+}
