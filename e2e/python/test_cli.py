@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import select
 import signal
 import struct
 import subprocess
+import tarfile
 import termios
 import time
 from collections.abc import Iterator
@@ -300,6 +302,42 @@ def test_files_are_copied_both_ways(cli: Cli, box: str, tmp_path: Path) -> None:
     code, _, error = cli.run("cp", f"{box}:/nowhere", tmp_path)
     assert code == 125 and "/nowhere" in error
     assert cli.run("cp", "a", "b")[0] == 125
+
+
+def test_archives_and_stopped_sandboxes_are_copied(cli: Cli, tmp_path: Path) -> None:
+    name = cli.ok("run", "-d", "--name", "archives", "--label", "kind=copy", "base") and "archives"
+    make = "mkdir -p /srv/t && cd /srv/t && echo 1 > a && ln a b && ln -s a l && mkfifo p && truncate -s 64M s && chown 7:8 a"
+    cli.ok("exec", name, "sh", "-c", make)
+    command = [cli.binary, "cp", f"{name}:/srv/t", "-"]
+    out = subprocess.run(command, capture_output=True, timeout=DEADLINE_SECONDS, **cli.options())
+    assert out.returncode == 1 and b"`/srv/t/p`: is a named pipe" in out.stderr, out.stderr
+    assert len(out.stdout) < 1 << 20, "holes are not sent"
+    with tarfile.open(fileobj=io.BytesIO(out.stdout)) as archive:
+        entries = {entry.name: entry for entry in archive}
+    assert sorted(entries) == ["t", "t/a", "t/b", "t/l", "t/s"], entries
+    assert entries["t/b"].islnk() and entries["t/l"].linkname == "a" and entries["t/a"].uid == 7
+    assert entries["t/s"].size == 64 << 20 and not (cli.directory / "-").exists()
+    assert cli.run("cp", "-", f"{name}:/opt", stdin=out.stdout)[0] == 0
+    assert cli.ok("exec", name, "stat", "-c", "%h %u:%g", "/opt/t/b") == "2 7:8"
+    code, _, error = cli.run("cp", "-", f"{name}:/etc/hostname", stdin=out.stdout)
+    assert code == 125 and "into a directory" in error
+    cli.ok("stop", "-t", "0", name)
+    shown = cli.ok("ps", "-a", "--filter", "label=kind=copy", "--format", "{{.Names}} {{.Status}}")
+    assert shown.startswith("archives Exited (0) "), shown
+    assert cli.run("cp", f"{name}:/srv/t", tmp_path)[0] == 1, "but for the pipe all is there"
+    assert (tmp_path / "t/a").read_text() == "1\n" and (tmp_path / "t/a").stat().st_nlink == 2
+    code, _, error = cli.run("cp", tmp_path / "t/a", f"{name}:/srv")
+    assert code == 125 and "its next start would discard" in error
+    cli.ok("rename", name, "renamed")
+    cli.ok("start", "renamed")
+    assert cli.run("exec", "renamed", "test", "-e", "/srv/t")[0] == 1, "it begins with a clean disk"
+    format = "{{.State.Status}} {{.Config.Labels.kind}} {{.Name}}"
+    assert cli.ok("inspect", "-f", format, "renamed") == "running copy renamed"
+    assert cli.run("rm", "renamed")[0] == 125
+    cli.ok("stop", "-t", "0", "renamed")
+    assert cli.run("prune", stdin=b"n\n")[0] == 0 and "renamed" in cli.sandboxes()
+    cli.ok("prune", "-f", "--filter", "label=kind=copy")
+    assert "renamed" not in cli.sandboxes()
 
 
 def test_the_socket_is_its_owners(served: tuple[Server, Cli]) -> None:

@@ -158,6 +158,7 @@ impl From<Refusal> for Failure {
             Refusal::Starting | Refusal::Stopping => {
                 (Status::CONFLICT, Kind::Starting, "Call again in a moment.")
             }
+            Refusal::Created => (Status::CONFLICT, Kind::Stopped, "Start it first."),
             Refusal::Running => (Status::CONFLICT, Kind::Running, "It need not be started or resumed."),
             Refusal::Paused => (Status::CONFLICT, Kind::Paused, "Resume it first."),
             Refusal::Stopped(_) => {

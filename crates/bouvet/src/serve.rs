@@ -58,6 +58,7 @@ pub async fn serve(mut config: Config) -> Result<(), Error> {
         config.host.boxes = None;
     }
     let host = Host::start(config.host).await?;
+    host.start_kept();
     let grants = Grants { registries: config.registries, egress: config.egress, expose: config.expose };
     let server = Server::new(host.clone(), config.sandbox, grants);
 

@@ -5,6 +5,7 @@
 //! DIR/ID/scratch.ext4   its writable disk
 //! DIR/ID/log.json       the end of what its main program printed
 //! DIR/ID/policy.json    what it may reach, once that was changed
+//! DIR/ID/name.json      what it is called, once that was changed
 //! DIR/ID/lock           held by the host that has it
 //! ```
 //!
@@ -27,10 +28,12 @@ use crate::instance;
 use crate::journal::LogRecord;
 use crate::lock::Lock;
 use crate::sandbox::SandboxId;
+use crate::sandbox::life::Runs;
 use crate::sandbox::state::{State, Stop};
 
 const RECORD: &str = "box.json";
 const POLICY: &str = "policy.json";
+const NAME: &str = "name.json";
 
 /// Why a sandbox could not be kept.
 ///
@@ -68,12 +71,16 @@ pub(crate) struct Record {
     pub(crate) ground: GroundRecord,
     /// How it came to rest last. `None`: it has not, or its host was killed.
     pub(crate) end: Option<Ending>,
+    #[serde(default)]
+    pub(crate) runs: Runs,
 }
 
 /// How a sandbox came to rest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Ending {
+    /// It was never started.
+    Created,
     Stopped(Stop),
     Failed(String),
 }
@@ -81,6 +88,7 @@ pub(crate) enum Ending {
 impl Ending {
     fn of(state: State) -> Option<Self> {
         match state {
+            State::Created => Some(Self::Created),
             State::Stopped(stop) => Some(Self::Stopped(stop)),
             State::Failed(reason) => Some(Self::Failed(reason)),
             _ => None,
@@ -92,6 +100,7 @@ impl Record {
     /// What it is when a host takes it in.
     pub(crate) fn state(&self) -> State {
         match &self.end {
+            Some(Ending::Created) => State::Created,
             Some(Ending::Stopped(stop)) => State::Stopped(*stop),
             Some(Ending::Failed(reason)) => State::Failed(reason.clone()),
             None => State::Failed("its host ended without stopping it".into()),
@@ -126,12 +135,17 @@ impl Boxes {
             fs::create_dir(&dir)?;
             let lock = lock(&dir)?.ok_or(io::ErrorKind::ResourceBusy)?;
             let (created_at, config) = (SystemTime::now(), config.clone());
-            let record = Record { id, created_at, config, ground, end: None };
+            let record = Record { id, created_at, config, ground, end: None, runs: Runs::default() };
             let kept = Kept { scratch: dir.join("scratch.ext4"), dir: dir.clone(), record, _lock: lock };
             write(&dir, RECORD, &kept.record)?;
             Ok(kept)
         };
         add().map_err(failed(&self.dir))
+    }
+
+    /// Where all are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Where a sandbox is, or would be.
@@ -217,6 +231,15 @@ impl Kept {
         Ok(Some(policy))
     }
 
+    /// What it is called, if that was changed since it was made.
+    pub(crate) fn name(&self) -> Result<Option<String>, KeepError> {
+        let text = match fs::read(self.dir.join(NAME)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(failed(&self.dir))?,
+        };
+        Ok(Some(serde_json::from_slice(&text).map_err(|error| failed(&self.dir)(error.into()))?))
+    }
+
     /// Its writable disk, which may not be there yet.
     pub(crate) fn scratch(&self) -> &Path {
         &self.scratch
@@ -229,8 +252,8 @@ impl Kept {
     }
 
     /// Writes whether and how it has ended, and what its main program has printed.
-    pub(crate) fn save(&self, state: State, log: &[LogRecord]) -> Result<(), KeepError> {
-        let record = Record { end: Ending::of(state), ..self.record.clone() };
+    pub(crate) fn save(&self, state: State, runs: Runs, log: &[LogRecord]) -> Result<(), KeepError> {
+        let record = Record { end: Ending::of(state), runs, ..self.record.clone() };
         let saved = write(&self.dir, "log.json", &log).and_then(|()| write(&self.dir, RECORD, &record));
         saved.map_err(failed(&self.dir))
     }
@@ -245,6 +268,11 @@ impl Kept {
 /// Keeps what the sandbox in `dir` may reach from now on.
 pub(crate) fn keep_policy(dir: &Path, policy: &Policy) -> Result<(), KeepError> {
     write(dir, POLICY, policy).map_err(failed(dir))
+}
+
+/// Keeps what the sandbox in `dir` is called from now on.
+pub(crate) fn keep_name(dir: &Path, name: &str) -> Result<(), KeepError> {
+    write(dir, NAME, &name).map_err(failed(dir))
 }
 
 /// The lock of the sandbox in `dir`; `None` if a living host holds it.
@@ -289,7 +317,7 @@ pub(crate) mod tests {
         fs::write(kept.scratch(), "disk").unwrap();
         let log = LogRecord { time: SystemTime::now(), stream: LogStream::Stdout, data: "up".into() };
         let state = State::Stopped(Stop { exit_code: 3, out_of_memory: false });
-        kept.save(state.clone(), std::slice::from_ref(&log)).unwrap();
+        kept.save(state.clone(), Runs::default(), std::slice::from_ref(&log)).unwrap();
         assert!(boxes.take_in().unwrap().is_empty(), "a living host has it");
         drop(kept);
         let kept = boxes.take_in().unwrap().pop().unwrap();
@@ -319,10 +347,10 @@ pub(crate) mod tests {
         let secret = SecretConfig { name: "KEY".into(), value, domains: vec!["a.example".into()] };
         let config = BoxConfig { persistent: true, secrets: vec![secret], ..BoxConfig::default() };
         let kept = boxes.add(SandboxId::random(), &config, GroundRecord::default()).unwrap();
-        kept.save(State::Failed("before".into()), &[]).unwrap();
+        kept.save(State::Failed("before".into()), Runs::default(), &[]).unwrap();
         for name in [RECORD, "log.json"] {
             fill(&kept.dir, name);
-            let error = kept.save(State::Running, &[]).unwrap_err();
+            let error = kept.save(State::Running, Runs::default(), &[]).unwrap_err();
             assert_eq!(error.source.kind(), io::ErrorKind::StorageFull, "{name}");
             assert!(!kept.dir.join(format!("{name}.new")).is_symlink(), "nothing of it is left");
         }
@@ -330,7 +358,7 @@ pub(crate) mod tests {
         let kept = boxes.take_in().unwrap().pop().unwrap();
         assert_eq!(kept.record().config, config, "with its secrets");
         assert_eq!(kept.record().state(), State::Failed("before".into()));
-        kept.save(State::Running, &[]).unwrap();
+        kept.save(State::Running, Runs::default(), &[]).unwrap();
     }
 
     #[test]
@@ -354,7 +382,7 @@ pub(crate) mod tests {
         let state = |state: Option<State>| {
             let kept = boxes.take_in().unwrap().pop().unwrap();
             if let Some(state) = state {
-                kept.save(state, &[]).unwrap();
+                kept.save(state, Runs::default(), &[]).unwrap();
             }
             kept.record().state()
         };

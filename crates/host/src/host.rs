@@ -2,6 +2,7 @@
 
 mod bases;
 mod error;
+mod facts;
 mod ground;
 mod image;
 mod life;
@@ -9,6 +10,7 @@ mod networks;
 mod options;
 mod pools;
 mod registry;
+mod rest;
 
 use std::fs;
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ use tracing::{info, warn};
 
 pub use self::bases::{BASE_IMAGE, FULL_BASE_IMAGE, is_base_image};
 pub use self::error::{CreateError, FindError, StartError};
+pub use self::facts::HostFacts;
 use self::ground::Ground;
 pub(crate) use self::image::GroundRecord;
 pub use self::image::{ImageError, ImageOptions};
@@ -192,6 +195,25 @@ impl Host {
     /// # Ok(()) }
     /// ```
     pub async fn create(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
+        self.create_as(config, true).await
+    }
+
+    /// Makes a sandbox that is started later, by [`Sandbox::start`]: until then it has a name, its ports and its network,
+    /// and no VM.
+    ///
+    /// ```no_run
+    /// use bouvet_host::BoxConfig;
+    ///
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let sandbox = host.create_stopped(BoxConfig { name: "web".into(), ..BoxConfig::default() }).await?;
+    /// sandbox.start().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn create_stopped(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
+        self.create_as(config, false).await
+    }
+
+    async fn create_as(&self, config: BoxConfig, start: bool) -> Result<Sandbox, CreateError> {
         config.validate()?;
         fits_machine(&config)?;
         if config.require_hardware && self.acceleration() != Acceleration::Hardware {
@@ -205,7 +227,7 @@ impl Host {
         let host = self.clone();
         // In a task of its own: half a sandbox cannot be dropped, it must be taken apart.
         self.0.tasks.spawn(async move {
-            let result = host.make(config).await;
+            let result = host.make(config, start).await;
             if result.is_err() {
                 // It may have been the only one on its network.
                 host.0.networks.let_go();
@@ -387,7 +409,7 @@ impl Inner {
             templates,
             pools: Pools::default(),
             starts: Semaphore::new(starts),
-            readers: Arc::new(Semaphore::new(life::MAX_READERS)),
+            readers: Arc::new(Semaphore::new(rest::MAX_READERS)),
             waiting: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

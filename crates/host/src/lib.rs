@@ -93,8 +93,8 @@ pub use files::archive::{FileStat, PackPart, PackReader, SkippedFile, Unpacked};
 pub use files::transfer::FileReader;
 pub use files::{FileContent, FileError, ListEntry, Listing, MAX_CONTENT_BYTES};
 pub use host::{
-    BASE_IMAGE, CreateError, FULL_BASE_IMAGE, FindError, Host, HostOptions, ImageError, ImageOptions,
-    NetworkInfo, StartError, is_base_image,
+    BASE_IMAGE, CreateError, FULL_BASE_IMAGE, FindError, Host, HostFacts, HostOptions, ImageError,
+    ImageOptions, NetworkInfo, StartError, is_base_image,
 };
 pub use instance::ClaimError;
 pub use journal::{LogOptions, LogReader, LogRecord, LogStream};

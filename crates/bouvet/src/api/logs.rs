@@ -27,6 +27,8 @@ pub(super) struct LogQuery {
     tail: Option<usize>,
     /// Only what was printed after this (RFC 3339).
     since: Option<String>,
+    /// Only what was printed until this (RFC 3339).
+    until: Option<String>,
     /// Writes the time before each line.
     #[serde(default)]
     timestamps: bool,
@@ -41,34 +43,44 @@ pub(super) async fn logs(
     Path(name): Path<String>,
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Answered {
-    let LogQuery { follow, tail, since, timestamps, sidecar } = asked(query)?;
-    let since = since.map(|text| {
-        humantime::parse_rfc3339_weak(&text).map_err(|_| {
-            Failure::argument(format!(
-                "`since` is `{}`; a time as 2026-01-31T12:00:00Z is allowed",
-                text.escape_debug()
-            ))
-        })
-    });
-    let options = LogOptions { follow, tail_lines: tail, since: since.transpose()? };
+    let LogQuery { follow, tail, since, until, timestamps, sidecar } = asked(query)?;
+    let time = |field: &'static str, text: Option<String>| {
+        let parsed = text.map(|text| {
+            humantime::parse_rfc3339_weak(&text).map_err(|_| {
+                Failure::argument(format!(
+                    "`{field}` is `{}`; a time as 2026-01-31T12:00:00Z is allowed",
+                    text.escape_debug()
+                ))
+            })
+        });
+        parsed.transpose()
+    };
+    let (since, until) = (time("since", since)?, time("until", until)?);
+    let options = LogOptions { follow, tail_lines: tail, since };
     let sandbox = host.find(&name)?;
     let reader = if sidecar { sandbox.sidecar_logs(options) } else { sandbox.logs(options) };
     let stamps = timestamps.then(Stamps::default);
-    let frames =
-        stream::unfold((reader, stamps, Vec::new()), async |(mut reader, mut stamps, mut waiting)| {
-            let bytes = next(&mut reader, &mut stamps, &mut waiting).await?;
-            Some((Ok::<_, std::convert::Infallible>(bytes), (reader, stamps, waiting)))
-        });
+    let frames = stream::unfold(
+        (reader, stamps, Vec::new(), until),
+        async |(mut reader, mut stamps, mut waiting, until)| {
+            let bytes = next(&mut reader, until, &mut stamps, &mut waiting).await?;
+            Some((Ok::<_, std::convert::Infallible>(bytes), (reader, stamps, waiting, until)))
+        },
+    );
     Ok(framed(Body::from_stream(frames)))
 }
 
 async fn next(
     reader: &mut LogReader,
+    until: Option<SystemTime>,
     stamps: &mut Option<Stamps>,
     waiting: &mut Vec<Frame>,
 ) -> Option<Bytes> {
     while waiting.is_empty() {
         let mut record = reader.next().await?;
+        if until.is_some_and(|until| record.time > until) {
+            return None;
+        }
         if let Some(stamps) = stamps {
             record.data = stamps.stamp(&record);
         }

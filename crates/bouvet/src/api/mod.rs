@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::alone::Alone;
 pub(crate) use self::sandboxes::STOP_GRACE_SECS;
 pub(crate) use self::session::{WINDOW_BYTES, cost_bytes};
+use self::shape::InfoView;
 use crate::failure::{Answer, Failure};
 
 /// The body of a request that is one JSON value: a description with a megabyte of arguments, escaped.
@@ -47,6 +48,7 @@ type Answered<T = Response> = Result<T, Answer>;
 pub(crate) fn router(host: Host) -> Router {
     Router::new()
         .route("/v1/version", get(version))
+        .route("/v1/info", get(info))
         .route("/v1/health", get(health))
         .route("/v1/template", get(template))
         .route("/v1/events", get(logs::events))
@@ -54,6 +56,7 @@ pub(crate) fn router(host: Host) -> Router {
         .route("/v1/sandboxes", get(sandboxes::list).post(sandboxes::create))
         .route("/v1/sandboxes/{sandbox}", get(sandboxes::inspect).delete(sandboxes::destroy))
         .route("/v1/sandboxes/{sandbox}/start", post(sandboxes::start))
+        .route("/v1/sandboxes/{sandbox}/rename", post(sandboxes::rename))
         .route("/v1/sandboxes/{sandbox}/stop", post(sandboxes::stop))
         .route("/v1/sandboxes/{sandbox}/pause", post(sandboxes::pause))
         .route("/v1/sandboxes/{sandbox}/resume", post(sandboxes::resume))
@@ -96,6 +99,41 @@ where
 
 async fn version() -> Response {
     said(&json!({ "version": env!("CARGO_PKG_VERSION"), "api": 1 }))
+}
+
+/// What the server is, and what it has.
+async fn info(axum::extract::State(host): axum::extract::State<Host>) -> Response {
+    let sandboxes = host.list();
+    let count = |wanted: &[&str]| sandboxes.iter().filter(|info| wanted.contains(&info.state.name())).count();
+    let facts = host.facts();
+    let (ready, size) = host.pool();
+    let system = rustix::system::uname();
+    let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    said(&InfoView {
+        version: env!("CARGO_PKG_VERSION").into(),
+        engine: facts.engine.into(),
+        engine_version: facts.engine_version,
+        acceleration: host.acceleration().name().into(),
+        kernel_version: text(system.release()),
+        operating_system: text(system.sysname()),
+        architecture: text(system.machine()),
+        name: text(system.nodename()),
+        cpus: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+        memory_bytes: {
+            let memory = rustix::system::sysinfo();
+            memory.totalram.saturating_mul(u64::from(memory.mem_unit))
+        },
+        sandboxes: sandboxes.len(),
+        sandboxes_running: count(&["starting", "running", "stopping"]),
+        sandboxes_paused: count(&["paused"]),
+        sandboxes_stopped: count(&["created", "stopped", "failed"]),
+        max_sandboxes: facts.max_sandboxes,
+        images: host.list_images().await.map_or(0, |images| images.len()),
+        pool_ready: ready,
+        pool_size: size,
+        directory: facts.dir.display().to_string(),
+        persistent_directory: facts.boxes.map(|dir| dir.display().to_string()).unwrap_or_default(),
+    })
 }
 
 async fn health(axum::extract::State(host): axum::extract::State<Host>) -> Response {

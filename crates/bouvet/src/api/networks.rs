@@ -36,7 +36,7 @@ fn view(host: &Host, network: NetworkInfo) -> NamedNetworkView {
     let on = network.sandboxes.into_iter().filter_map(|id| host.get(id));
     let member = |sandbox: bouvet_host::Sandbox| {
         let addresses = sandbox.network().map(bouvet_host::NetworkControl::addresses)?;
-        let (id, name) = (sandbox.id().to_string(), sandbox.config().name.clone());
+        let (id, name) = (sandbox.id().to_string(), sandbox.name());
         Some(MemberView { id, name, addresses: addresses.map(|address| address.to_string()).into() })
     };
     NamedNetworkView {

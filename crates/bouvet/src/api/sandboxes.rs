@@ -32,6 +32,8 @@ pub(super) struct ListQuery {
 pub(super) struct StopQuery {
     #[serde(default = "stop_grace_secs")]
     grace_secs: u64,
+    /// The signal that asks its main program, instead of its image's.
+    signal: Option<String>,
 }
 
 fn stop_grace_secs() -> u64 {
@@ -47,6 +49,23 @@ pub(super) struct KillQuery {
 
 fn kill_signal() -> String {
     "KILL".into()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateQuery {
+    #[serde(default = "yes")]
+    start: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RenameQuery {
+    name: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,9 +86,12 @@ pub(super) async fn list(State(host): State<Host>, query: Asked<ListQuery>) -> A
 
 pub(super) async fn create(
     State(host): State<Host>,
+    query: Asked<CreateQuery>,
     config: Result<Json<BoxConfig>, JsonRejection>,
 ) -> Answered {
-    let sandbox = host.create(told(config)?).await?;
+    let CreateQuery { start } = asked(query)?;
+    let config = told(config)?;
+    let sandbox = if start { host.create(config).await? } else { host.create_stopped(config).await? };
     Ok((StatusCode::CREATED, said(&SandboxView::from(&sandbox.info()))).into_response())
 }
 
@@ -89,7 +111,12 @@ pub(super) async fn destroy(
     let DestroyQuery { force } = asked(query)?;
     let sandbox = host.find(&name)?;
     let state = sandbox.state();
-    if !force && !matches!(state, Life::Stopped(_) | Life::Failed(_) | Life::Destroying | Life::Destroyed) {
+    if !force
+        && !matches!(
+            state,
+            Life::Created | Life::Stopped(_) | Life::Failed(_) | Life::Destroying | Life::Destroyed
+        )
+    {
         let fact =
             format!("the sandbox is {}, and only one that is stopped is removed without force", state.name());
         return Err(Failure::api(StatusCode::CONFLICT, Kind::Running, fact).into());
@@ -108,13 +135,30 @@ pub(super) async fn stop(
     Path(name): Path<String>,
     query: Asked<StopQuery>,
 ) -> Answered {
-    let StopQuery { grace_secs } = asked(query)?;
+    let StopQuery { grace_secs, signal } = asked(query)?;
+    let signal: Option<Signal> = signal.map(|name| name.parse()).transpose().map_err(Failure::argument)?;
+    let grace = Duration::from_secs(grace_secs.min(MAX_GRACE_SECS));
     let sandbox = host.find(&name)?;
-    match sandbox.stop(Duration::from_secs(grace_secs.min(MAX_GRACE_SECS))).await {
+    let stopped = match signal {
+        Some(signal) => sandbox.stop_by(signal, grace).await,
+        None => sandbox.stop(grace).await,
+    };
+    match stopped {
         // It is what was wanted.
         Ok(()) | Err(bouvet_host::ControlError::Refused(Refusal::Stopped(_))) => Ok(said(&json!({}))),
         Err(error) => Err(error.into()),
     }
+}
+
+/// `POST /v1/sandboxes/{sandbox}/rename?name=…`
+pub(super) async fn rename(
+    State(host): State<Host>,
+    Path(name): Path<String>,
+    query: Asked<RenameQuery>,
+) -> Answered {
+    let RenameQuery { name: new } = asked(query)?;
+    host.rename(&host.find(&name)?, &new)?;
+    Ok(said(&json!({})))
 }
 
 pub(super) async fn pause(State(host): State<Host>, Path(name): Path<String>) -> Answered {

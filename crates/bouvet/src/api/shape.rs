@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use bouvet_host::{
-    ImageInfo, MappedPort, NetworkCounts, Policy, PullEvent, Refused, Rule, SandboxInfo, SkippedFile, State, Stop,
+    ImageInfo, MappedPort, NetworkCounts, NetworkMode, Policy, PullEvent, Refused, Rule, SandboxInfo,
+    SkippedFile, State, Stop,
 };
 use humantime::format_rfc3339_seconds;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,23 @@ pub(crate) struct SandboxView {
     pub(crate) tty: bool,
     pub(crate) stdin_open: bool,
     pub(crate) ports: Vec<PortView>,
+    /// When it was up last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) started_at: Option<String>,
+    /// When it came down last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) finished_at: Option<String>,
+    /// Starts by its restart policy since somebody started it.
+    #[serde(default)]
+    pub(crate) restarts: u32,
+    /// Whether it waits to be started again by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) restarting: bool,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) labels: BTreeMap<String, String>,
+    /// `tsi`, `none`, or the name of a network.
+    #[serde(default)]
+    pub(crate) network: String,
 }
 
 impl From<&SandboxInfo> for SandboxView {
@@ -61,6 +79,16 @@ impl From<&SandboxInfo> for SandboxView {
             tty: config.tty,
             stdin_open: config.stdin_open,
             ports: info.ports.iter().map(PortView::from).collect(),
+            started_at: info.started_at.map(|time| format_rfc3339_seconds(time).to_string()),
+            finished_at: info.finished_at.map(|time| format_rfc3339_seconds(time).to_string()),
+            restarts: info.restarts,
+            restarting: info.is_restarting,
+            labels: config.labels.clone(),
+            network: match &config.network {
+                NetworkMode::None => "none".into(),
+                NetworkMode::Tsi => "tsi".into(),
+                NetworkMode::Bridge { network } => network.clone(),
+            },
         }
     }
 }
@@ -75,6 +103,35 @@ impl SandboxView {
     pub(crate) fn short_id(&self) -> &str {
         self.id.get(..8).unwrap_or(&self.id)
     }
+}
+
+/// What the server is, and what it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InfoView {
+    pub(crate) version: String,
+    pub(crate) engine: String,
+    pub(crate) engine_version: String,
+    /// `hardware` or what stands in for it.
+    pub(crate) acceleration: String,
+    /// Of the server's machine.
+    pub(crate) kernel_version: String,
+    pub(crate) operating_system: String,
+    pub(crate) architecture: String,
+    pub(crate) name: String,
+    pub(crate) cpus: usize,
+    pub(crate) memory_bytes: u64,
+    pub(crate) sandboxes: usize,
+    pub(crate) sandboxes_running: usize,
+    pub(crate) sandboxes_paused: usize,
+    pub(crate) sandboxes_stopped: usize,
+    pub(crate) max_sandboxes: u32,
+    pub(crate) images: usize,
+    pub(crate) pool_ready: usize,
+    pub(crate) pool_size: usize,
+    /// Where the server works.
+    pub(crate) directory: String,
+    /// Where persistent sandboxes are kept; empty: there can be none.
+    pub(crate) persistent_directory: String,
 }
 
 /// A port of the host that leads into a sandbox.

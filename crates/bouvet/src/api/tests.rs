@@ -12,7 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::client::{CallError, Client, NOTHING, path};
 use super::frame::Frame;
-use super::shape::{EventView, ExecView, ExitView, FailureView, ListingView, SandboxView, StatView, UnpackedView};
+use super::shape::{
+    EventView, ExecView, ExitView, FailureView, InfoView, ListingView, SandboxView, StatView, UnpackedView,
+};
 use super::{Alone, WINDOW_BYTES};
 use crate::config::Config;
 
@@ -260,6 +262,62 @@ async fn files_go_both_ways_with_their_permissions() {
     site.alone.end().await;
 }
 
+#[tokio::test]
+async fn created_sandbox_is_renamed_and_started() {
+    let site = Site::start().await;
+    let mut config = BoxConfig { name: "one".into(), privileged: true, ..BoxConfig::default() };
+    config.network = NetworkMode::None;
+    config.labels.insert("a".into(), "1".into());
+    let made: SandboxView =
+        site.client.call(Method::POST, "/v1/sandboxes?start=false", Some(&config)).await.unwrap();
+    assert_eq!((made.state.as_str(), made.started_at.as_deref()), ("created", None));
+    assert_eq!(made.labels["a"], "1");
+    let live: Vec<SandboxView> = site.client.get("/v1/sandboxes").await.unwrap();
+    assert!(live.is_empty(), "it holds no VM");
+    assert_eq!(site.refused(Method::GET, "/v1/sandboxes/one/stat?path=/").await.kind, "stopped");
+    site.create("two").await;
+    assert_eq!(site.refused(Method::POST, "/v1/sandboxes/one/rename?name=two").await.kind, "name_taken");
+    assert_eq!(site.refused(Method::POST, "/v1/sandboxes/one/rename?name=-").await.kind, "invalid");
+    site.client.act(Method::POST, "/v1/sandboxes/one/rename?name=three").await.unwrap();
+    assert_eq!(site.refused(Method::GET, "/v1/sandboxes/one").await.kind, "not_found");
+    site.client.act(Method::POST, "/v1/sandboxes/three/start").await.unwrap();
+    let started: SandboxView = site.client.get("/v1/sandboxes/three").await.unwrap();
+    assert_eq!((started.name.as_str(), started.state.as_str()), ("three", "running"));
+    assert!(started.started_at.is_some() && started.finished_at.is_none());
+    let info: InfoView = site.client.get("/v1/info").await.unwrap();
+    assert_eq!((info.engine.as_str(), info.sandboxes, info.sandboxes_running), ("fake", 2, 2));
+    site.alone.end().await;
+}
+
+#[tokio::test]
+async fn failed_sandbox_is_restarted_until_stopped() {
+    let site = Site::start().await;
+    let mut config = BoxConfig { name: "one".into(), privileged: true, ..BoxConfig::default() };
+    config.network = NetworkMode::None;
+    config.restart = "sometimes".into();
+    let made = site.client.call::<SandboxView>(Method::POST, "/v1/sandboxes", Some(&config)).await;
+    assert!(matches!(made, Err(CallError::Refused(failure)) if failure.kind == "invalid"));
+    config.restart = "always".into();
+    site.client.call::<SandboxView>(Method::POST, "/v1/sandboxes", Some(&config)).await.unwrap();
+    let mut events = site.client.lines::<EventView>(Method::GET, "/v1/events", NOTHING).await.unwrap();
+    // Without a VM its guest is the parent of what runs in it.
+    let frames = stream::iter([wanted("kill -9 $PPID")]);
+    // The call may end before it has begun.
+    if let Ok(mut killed) = site.client.frames(Method::POST, &exec_of("one"), frames).await {
+        while let Ok(Some(_)) = killed.next().await {}
+    }
+    for wanted in ["fail", "start"] {
+        assert_eq!(events.next().await.unwrap().unwrap().what["event"], wanted);
+    }
+    let again: SandboxView = site.client.get("/v1/sandboxes/one").await.unwrap();
+    assert_eq!((again.state.as_str(), again.restarts, again.restarting), ("running", 1, false));
+    assert!(again.finished_at.is_some());
+    site.client.act(Method::POST, "/v1/sandboxes/one/stop?grace_secs=0").await.unwrap();
+    let stopped: SandboxView = site.client.get("/v1/sandboxes/one").await.unwrap();
+    assert_eq!((stopped.state.as_str(), stopped.restarting), ("stopped", false));
+    site.alone.end().await;
+}
+
 async fn packed(site: &Site, sandbox: &str, of: &str, name: &str) -> Result<Vec<u8>, FailureView> {
     let at = path(&["sandboxes", sandbox, "archive"], &[("path", of), ("name", name)]);
     let frames = site.client.frames(Method::GET, &at, stream::empty()).await;
@@ -298,7 +356,8 @@ async fn trees_are_copied_also_from_stopped_sandboxes() {
 
     let archive = packed(&site, "one", tree, "copy").await.unwrap();
     let put = async |to: &str, name: &str| {
-        let at = path(&["sandboxes", "one", "archive"], &[("path", to), ("name", name), ("keep_owners", "true")]);
+        let at =
+            path(&["sandboxes", "one", "archive"], &[("path", to), ("name", name), ("keep_owners", "true")]);
         let content = stream::iter([Ok(Bytes::from(archive.clone()))]);
         site.client.upload::<UnpackedView>(&at, content).await
     };

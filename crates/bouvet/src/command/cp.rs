@@ -160,7 +160,8 @@ impl Remote {
 
     /// What is at a path; `None`: nothing.
     async fn stat(&self, at: &str) -> Result<Option<StatView>, Failed> {
-        match self.client.get::<StatView>(&path(&["sandboxes", &self.sandbox, "stat"], &[("path", at)])).await {
+        match self.client.get::<StatView>(&path(&["sandboxes", &self.sandbox, "stat"], &[("path", at)])).await
+        {
             Ok(stat) => Ok(Some(stat)),
             Err(CallError::Refused(failure)) if failure.kind == "no_file" => Ok(None),
             Err(error) => Err(error.into()),
@@ -221,7 +222,10 @@ mod tests {
             Route::Down { to, .. } => to,
             Route::Up { .. } => panic!("{text}"),
         };
-        assert_eq!((of("-"), of("./-"), of("-x")), (Local::Stream, Local::Path("./-".into()), Local::Path("-x".into())));
+        assert_eq!(
+            (of("-"), of("./-"), of("-x")),
+            (Local::Stream, Local::Path("./-".into()), Local::Path("-x".into()))
+        );
         assert!(matches!(route("-", "box:/x"), Ok(Route::Up { from: Local::Stream, .. })));
     }
 

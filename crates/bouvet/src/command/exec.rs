@@ -26,6 +26,12 @@ pub(crate) struct Line {
     /// Set a variable, or hand on this environment's
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
+    /// Read variables from a file, one in each line
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<std::path::PathBuf>,
+    /// Not offered: a program has the rights of its sandbox
+    #[arg(long, hide = true)]
+    privileged: bool,
     /// Who it runs as
     #[arg(short, long, default_value = "", value_name = "USER[:GROUP]")]
     user: String,
@@ -53,10 +59,20 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
         detachable: false,
     };
     terms.check()?;
+    if line.privileged {
+        return Err(Failed::new(
+            "`exec --privileged` is not offered: a program has the rights of its sandbox",
+        )
+        .hint("make the sandbox with `bouvet run --privileged`"));
+    }
     let environment = |name: &str| std::env::var_os(name)?.into_string().ok();
-    let variables = line.env.iter().filter_map(|text| super::run::variable(text, &environment));
+    let mut variables = Vec::new();
+    for file in &line.env_file {
+        variables.extend(super::run::env_file(file, &environment)?);
+    }
+    variables.extend(line.env.iter().filter_map(|text| super::run::variable(text, &environment)));
     let wanted = ExecView {
-        env: variables.collect(),
+        env: variables.into_iter().collect(),
         command: line.command,
         user: line.user,
         working_dir: line.workdir,

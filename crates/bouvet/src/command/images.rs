@@ -3,14 +3,27 @@
 use std::time::SystemTime;
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::outcome::{Connection, Failed};
 use super::table;
+use super::template::Format;
 use crate::api::client::path;
 use crate::api::shape::ImageView;
 
 /// Digits of an image's id that are shown.
 const ID_DIGITS: usize = 12;
+
+/// What fields of a template are called above their column.
+const HEADS: &[(&str, &str)] = &[
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedSince", "CREATED"),
+    ("Size", "SIZE"),
+];
 
 /// What is typed after `bouvet images`.
 #[derive(Debug, Args)]
@@ -21,9 +34,24 @@ pub(crate) struct Line {
     /// Ids at full length
     #[arg(long)]
     no_trunc: bool,
+    /// A template of Go's for each line, `table TEMPLATE`, or `json`: ID, Repository, Tag, Digest, CreatedAt, CreatedSince,
+    /// Size
+    #[arg(long, value_name = "TEMPLATE")]
+    format: Option<String>,
     /// As a JSON array
-    #[arg(long)]
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+}
+
+impl Line {
+    /// Whether it makes sense.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        self.template().map(drop)
+    }
+
+    fn template(&self) -> Result<Option<Format>, Failed> {
+        Ok(self.format.as_deref().map(Format::parse).transpose()?.flatten())
+    }
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
@@ -36,6 +64,12 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
         images.iter().try_for_each(|image| table::line(&id(image, line.no_trunc)))?;
         return Ok(0);
     }
+    if let Some(format) = line.template()? {
+        let rows: Vec<_> =
+            images.iter().flat_map(|image| fields(image, line.no_trunc, SystemTime::now())).collect();
+        format.print(HEADS, &rows)?;
+        return Ok(0);
+    }
     let rows = images.iter().flat_map(|image| rows(image, line.no_trunc, SystemTime::now()));
     table::print(&["IMAGE", "ID", "CREATED", "LAST USED", "SIZE"], rows.collect())?;
     Ok(0)
@@ -44,6 +78,28 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
 fn id(image: &ImageView, full: bool) -> String {
     let digits = image.id.trim_start_matches("sha256:");
     if full { image.id.clone() } else { digits.chars().take(ID_DIGITS).collect() }
+}
+
+/// An image as templates have it, once for each of its names.
+fn fields(image: &ImageView, full: bool, now: SystemTime) -> Vec<Value> {
+    let row = |name: &str| {
+        let (name, digest) = name.split_once('@').unwrap_or((name, "<none>"));
+        let at = name.rfind(':').filter(|at| !name[*at..].contains('/'));
+        let (repository, tag) = at.map_or((name, "<none>"), |at| (&name[..at], &name[at + 1..]));
+        json!({
+            "ID": id(image, full),
+            "Repository": repository,
+            "Tag": tag,
+            "Digest": digest,
+            "CreatedAt": image.created.as_deref().unwrap_or("N/A"),
+            "CreatedSince": image.created.as_deref().map_or_else(|| "N/A".into(), |time| table::ago(time, now)),
+            "Size": table::size(image.size_bytes),
+        })
+    };
+    match image.references.is_empty() {
+        true => vec![row("<none>")],
+        false => image.references.iter().map(|name| row(name)).collect(),
+    }
 }
 
 /// One for each name by which it is known.

@@ -3,10 +3,12 @@
 mod attach;
 mod attest;
 mod completions;
+mod container;
 mod cp;
 mod events;
 mod exec;
 mod images;
+mod info;
 mod inspect;
 mod kill;
 mod logs;
@@ -16,8 +18,10 @@ mod notice;
 mod outcome;
 mod pause;
 mod port;
+mod prune;
 mod ps;
 mod pull;
+mod rename;
 mod restart;
 mod rm;
 mod rmi;
@@ -28,9 +32,13 @@ mod signals;
 mod start;
 mod stats;
 mod stop;
+mod system;
 mod table;
+mod template;
 mod terminal;
+mod top;
 mod usage;
+mod version;
 mod wait;
 
 use clap::Subcommand;
@@ -46,6 +54,8 @@ use crate::config::Config;
 pub(crate) enum Command {
     /// Make a sandbox, and run a program in it
     Run(Box<run::Line>),
+    /// Make a sandbox without starting it
+    Create(Box<run::Line>),
     /// Run a program in a sandbox that is there
     Exec(Box<exec::Line>),
     /// List sandboxes
@@ -73,12 +83,24 @@ pub(crate) enum Command {
     /// Let paused sandboxes go on
     #[command(visible_alias = "unpause")]
     Resume(Names),
+    /// Change what a sandbox is called
+    Rename(rename::Line),
     /// Send sandboxes' programs a signal
     Kill(kill::Line),
     /// Wait until sandboxes have stopped, and print their exit codes
     Wait(wait::Line),
     /// Remove sandboxes with all that they hold
     Rm(rm::Line),
+    /// Remove sandboxes that are stopped
+    Prune(prune::Line),
+    /// List and remove sandboxes
+    #[command(subcommand)]
+    Container(container::Line),
+    /// Remove what is not used
+    #[command(subcommand)]
+    System(system::Line),
+    /// Show the processes of a sandbox
+    Top(top::Line),
     /// List images
     Images(images::Line),
     /// Pull images from their registries
@@ -93,6 +115,10 @@ pub(crate) enum Command {
     Stats(stats::Line),
     /// Show what happens to sandboxes, as it happens
     Events(events::Line),
+    /// Show the versions of this command and of the server
+    Version(version::Line),
+    /// Show what the server is and what it has
+    Info(info::Line),
     /// Print a shell's completions of these commands
     Completions(completions::Line),
 }
@@ -103,6 +129,9 @@ impl Command {
         if matches!(&self, Self::Run(line) if !line.is_persistent()) {
             // Without a server this may run for long, and would keep others from the sandboxes that are kept.
             config.host.boxes = None;
+        }
+        if let Self::Version(line) = &self {
+            return version::run(line, &config).await;
         }
         let mut signals = Signals::listen()?;
         let connection = tokio::select! {
@@ -138,6 +167,13 @@ impl Command {
             Self::Cp(line) => cp::run(&line, connection).await,
             Self::Stop(line) => stop::run(&line, connection).await,
             Self::Restart(line) => restart::run(&line, connection).await,
+            Self::Create(line) => run::create(*line, connection).await,
+            Self::Rename(line) => rename::run(&line, connection).await,
+            Self::Prune(line) => prune::run(&line, connection).await,
+            Self::Container(line) => container::run(&line, connection).await,
+            Self::System(line) => system::run(&line, connection).await,
+            Self::Top(line) => top::run(line, connection).await,
+            Self::Info(line) => info::run(&line, connection).await,
             Self::Pause(names) => pause::pause(&names, connection).await,
             Self::Resume(names) => pause::resume(&names, connection).await,
             Self::Kill(line) => kill::run(&line, connection).await,
@@ -150,7 +186,12 @@ impl Command {
             Self::Network(line) => network::run(&line, connection).await,
             Self::Stats(line) => stats::run(&line, connection).await,
             Self::Events(line) => events::run(&line, connection).await,
-            Self::Run(_) | Self::Exec(_) | Self::Attach(_) | Self::Start(_) | Self::Completions(_) => {
+            Self::Run(_)
+            | Self::Exec(_)
+            | Self::Attach(_)
+            | Self::Start(_)
+            | Self::Completions(_)
+            | Self::Version(_) => {
                 unreachable!("these were told apart before")
             }
         }
@@ -159,10 +200,14 @@ impl Command {
     /// Whether what was typed makes sense, as far as that can be told without a server.
     pub(crate) fn check(&self) -> Result<(), Failed> {
         match self {
-            Self::Run(line) => line.check(),
+            Self::Run(line) | Self::Create(line) => line.check(),
+            Self::Ps(line) => line.check(),
+            Self::Inspect(line) => line.check(),
+            Self::Images(line) => line.check(),
+            Self::Prune(line) => line.check(),
             Self::Port(line) => line.check(),
             Self::Cp(line) => line.route().map(drop),
-            Self::Logs(line) => line.since().map(drop),
+            Self::Logs(line) => line.check(),
             Self::Attest(line) => line.expected().map(drop),
             _ => Ok(()),
         }

@@ -1,22 +1,49 @@
 //! `bouvet ps`.
 
+mod filter;
+
 use std::time::SystemTime;
 
 use clap::Args;
+use serde_json::{Value, json};
 
+use self::filter::Filter;
 use super::outcome::{Connection, Failed};
 use super::table;
+use super::template::Format;
 use crate::api::client::path;
 use crate::api::shape::{PortView, SandboxView};
 
 /// Characters of a command that are shown.
 const COMMAND_CHARS: usize = 24;
+/// What fields of a template are called above their column.
+const HEADS: &[(&str, &str)] = &[
+    ("ID", "ID"),
+    ("Names", "NAMES"),
+    ("Name", "NAME"),
+    ("Image", "IMAGE"),
+    ("Command", "COMMAND"),
+    ("CreatedAt", "CREATED AT"),
+    ("RunningFor", "CREATED"),
+    ("State", "STATE"),
+    ("Status", "STATUS"),
+    ("ExitCode", "EXIT CODE"),
+    ("Ports", "PORTS"),
+    ("Labels", "LABELS"),
+    ("Networks", "NETWORKS"),
+    ("Restarts", "RESTARTS"),
+    ("Persistent", "PERSISTENT"),
+];
 
 /// What is typed after `bouvet ps`.
 #[derive(Debug, Args)]
-#[command(after_help = "Without a server, the persistent sandboxes that are stopped are listed.")]
+#[command(
+    after_help = "Without a server, the persistent sandboxes that are stopped are listed.\n\nA template has the \
+    fields of docker's: ID, Names, Image, Command, CreatedAt, RunningFor, State, Status, Ports, Labels, \
+    `{{.Label \"NAME\"}}`, Networks; and ExitCode, Restarts, Persistent. With `table` before it there are heads."
+)]
 pub(crate) struct Line {
-    /// Those too that have stopped
+    /// Stopped ones too
     #[arg(short, long)]
     all: bool,
     /// Ids alone
@@ -25,60 +52,132 @@ pub(crate) struct Line {
     /// Ids, commands and reasons at full length
     #[arg(long)]
     no_trunc: bool,
-    /// Only those whose name, state or image is so
-    #[arg(short, long, value_name = "name|state|image=VALUE")]
+    /// The newest of all, so many
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    last: Option<usize>,
+    /// The newest of all
+    #[arg(short, long, conflicts_with = "last")]
+    latest: bool,
+    /// Only those that fit: name, id, status, exited, label, ancestor, network or publish. Those of one name are
+    /// alternatives
+    #[arg(short, long, value_name = "NAME=VALUE")]
     filter: Vec<String>,
+    /// A template of Go's for each line, `table TEMPLATE`, or `json`
+    #[arg(long, value_name = "TEMPLATE")]
+    format: Option<String>,
     /// As a JSON array
-    #[arg(long)]
+    #[arg(long, conflicts_with = "format")]
     json: bool,
 }
 
-pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
-    // Alone, none can run.
-    let all = (line.all || connection.is_alone()).to_string();
-    let mut views: Vec<SandboxView> = connection.client.get(&path(&["sandboxes"], &[("all", &all)])).await?;
-    for filter in &line.filter {
-        keep(&mut views, filter)?;
+impl Line {
+    /// Whether it makes sense.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        self.filters()?;
+        self.template().map(drop)
     }
+
+    fn filters(&self) -> Result<Vec<Filter>, Failed> {
+        self.filter.iter().map(|text| Filter::parse(text)).collect()
+    }
+
+    fn template(&self) -> Result<Option<Format>, Failed> {
+        Ok(self.format.as_deref().map(Format::parse).transpose()?.flatten())
+    }
+
+    fn is_for_stopped(&self, filters: &[Filter]) -> bool {
+        self.all || self.latest || self.last.is_some() || filters.iter().any(Filter::is_for_stopped)
+    }
+}
+
+pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
+    let (filters, format) = (line.filters()?, line.template()?);
+    // Alone, none can run.
+    let all = (line.is_for_stopped(&filters) || connection.is_alone()).to_string();
+    let mut views: Vec<SandboxView> = connection.client.get(&path(&["sandboxes"], &[("all", &all)])).await?;
+    views.retain(|view| filter::fits(&filters, view));
+    if let Some(last) = line.last.or(line.latest.then_some(1)) {
+        views.drain(..views.len().saturating_sub(last));
+    }
+    let now = SystemTime::now();
+    // The newest first, as people look for it.
+    let newest = views.iter().rev();
     if line.json {
         table::json(&views)?;
     } else if line.quiet {
-        for view in &views {
+        for view in newest {
             table::line(if line.no_trunc { &view.id } else { view.short_id() })?;
         }
+    } else if let Some(format) = format {
+        let rows: Vec<_> = newest.map(|view| fields(view, line.no_trunc, now)).collect();
+        format.print(HEADS, &rows)?;
     } else {
-        // The newest first, as people look for it.
-        let rows = views.iter().rev().map(|view| row(view, line.no_trunc, SystemTime::now())).collect();
+        let rows = newest.map(|view| row(view, line.no_trunc, now)).collect();
         table::print(&["ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS"], rows)?;
     }
     Ok(0)
 }
 
-fn keep(views: &mut Vec<SandboxView>, filter: &str) -> Result<(), Failed> {
-    let allowed = "name=VALUE, state=VALUE and image=VALUE are allowed";
-    let (field, value) =
-        filter.split_once('=').ok_or_else(|| super::usage::wrong("--filter", filter, allowed))?;
-    match field {
-        // A part of it, as `docker` has it.
-        "name" => views.retain(|view| view.name.contains(value)),
-        "state" | "status" => views.retain(|view| view.state == value),
-        "image" | "ancestor" => views.retain(|view| image(view) == value),
-        _ => return Err(super::usage::wrong("--filter", filter, allowed)),
-    }
-    Ok(())
+pub(super) fn image(view: &SandboxView) -> &str {
+    if view.image.is_empty() { "base" } else { &view.image }
 }
 
-fn image(view: &SandboxView) -> &str {
-    if view.image.is_empty() { "base" } else { &view.image }
+/// A sandbox as templates have it.
+fn fields(view: &SandboxView, full: bool, now: SystemTime) -> Value {
+    let cells = row(view, full, now);
+    let labels: Vec<_> = view.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    json!({
+        "ID": cells[0],
+        "Names": view.name,
+        "Name": view.name,
+        "Image": cells[2],
+        "Command": format!("\"{}\"", cells[3]),
+        "CreatedAt": view.created_at,
+        "RunningFor": cells[4],
+        "State": state(view),
+        "Status": cells[5],
+        "ExitCode": view.exit_code,
+        "Ports": cells[6],
+        "Labels": labels.join(","),
+        "LabelsByName": view.labels,
+        "Networks": view.network,
+        "Restarts": view.restarts,
+        "Persistent": view.persistent,
+    })
+}
+
+/// Docker's word for where a sandbox is in its life.
+pub(super) fn state(view: &SandboxView) -> &str {
+    match view.state.as_str() {
+        "stopped" | "failed" if view.restarting => "restarting",
+        "stopped" => "exited",
+        state => state,
+    }
+}
+
+/// Where a sandbox is in its life, in docker's words.
+pub(super) fn status(view: &SandboxView, now: SystemTime) -> String {
+    let since = |time: &Option<String>| {
+        let time = time.as_deref().and_then(|time| humantime::parse_rfc3339(time).ok());
+        time.map(|time| table::human(now.duration_since(time).unwrap_or_default()))
+    };
+    let ago = || since(&view.finished_at).map(|ago| format!(" {ago} ago")).unwrap_or_default();
+    let code = view.exit_code.unwrap_or(1);
+    match (view.state.as_str(), since(&view.started_at)) {
+        ("running", Some(up)) => format!("Up {up}"),
+        ("paused", Some(up)) => format!("Up {up} (Paused)"),
+        ("created", _) => "Created".into(),
+        ("stopped" | "failed", _) if view.restarting => format!("Restarting ({code}){}", ago()),
+        ("stopped", _) if view.out_of_memory => format!("Exited ({code}){}: out of memory", ago()),
+        ("stopped", _) => format!("Exited ({code}){}", ago()),
+        ("failed", _) => format!("Failed{}: {}", ago(), view.reason.as_deref().unwrap_or_default()),
+        (state, _) => state.to_owned(),
+    }
 }
 
 fn row(view: &SandboxView, full: bool, now: SystemTime) -> Vec<String> {
     let command = view.command.join(" ");
-    let status = match (view.exit_code, &view.reason) {
-        (Some(code), _) => format!("{} ({code})", view.state),
-        (None, Some(reason)) => format!("{}: {reason}", view.state),
-        (None, None) => view.state.clone(),
-    };
+    let status = status(view, now);
     vec![
         if full { view.id.clone() } else { view.short_id().to_owned() },
         view.name.clone(),
@@ -110,6 +209,8 @@ mod tests {
             exit_code: Some(7),
             command: vec!["sh".into(), "-c".into(), "x".repeat(40)],
             created_at: "1970-01-01T00:00:00Z".into(),
+            finished_at: Some("1970-01-01T00:00:30Z".into()),
+            labels: [("a".to_owned(), "1".to_owned()), ("b".to_owned(), String::new())].into(),
             ports: [("::1", None), ("127.0.0.1", Some("in use".to_owned()))]
                 .map(|(host, error)| PortView {
                     host: host.into(),
@@ -121,19 +222,41 @@ mod tests {
                 .into(),
             ..SandboxView::default()
         };
-        let row = row(&view, false, UNIX_EPOCH + Duration::from_secs(60));
+        let now = UNIX_EPOCH + Duration::from_secs(60);
+        let row = row(&view, false, now);
         assert_eq!(row[0], "01234567");
         assert_eq!(
             (row[2].as_str(), row[4].as_str(), row[5].as_str()),
-            ("base", "1 minute ago", "stopped (7)")
+            ("base", "About a minute ago", "Exited (7) 30 seconds ago")
         );
         assert_eq!(row[3].chars().count(), COMMAND_CHARS);
         assert_eq!(row[6], "[::1]:8080->80/tcp, 127.0.0.1:8080->80/tcp (closed)");
-        let mut views = vec![view];
-        keep(&mut views, "state=stopped").unwrap();
-        assert_eq!(views.len(), 1);
-        keep(&mut views, "name=x").unwrap();
-        assert!(views.is_empty());
-        assert!(keep(&mut views, "label=x").is_err());
+        let fields = fields(&view, false, now);
+        assert_eq!((&fields["State"], &fields["Labels"]), (&json!("exited"), &json!("a=1,b=")));
+        for (head, _) in HEADS {
+            assert!(fields.get(head).is_some(), "{head}");
+        }
+    }
+
+    #[test]
+    fn status_has_dockers_words() {
+        let view = |state: &str| SandboxView {
+            state: state.into(),
+            started_at: Some("1970-01-01T00:00:00Z".into()),
+            finished_at: Some("1970-01-01T00:00:00Z".into()),
+            exit_code: Some(137),
+            ..SandboxView::default()
+        };
+        let at = |view: &SandboxView| status(view, UNIX_EPOCH + Duration::from_secs(180));
+        assert_eq!(at(&view("running")), "Up 3 minutes");
+        assert_eq!(at(&view("paused")), "Up 3 minutes (Paused)");
+        assert_eq!(at(&view("created")), "Created");
+        assert_eq!(at(&view("stopped")), "Exited (137) 3 minutes ago");
+        assert_eq!(
+            at(&SandboxView { restarting: true, ..view("stopped") }),
+            "Restarting (137) 3 minutes ago"
+        );
+        let failed = SandboxView { reason: Some("gone".into()), exit_code: None, ..view("failed") };
+        assert_eq!(at(&failed), "Failed 3 minutes ago: gone");
     }
 }

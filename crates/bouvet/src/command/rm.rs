@@ -13,6 +13,9 @@ pub(crate) struct Line {
     /// Remove those too that run
     #[arg(short, long)]
     force: bool,
+    /// Accepted as docker's: a sandbox has no volumes of its own
+    #[arg(short, long)]
+    volumes: bool,
     #[command(flatten)]
     names: Names,
 }

@@ -1,8 +1,10 @@
 //! `bouvet run`.
 
 mod describe;
+mod extra;
 
-pub(super) use self::describe::{image, variable};
+pub(super) use self::describe::{env_file, image, variable};
+use self::extra::Extra;
 
 use std::path::PathBuf;
 
@@ -49,6 +51,8 @@ pub(crate) struct Line {
     rights: Rights,
     #[command(flatten)]
     tee: Tee,
+    #[command(flatten)]
+    extra: Extra,
     /// Image to run; `base` or `devbox-full` for the server's own
     image: String,
     /// The program and its arguments, instead of the image's own
@@ -293,10 +297,45 @@ impl Line {
         Ok(config)
     }
 
+    /// The sandbox that is wanted, once its images are there.
+    async fn prepare(&self, connection: &Connection) -> Result<BoxConfig, Failed> {
+        let mut config = self.config()?;
+        self.extra.check_id_file()?;
+        have_image(&config.image, self.how.pull, connection).await?;
+        if let Some(sidecar) = &config.sidecar {
+            have_image(&sidecar.image, self.how.pull, connection).await?;
+        }
+        if self.extra.publish_all && !config.image.is_empty() {
+            let image: serde_json::Value =
+                connection.client.get(&path(&["image"], &[("name", &config.image)])).await?;
+            let ports = image["config"]["exposed_ports"].as_array().cloned().unwrap_or_default();
+            let ports = ports.iter().filter_map(|port| port.as_str());
+            config.port_map.extend(ports.map(|port| port.trim_end_matches("/tcp").to_owned()));
+        }
+        Ok(config)
+    }
+
     fn terms(&self) -> Terms {
         let input = self.how.interactive && !self.how.detach;
         Terms { input, closed: false, terminal: self.how.tty && !self.how.detach, detachable: true }
     }
+}
+
+/// Makes a sandbox without starting it.
+pub(super) async fn create(mut line: Line, connection: &Connection) -> Result<u8, Failed> {
+    connection.needs_server("`create`")?;
+    line.how.detach = true;
+    let config = line.prepare(connection).await?;
+    let id = make(&config, false, connection).await?;
+    line.extra.write_id(&id)?;
+    table::line(&id)?;
+    Ok(0)
+}
+
+async fn make(config: &BoxConfig, start: bool, connection: &Connection) -> Result<String, Failed> {
+    let path = path(&["sandboxes"], &[("start", &start.to_string())]);
+    let view: SandboxView = connection.client.call(Method::POST, &path, Some(config)).await?;
+    Ok(view.id)
 }
 
 pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
@@ -310,27 +349,37 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
     }
     let _notice = Notice::watch(&connection.client, &config.resources);
     let prepared = async {
-        have_image(&config.image, line.how.pull, connection).await?;
-        if let Some(sidecar) = &config.sidecar {
-            have_image(&sidecar.image, line.how.pull, connection).await?;
+        let config = line.prepare(connection).await?;
+        // Before it runs, its id is in the file.
+        let start = line.extra.cidfile.is_none();
+        let id = match line.how.detach || !start {
+            true => Some(make(&config, start, connection).await?),
+            false => None,
+        };
+        if let Some(id) = &id {
+            line.extra.write_id(id)?;
         }
-        if !line.how.detach {
-            return Ok(None);
-        }
-        let made = connection.client.call(Method::POST, &path(&["sandboxes"], &[]), Some(&config)).await;
-        made.map(|view: SandboxView| Some(view.id)).map_err(Failed::from)
+        Ok::<_, Failed>((config, id, start))
     };
-    let detached = tokio::select! {
+    let (config, id, started) = tokio::select! {
         prepared = prepared => prepared?,
         number = signals.next() => return Ok(super::signals::code(number)),
     };
-    if let Some(id) = detached {
-        table::line(&id)?;
+    if let Some(id) = id.as_deref().filter(|_| line.how.detach) {
+        if !started {
+            connection.client.act(Method::POST, &path(&["sandboxes", id, "start"], &[])).await?;
+        }
+        table::line(id)?;
         return Ok(0);
     }
-    let start = serde_json::to_vec(&config).map_err(Failed::new)?;
     // Alone, what is left is destroyed.
     let terms = Terms { detachable: !connection.is_alone(), ..line.terms() };
+    if let Some(id) = id {
+        let path = path(&["sandboxes", &id, "attach"], &[("start", "true")]);
+        let ended = session::run(&connection.client, &path, None, terms, signals).await?;
+        return Ok(ended.code());
+    }
+    let start = serde_json::to_vec(&config).map_err(Failed::new)?;
     let path = path(&["run"], &[]);
     let ended = session::run(&connection.client, &path, Some(start.into()), terms, signals).await?;
     Ok(ended.code())

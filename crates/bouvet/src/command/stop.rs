@@ -10,6 +10,9 @@ use crate::api::client::{Client, path};
 /// What is typed after `bouvet stop`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
+    /// The signal that asks the program to end, instead of its image's
+    #[arg(short, long, value_name = "SIGNAL")]
+    signal: Option<String>,
     #[command(flatten)]
     grace: Grace,
     #[command(flatten)]
@@ -19,7 +22,9 @@ pub(crate) struct Line {
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let seconds = line.grace.time.to_string();
     let stop = async |client: &Client, name: &str| {
-        let path = path(&["sandboxes", name, "stop"], &[("grace_secs", &seconds)]);
+        let mut query = vec![("grace_secs", seconds.as_str())];
+        query.extend(line.signal.as_deref().map(|signal| ("signal", signal)));
+        let path = path(&["sandboxes", name, "stop"], &query);
         Ok(client.act(Method::POST, &path).await?)
     };
     connection.each(&line.names.sandboxes, stop).await

@@ -1,7 +1,7 @@
 //! What commands print: tables as `docker` has them, sizes and ages as people say them.
 
 use std::io::{self, Write as _};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width};
 use serde::Serialize;
@@ -58,17 +58,32 @@ pub(super) fn note(text: &str) {
     writeln!(io::stderr(), "{text}").ok();
 }
 
-/// How long ago something was, in one word and its number.
+/// How long ago something was, in docker's words.
 pub(super) fn ago(time: &str, now: SystemTime) -> String {
-    let Ok(time) = humantime::parse_rfc3339(time) else { return time.to_owned() };
-    let seconds = now.duration_since(time).unwrap_or_default().as_secs();
-    let (number, unit) = match seconds {
-        0..60 => (seconds, "second"),
-        60..3600 => (seconds / 60, "minute"),
-        3600..172_800 => (seconds / 3600, "hour"),
-        _ => (seconds / 86_400, "day"),
-    };
-    format!("{number} {unit}{} ago", if number == 1 { "" } else { "s" })
+    match humantime::parse_rfc3339(time) {
+        Ok(time) => format!("{} ago", human(now.duration_since(time).unwrap_or_default())),
+        Err(_) => time.to_owned(),
+    }
+}
+
+/// How long something lasted, in docker's words.
+pub(super) fn human(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    // As docker does, hours are rounded.
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match seconds {
+        0 => "Less than a second".into(),
+        1 => "1 second".into(),
+        2..60 => format!("{seconds} seconds"),
+        60..120 => "About a minute".into(),
+        _ if minutes < 60 => format!("{minutes} minutes"),
+        _ if hours == 1 => "About an hour".into(),
+        _ if hours < 48 => format!("{hours} hours"),
+        _ if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        _ if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", hours / 24 / 365),
+    }
 }
 
 /// Bytes in units of 1024.
@@ -107,7 +122,10 @@ mod tests {
     #[test]
     fn ages_and_sizes_are_short() {
         let at = |seconds| ago("1970-01-01T00:00:00Z", UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!((at(1), at(119)), ("1 second ago".into(), "1 minute ago".into()));
+        assert_eq!((at(0), at(1)), ("Less than a second ago".into(), "1 second ago".into()));
+        assert_eq!((at(59), at(60)), ("59 seconds ago".into(), "About a minute ago".into()));
+        assert_eq!((at(120), at(3600)), ("2 minutes ago".into(), "About an hour ago".into()));
+        assert_eq!((at(14 * 86_400), at(60 * 86_400)), ("2 weeks ago".into(), "2 months ago".into()));
         assert_eq!((at(7200), at(172_800)), ("2 hours ago".into(), "2 days ago".into()));
         assert_eq!((size(0), size(1023)), ("0 B".into(), "1023 B".into()));
         assert_eq!((size(1024), size(1_610_612_736)), ("1.0 KiB".into(), "1.5 GiB".into()));

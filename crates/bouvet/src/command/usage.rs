@@ -41,6 +41,8 @@ fn flag(field: &str) -> Option<&'static str> {
         "security_opt" => "--security-opt",
         "name" => "--name",
         "user" => "--user",
+        "labels" => "--label",
+        "restart" => "--restart",
         "working_dir" => "--workdir",
         "resource_limits.pids_limit" => "--pids-limit",
         "resource_limits.cpuset_cpus" => "--cpuset-cpus",

@@ -9,10 +9,12 @@ pub(crate) mod network;
 mod parts;
 pub(crate) mod plan;
 pub(crate) mod ports;
+pub(crate) mod restart;
 pub(crate) mod size;
 pub(crate) mod sysctl;
 pub(crate) mod tmpfs;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ pub use self::parts::{
 };
 use self::plan::Plan;
 pub use self::ports::{PortProtocol, PortSpec};
+use self::restart::Restart;
 
 /// Memory that a Linux guest with its tools needs at least.
 const MIN_MEMORY_MB: u32 = 128;
@@ -37,6 +40,8 @@ const DISK_MB: std::ops::RangeInclusive<u32> = 64..=1024 * 1024;
 const MAX_ENV_BYTES: usize = 64 * 1024;
 /// `cmd` or `entrypoint_override`, as one program is started with: below what execve(2) takes with its environment.
 const MAX_ARGUMENT_BYTES: usize = 1024 * 1024;
+/// Names and values of labels together.
+const MAX_LABEL_BYTES: usize = 64 * 1024;
 /// Elements of any list.
 const MAX_ELEMENTS: usize = 256;
 
@@ -155,6 +160,10 @@ pub struct BoxConfig {
     pub auto_remove: bool,
     /// Refuse to run without hardware virtualization.
     pub require_hardware: bool,
+    /// Words of its owner's, by name.
+    pub labels: BTreeMap<String, String>,
+    /// When it is started again by itself: `no`, `always`, `unless-stopped`, `on-failure`, `on-failure:NUMBER`. Empty: `no`.
+    pub restart: String,
 }
 
 /// What a sandbox may use.
@@ -258,6 +267,15 @@ impl BoxConfig {
         in_range("resources.disk_mb", disk_mb, DISK_MB, " MiB")?;
         self.check_lengths()?;
         self.extra_env.iter().try_for_each(|(name, value)| check_env("extra_env", name, value))?;
+        let labels = self.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+        at_most("labels", labels, MAX_LABEL_BYTES, "bytes")?;
+        if self.labels.contains_key("") {
+            return Err(InvalidConfig::text("labels", "", "a label must have a name"));
+        }
+        if Restart::parse(&self.restart)? != Restart::No && self.auto_remove {
+            let allowed = "a sandbox that is removed when it stops is not started again";
+            return Err(InvalidConfig::text("restart", &self.restart, allowed));
+        }
         Plan::of(self)
     }
 
@@ -370,6 +388,16 @@ mod tests {
         assert!(with(|c| c.cmd = vec!["x".repeat(MAX_ARGUMENT_BYTES - 1)]).is_ok());
         assert!(with(|c| c.cmd = vec!["x".repeat(MAX_ARGUMENT_BYTES)]).is_err());
         assert!(with(|c| c.cmd = vec!["a\0b".into()]).is_err());
+        let label = |length| with(|c| drop(c.labels.insert("a".into(), "x".repeat(length))));
+        assert!(label(MAX_LABEL_BYTES - 1).is_ok() && label(MAX_LABEL_BYTES).is_err());
+        assert!(with(|c| drop(c.labels.insert(String::new(), "x".into()))).is_err());
+        let restart = |auto_remove| {
+            with(|c| {
+                c.restart = "always".into();
+                c.auto_remove = auto_remove;
+            })
+        };
+        assert!(restart(false).is_ok() && restart(true).is_err());
         assert!(with(|c| c.cap_drop = vec!["ALL".into(); MAX_ELEMENTS]).is_ok());
         assert!(with(|c| c.cap_drop = vec!["ALL".into(); MAX_ELEMENTS + 1]).is_err());
     }

@@ -190,7 +190,7 @@ pub(crate) async fn unpack(
     let call = client.unpack(ReceiverStream::new(inputs));
     let open = sender.clone();
     let wrap = |input| UnpackInput { input: Some(input) };
-    let feed = async {
+    let feed = async move {
         let first = within_deadline(async { Ok(sender.send(wrap(Input::Start(start))).await.is_ok()) });
         match first.await? {
             true => feed_chunks(&sender, |data| wrap(Input::Data(data)), content).await,
@@ -208,10 +208,7 @@ pub(crate) async fn unpack(
     let answer = match fed {
         // An answer before the end of the content says why the guest takes no more; or its archive ended before.
         Err(answer) => answer,
-        Ok(_) => {
-            drop(sender);
-            within_deadline(async { Ok(call.await) }).await?
-        }
+        Ok(_) => within_deadline(async { Ok(call.await) }).await?,
     };
     let reply = answer?.into_inner();
     if reply.skipped.len() > MAX_SKIPPED_NAMES {

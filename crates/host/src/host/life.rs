@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bouvet_net::Network;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::image::Ground;
 use super::registry::Registry;
+use super::rest;
 use super::{CreateError, Host, Place};
 use crate::attest::{Measured, Technology};
 use crate::blueprint::Blueprint;
+use crate::boxconfig::restart::{Backoff, Restart};
 use crate::boxconfig::{BoxConfig, LogLevel, TeeConfig};
 use crate::boxes::{KeepError, Kept};
 use crate::engine::{Frozen, Rootfs};
@@ -22,60 +24,55 @@ use crate::journal::{Journal, Journals};
 use crate::network::{self, NetworkControl};
 use crate::pool::Entry;
 use crate::ports::Claim;
-use crate::sandbox::archive::Lease;
 use crate::sandbox::create::{self, Live, Origin, Site, Wanted};
-use crate::sandbox::owner::{self, Answer, ControlError, End, Owner, Rest};
+use crate::sandbox::life::{Life, Runs};
+use crate::sandbox::owner::{ControlError, End, Owner};
 use crate::sandbox::state::{Event, State};
 use crate::sandbox::{Birth, Ends, Sandbox, SandboxId};
 use crate::template::Shape;
 
 /// Orders that wait for an owner who is at work.
 const MAX_ORDERS: usize = 16;
-/// VMs of one host that only serve the files of stopped sandboxes.
-pub(super) const MAX_READERS: usize = 4;
 /// How long the main program of a persistent sandbox has to end when its host does.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// What a sandbox is made from, each time it is started.
 #[derive(Debug)]
-struct Home {
-    id: SandboxId,
-    slot: u32,
+pub(super) struct Home {
+    pub(super) id: SandboxId,
+    pub(super) slot: u32,
     /// `None` for one that was kept, until it is started.
-    ground: Option<Ground>,
-    blueprint: Blueprint,
-    journals: Journals,
+    pub(super) ground: Option<Ground>,
+    pub(super) blueprint: Blueprint,
+    pub(super) journals: Journals,
     /// Its network, through all of its starts.
-    network: Option<Network>,
+    pub(super) network: Option<Network>,
     /// Where it is kept, if it is persistent.
-    kept: Option<Kept>,
+    pub(super) kept: Option<Kept>,
     /// Where its disk is while it is stopped, if it is not persistent.
-    rest_disk: PathBuf,
-}
-
-/// The VM that serves the files of a stopped sandbox.
-struct Reader {
-    live: Live,
-    lease: Lease,
-    _permit: OwnedSemaphorePermit,
+    pub(super) rest_disk: PathBuf,
 }
 
 impl Host {
-    pub(super) async fn make(&self, config: BoxConfig) -> Result<Sandbox, CreateError> {
+    /// Makes a sandbox, and with `start` brings it up.
+    pub(super) async fn make(&self, config: BoxConfig, start: bool) -> Result<Sandbox, CreateError> {
         // First, so that nothing else is begun in vain.
         let ports = Claim::stake_all(&config.plan()?.ports);
         let ports = ports.map_err(|error| error.held(|port| self.registry().holder(port)))?;
         let ground = self.ground(&config).await?;
         let mut blueprint = ground.record.blueprint(config)?;
         let network = self.network(&mut blueprint)?;
-        self.pool_for(&ground, &blueprint).await?;
+        if start {
+            self.pool_for(&ground, &blueprint).await?;
+        }
         // Before a clone is taken from the pool: refills would start at once.
         let _refills_wait = self.0.pools.hold_back();
-        let (sandbox, owner, mut home, pooled) = self.admit(blueprint, network, ground, ports)?;
+        let (sandbox, owner, mut home, pooled) = self.admit(blueprint, network, ground, ports, start)?;
         let (id, slot, started, warm) = (home.id, home.slot, Instant::now(), pooled.is_some());
         self.0.events.happened(id, Happening::Create);
         let made = match self.keep(&mut home) {
-            Ok(()) => self.bring_up(pooled, &home).await,
+            Ok(()) if start => self.bring_up(pooled, &home).await.map(Some),
+            Ok(()) => Ok(None),
             Err(error) => Err(error),
         };
         let live = match made {
@@ -91,12 +88,15 @@ impl Host {
                 return Err(error);
             }
         };
+        home.save(&sandbox);
         if home.blueprint.config.log_level <= LogLevel::Info {
             info!(sandbox = %id, warm, took_ms = started.elapsed().as_millis(), "sandbox created");
         }
-        up(&sandbox, &owner, &live);
+        if let Some(live) = &live {
+            up(&sandbox, &owner, live);
+        }
         let known = sandbox.clone();
-        self.0.tasks.spawn(self.clone().live(known, owner, home, Some(live)));
+        self.0.tasks.spawn(self.clone().live(known, owner, home, live));
         Ok(sandbox)
     }
 
@@ -107,13 +107,14 @@ impl Host {
         network: Option<Network>,
         ground: Ground,
         ports: Vec<Claim>,
+        start: bool,
     ) -> Result<(Sandbox, Owner, Home, Option<Entry>), CreateError> {
         let config = &blueprint.config;
         let mut registry = self.registry();
         registry.make_room(self.0.max_sandboxes)?;
         registry.check_name(&config.name)?;
         let pool = self.0.pools.find(&ground.rootfs, &blueprint);
-        let pooled = pool.and_then(|pool| pool.take());
+        let pooled = pool.filter(|_| start).and_then(|pool| pool.take());
         let (id, slot) = match &pooled {
             Some(entry) => (entry.id, entry.slot),
             None => (SandboxId::random(), registry.take_slot()),
@@ -122,7 +123,9 @@ impl Host {
         let rest_disk = self.rest_disk(id);
         let home =
             Home { id, slot, ground: Some(ground), blueprint, journals, network, kept: None, rest_disk };
-        let (sandbox, owner) = self.enrol(&mut registry, &home, ports, (SystemTime::now(), State::Starting));
+        let state = if start { State::Starting } else { State::Created };
+        let (sandbox, owner) =
+            self.enrol(&mut registry, &home, ports, (SystemTime::now(), state, Runs::default()));
         Ok((sandbox, owner, home, pooled))
     }
 
@@ -131,8 +134,9 @@ impl Host {
         registry: &mut Registry,
         home: &Home,
         ports: Vec<Claim>,
-        (created_at, state): (SystemTime, State),
+        (created_at, state, runs): (SystemTime, State, Runs),
     ) -> (Sandbox, Owner) {
+        let life = Life::new(home.blueprint.config.name.clone(), runs);
         let Home { id, journals, .. } = home;
         let (id, journals) = (*id, journals.clone());
         let (sender, state) = watch::channel(state);
@@ -146,7 +150,17 @@ impl Host {
         let config = home.blueprint.shown();
         let led = registry.led.clone();
         let user = home.blueprint.user().to_owned();
-        let birth = Birth { id, config, created_at, journals: journals.clone(), network, ports, led, user };
+        let birth = Birth {
+            id,
+            config,
+            created_at,
+            journals: journals.clone(),
+            life: life.clone(),
+            network,
+            ports,
+            led,
+            user,
+        };
         let sandbox = Sandbox::new(birth, state, orders);
         registry.sandboxes.insert(id, sandbox.clone());
         let events = self.0.events.clone();
@@ -154,7 +168,7 @@ impl Host {
         let config = &home.blueprint.config;
         let rest_disk = (!config.persistent && !config.auto_remove).then(|| home.rest_disk.clone());
         let (state, orders) = (sender, receiver);
-        let owner = Owner { id, state, orders, journals, events, log_level, doomed: false, rest_disk };
+        let owner = Owner { id, state, orders, journals, life, events, log_level, doomed: false, rest_disk };
         (sandbox, owner)
     }
 
@@ -180,10 +194,17 @@ impl Host {
     /// Everything from a sandbox's first start, or from the taking in of one that was kept, to its end.
     async fn live(self, sandbox: Sandbox, mut owner: Owner, mut home: Home, mut live: Option<Live>) {
         let lifetime = home.blueprint.config.resources.timeout;
+        // It was checked when the sandbox was described.
+        let policy = Restart::parse(&home.blueprint.config.restart).unwrap_or_default();
+        let mut backoff = Backoff::default();
+        let mut ran = Duration::ZERO;
         loop {
+            let was_up = live.is_some();
             if let Some(live) = live.take() {
-                let expires = (!lifetime.is_zero()).then(|| Instant::now() + lifetime);
+                let (began, expires) =
+                    (Instant::now(), (!lifetime.is_zero()).then(|| Instant::now() + lifetime));
                 let end = owner.own(live, expires, lifetime).await;
+                ran = began.elapsed();
                 sandbox.set_ends(Ends::default());
                 home.save(&sandbox);
                 if matches!(end, End::Destroyed) {
@@ -194,7 +215,8 @@ impl Host {
                     break;
                 }
             }
-            let Some(answer) = self.rest(&sandbox, &mut owner, &mut home).await else { break };
+            let again = rest::wants_restart(&sandbox, policy, was_up).then(|| backoff.next(ran));
+            let Some(wanted) = self.rest(&sandbox, &mut owner, &mut home, again).await else { break };
             let started = match self.start_again(&sandbox, &mut home).await {
                 Ok(started) => {
                     up(&sandbox, &owner, &started);
@@ -207,12 +229,20 @@ impl Host {
                     let reason = crate::chain(&error);
                     warn!(sandbox = %home.id, %reason, "sandbox not started");
                     owner.happen(Event::Failed(reason.clone()));
+                    ran = Duration::ZERO;
                     Err(ControlError::Failed(reason))
                 }
             };
-            // Whoever asked may have gone.
-            answer.send(started).ok();
+            if let Some(answer) = wanted {
+                // Whoever asked may have gone.
+                answer.send(started).ok();
+            }
         }
+        self.end(&sandbox, &owner, home).await;
+    }
+
+    /// Releases what a sandbox holds that is destroyed, or whose host ends.
+    async fn end(&self, sandbox: &Sandbox, owner: &Owner, home: Home) {
         if home.blueprint.config.log_level <= LogLevel::Info {
             info!(sandbox = %home.id, "sandbox destroyed");
         }
@@ -226,64 +256,6 @@ impl Host {
         drop(home);
         self.forget(id, slot);
         owner.happen(Event::Released);
-    }
-
-    /// Waits until a sandbox without a VM is to be started, and serves its files meanwhile; `None`: it is destroyed.
-    async fn rest(&self, sandbox: &Sandbox, owner: &mut Owner, home: &mut Home) -> Option<Answer> {
-        let mut reader: Option<Reader> = None;
-        let started = loop {
-            let idle = reader.as_ref().map(|reader| reader.lease.idle());
-            match owner.rest(maybe(idle)).await {
-                Rest::Destroy => break None,
-                Rest::Start(answer) => break Some(answer),
-                Rest::Idle => end_reading(sandbox, reader.take()).await,
-                Rest::Read(answer) => {
-                    if reader.is_none() {
-                        let made = self.reader(home).await;
-                        let made = made.map_err(ControlError::Failed);
-                        match made {
-                            Ok(made) => {
-                                sandbox.set_reader(Some(made.lease.clone()));
-                                reader = Some(made);
-                            }
-                            Err(error) => {
-                                // Whoever asked may have gone.
-                                answer.send(Err(error)).ok();
-                                continue;
-                            }
-                        }
-                    }
-                    answer.send(Ok(())).ok();
-                }
-            }
-        };
-        end_reading(sandbox, reader.take()).await;
-        started
-    }
-
-    /// Where the disk of a sandbox is while it is stopped.
-    fn rest_disk(&self, id: SandboxId) -> PathBuf {
-        self.0.dir.join(format!("{id}.ext4"))
-    }
-
-    /// Boots a VM that serves the files of a stopped sandbox.
-    async fn reader(&self, home: &mut Home) -> Result<Reader, String> {
-        let permit = self.0.readers.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| {
-            format!("files of {MAX_READERS} stopped sandboxes are being read, which is the limit")
-        })?;
-        self.settle(home).await.map_err(|error| crate::chain(&error))?;
-        let disk = home.kept.as_ref().map_or(home.rest_disk.as_path(), Kept::scratch);
-        if !disk.exists() {
-            return Err("the sandbox is stopped, and its disk was not kept".into());
-        }
-        let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown.to_string())?;
-        let rootfs = home.ground.as_ref().map_or(&self.0.base, |ground| &ground.rootfs);
-        let site = self.site(home.slot, rootfs);
-        let live = create::reader(site, home.id, &home.blueprint, disk).await;
-        let live = live.map_err(|error| crate::chain(&error))?;
-        let lease = Lease::new(live.link.client(), home.kept.is_some());
-        Ok(Reader { live, lease, _permit: permit })
     }
 
     fn forget(&self, id: SandboxId, slot: u32) {
@@ -309,7 +281,7 @@ impl Host {
 
     /// Wakes the clone that was taken from the pool, or makes another.
     async fn bring_up(&self, pooled: Option<Entry>, home: &Home) -> Result<Live, CreateError> {
-        let Home { id, slot, ground, blueprint, journals, network, kept } = home;
+        let Home { id, slot, ground, blueprint, journals, network, kept, .. } = home;
         let wanted = Wanted { id: *id, blueprint, journals: journals.clone(), network: network.as_ref() };
         let rootfs = ground.as_ref().map_or(&self.0.base, |ground| &ground.rootfs);
         if let Some(entry) = pooled {
@@ -358,7 +330,7 @@ impl Host {
     }
 
     /// Finds again what a sandbox that was kept stands on.
-    async fn settle(&self, home: &mut Home) -> Result<(), CreateError> {
+    pub(super) async fn settle(&self, home: &mut Home) -> Result<(), CreateError> {
         if home.ground.is_some() {
             return Ok(());
         }
@@ -403,15 +375,17 @@ impl Host {
         let Some(boxes) = &self.0.boxes else { return Ok(()) };
         for kept in boxes.take_in()? {
             let record = kept.record();
-            let (id, config) = (record.id, record.config.clone());
-            let made =
-                record.ground.blueprint(config).map_err(CreateError::from).and_then(|mut blueprint| {
-                    let network = self.network(&mut blueprint)?;
-                    if let (Some(network), Some(policy)) = (&network, kept.policy()?) {
-                        network.set_policy(policy);
-                    }
-                    Ok((blueprint, network))
-                });
+            let (id, mut config) = (record.id, record.config.clone());
+            let name = kept.name();
+            let made = name.map_err(CreateError::from).and_then(|name| {
+                config.name = name.unwrap_or(config.name);
+                let mut blueprint = record.ground.blueprint(config)?;
+                let network = self.network(&mut blueprint)?;
+                if let (Some(network), Some(policy)) = (&network, kept.policy()?) {
+                    network.set_policy(policy);
+                }
+                Ok((blueprint, network))
+            });
             let (blueprint, network) = match made {
                 Ok(made) => made,
                 Err(error) => {
@@ -422,7 +396,7 @@ impl Host {
             };
             let main = Arc::new(Journal::with(kept.journal()));
             let journals = Journals { main, ..Journals::default() };
-            let (created_at, state) = (record.created_at, record.state());
+            let (created_at, state, runs) = (record.created_at, record.state(), record.runs.clone());
             let ports: Vec<_> = blueprint.plan.ports.iter().copied().map(Claim::stake).collect();
             for error in ports.iter().filter_map(Claim::error) {
                 warn!(sandbox = %id, error = %crate::chain(error), "a persistent sandbox is without a port");
@@ -431,7 +405,7 @@ impl Host {
             let slot = registry.take_slot();
             let (ground, kept, rest_disk) = (None, Some(kept), self.rest_disk(id));
             let home = Home { id, slot, ground, blueprint, journals, network, kept, rest_disk };
-            let (sandbox, owner) = self.enrol(&mut registry, &home, ports, (created_at, state));
+            let (sandbox, owner) = self.enrol(&mut registry, &home, ports, (created_at, state, runs));
             drop(registry);
             self.0.tasks.spawn(self.clone().live(sandbox, owner, home, None));
         }
@@ -443,26 +417,8 @@ impl Host {
         let sandboxes: Vec<_> = self.registry().sandboxes.values().cloned().collect();
         let persistent = sandboxes.iter().filter(|sandbox| sandbox.info().config.persistent);
         // What cannot be stopped is not up.
-        futures_util::future::join_all(persistent.map(|sandbox| sandbox.stop(GRACE))).await;
+        futures_util::future::join_all(persistent.map(|sandbox| sandbox.close(GRACE))).await;
     }
-}
-
-/// Waits for `idle`; for ever, where there is none.
-async fn maybe(idle: Option<impl Future<Output = ()>>) {
-    match idle {
-        Some(idle) => idle.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Ends the VM that serves files of a stopped sandbox. What was written to a persistent one is on its disk then.
-async fn end_reading(sandbox: &Sandbox, reader: Option<Reader>) {
-    let Some(Reader { live, lease, .. }) = reader else { return };
-    sandbox.set_reader(None);
-    if let Err(error) = lease.sync().await {
-        warn!(sandbox = %sandbox.id(), %error, "what was copied into a stopped sandbox may be lost");
-    }
-    owner::release(live).await;
 }
 
 /// Says that a sandbox is up, and what leads into it.
@@ -484,7 +440,7 @@ impl Drop for Home {
 impl Home {
     fn save(&self, sandbox: &Sandbox) {
         let Some(kept) = &self.kept else { return };
-        if let Err(error) = kept.save(sandbox.state(), &self.journals.main.records()) {
+        if let Err(error) = kept.save(sandbox.state(), sandbox.life().runs(), &self.journals.main.records()) {
             warn!(sandbox = %self.id, error = %crate::chain(&error), "could not write what became of a sandbox");
         }
     }

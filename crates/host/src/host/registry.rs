@@ -21,7 +21,9 @@ pub(super) struct Registry {
 impl Registry {
     /// Whether there may be one more sandbox that holds a VM.
     pub(super) fn make_room(&self, limit: u32) -> Result<(), CreateError> {
-        let live = self.sandboxes.values().filter(|sandbox| sandbox.state().is_live()).count();
+        // One that was never started has its ports and its network already.
+        let counts = |state: &State| state.is_live() || *state == State::Created;
+        let live = self.sandboxes.values().filter(|sandbox| counts(&sandbox.state())).count();
         if live >= limit as usize {
             return Err(CreateError::AtCapacity(limit));
         }
@@ -40,7 +42,7 @@ impl Registry {
 
     /// Whether a sandbox may have this name.
     pub(super) fn check_name(&self, name: &str) -> Result<(), CreateError> {
-        let taken = |sandbox: &Sandbox| sandbox.config().name == name && sandbox.state() != State::Destroyed;
+        let taken = |sandbox: &Sandbox| sandbox.name() == name && sandbox.state() != State::Destroyed;
         match !name.is_empty() && self.sandboxes.values().any(taken) {
             true => Err(CreateError::NameTaken(name.to_owned())),
             false => Ok(()),
@@ -56,7 +58,7 @@ impl Registry {
         if text.is_empty() {
             return Err(none());
         }
-        if let Some(sandbox) = self.sandboxes.values().find(|sandbox| sandbox.config().name == text) {
+        if let Some(sandbox) = self.sandboxes.values().find(|sandbox| sandbox.name() == text) {
             return Ok(sandbox.clone());
         }
         let mut fitting =

@@ -55,6 +55,11 @@ impl NetworkControl {
         Self { network, kept }
     }
 
+    /// What others on its network know it by from now on.
+    pub(crate) fn set_names(&self, names: Vec<bouvet_net::Name>) {
+        self.network.set_names(names);
+    }
+
     /// The sandbox's own addresses, of IPv4 and IPv6: of its interface, while it is up.
     pub fn addresses(&self) -> [IpAddr; 2] {
         let addresses = self.network.addresses();

@@ -50,7 +50,9 @@ impl Entrance {
                 ends.client.clone().map_or(Door::Ajar, |client| Door::Open(Box::new(client)))
             }
             State::Starting | State::Paused | State::Stopping => Door::Ajar,
-            State::Stopped(_) | State::Failed(_) | State::Destroying | State::Destroyed => Door::Shut,
+            State::Created | State::Stopped(_) | State::Failed(_) | State::Destroying | State::Destroyed => {
+                Door::Shut
+            }
         }
     }
 

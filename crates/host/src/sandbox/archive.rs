@@ -19,8 +19,8 @@ use crate::link::Client;
 const READER_IDLE: Duration = Duration::from_secs(10);
 /// How long it may take until what was copied into a stopped sandbox is on its disk.
 const SYNC_DEADLINE: Duration = Duration::from_secs(120);
-/// Who holds a lease that nobody uses: its VM's owner, and the sandbox.
-const UNUSED: usize = 2;
+/// Who holds a lease that nobody uses: its VM's owner, the sandbox, and who waits for its end.
+const UNUSED: usize = 3;
 
 /// The files of a stopped sandbox, for as long as somebody uses them.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl Lease {
     }
 
     /// Waits until nobody has used it for a while.
-    pub(crate) async fn idle(&self) {
+    pub(crate) async fn idle(self) {
         loop {
             tokio::time::sleep(READER_IDLE).await;
             if Arc::strong_count(&self.uses) <= UNUSED {

@@ -84,6 +84,14 @@ pub struct SandboxInfo {
     pub config: BoxConfig,
     /// Ports of the host that lead into it.
     pub ports: Vec<MappedPort>,
+    /// When it was up last.
+    pub started_at: Option<SystemTime>,
+    /// When it came down last.
+    pub finished_at: Option<SystemTime>,
+    /// Starts by its restart policy since somebody started it.
+    pub restarts: u32,
+    /// Whether it waits to be started again by itself.
+    pub is_restarting: bool,
 }
 
 /// What the programs of a sandbox use now.

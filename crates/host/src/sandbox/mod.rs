@@ -4,10 +4,12 @@ pub(crate) mod archive;
 pub(crate) mod create;
 mod files;
 mod info;
+pub(crate) mod life;
 pub(crate) mod owner;
 mod ports;
 pub(crate) mod post_mortem;
 pub(crate) mod state;
+mod stop;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -18,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::archive::Lease;
 pub use self::info::{Attachment, SandboxId, SandboxInfo, Stats};
+use self::life::Life;
 use self::owner::{Answer, ControlError, Order};
 use self::state::{Refusal, Request, State, Stop};
 use crate::attest::{self, AttestError, MAX_REPORT_DATA_BYTES, Measured, Report};
@@ -63,6 +66,7 @@ struct Inner {
     /// Who its programs run as; empty for root.
     user: String,
     journals: Journals,
+    life: Life,
     network: Option<NetworkControl>,
     open_execs: Arc<Semaphore>,
     transfers: Arc<Semaphore>,
@@ -86,6 +90,7 @@ pub(crate) struct Birth {
     pub(crate) config: BoxConfig,
     pub(crate) created_at: SystemTime,
     pub(crate) journals: Journals,
+    pub(crate) life: Life,
     pub(crate) network: Option<NetworkControl>,
     pub(crate) ports: Vec<Claim>,
     pub(crate) led: Led,
@@ -99,7 +104,7 @@ impl Sandbox {
         state: watch::Receiver<State>,
         orders: mpsc::Sender<(Order, Answer)>,
     ) -> Self {
-        let Birth { id, config, created_at, journals, network, ports, led, user } = birth;
+        let Birth { id, config, created_at, journals, life, network, ports, led, user } = birth;
         let ends = Arc::<Mutex<Ends>>::default();
         let ports = Ports::new(ports, Entrance::new(state.clone(), ends.clone()), led);
         Self(Arc::new(Inner {
@@ -112,6 +117,7 @@ impl Sandbox {
             reader: Mutex::default(),
             user,
             journals,
+            life,
             network,
             open_execs: Arc::new(Semaphore::new(MAX_OPEN_EXECS)),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
@@ -141,13 +147,22 @@ impl Sandbox {
 
     /// What people know it by.
     pub(crate) fn known_as(&self) -> String {
-        match self.0.config.name.as_str() {
-            "" => self.0.id.short(),
-            name => name.to_owned(),
+        match self.name() {
+            name if name.is_empty() => self.0.id.short(),
+            name => name,
         }
     }
 
-    /// What it was asked to be.
+    /// What people call it now; empty: nothing but its id.
+    pub fn name(&self) -> String {
+        self.0.life.name()
+    }
+
+    pub(crate) fn life(&self) -> &Life {
+        &self.0.life
+    }
+
+    /// What it was asked to be. It may be called something else by now: see [`Sandbox::name`].
     pub fn config(&self) -> &BoxConfig {
         &self.0.config
     }
@@ -165,13 +180,18 @@ impl Sandbox {
     /// What is known of it.
     pub fn info(&self) -> SandboxInfo {
         let timeout = self.0.config.resources.timeout;
+        let runs = self.0.life.runs();
         SandboxInfo {
             id: self.0.id,
             state: self.state(),
             created_at: self.0.created_at,
             expires_at: (!timeout.is_zero()).then(|| self.0.created_at + timeout),
-            config: self.0.config.clone(),
+            config: BoxConfig { name: self.name(), ..self.0.config.clone() },
             ports: self.ports(),
+            started_at: runs.started_at,
+            finished_at: runs.finished_at,
+            restarts: runs.restarts,
+            is_restarting: runs.restarting,
         }
     }
 
@@ -459,7 +479,12 @@ impl Sandbox {
     pub async fn signal(&self, signal: exec::Signal) -> Result<(), ExecError> {
         state::legal(&self.state(), Request::Use)?;
         let control = self.ends().main.clone().ok_or(Refusal::NoMain)?;
-        control.signal(signal).await
+        let sent = control.signal(signal).await;
+        if sent.is_ok() && [exec::Signal::KILL, exec::Signal::TERM].contains(&signal) {
+            // It is not started again by itself then.
+            self.0.life.change(|runs| runs.was_asked = true);
+        }
+        sent
     }
 
     /// What its programs use now.

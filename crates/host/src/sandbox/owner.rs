@@ -11,11 +11,13 @@ use tracing::{info, warn};
 
 use super::SandboxId;
 use super::create::Live;
+use super::life::Life;
 use super::state::{self, Event, Refusal, Request, State, Stop};
 use crate::boxconfig::LogLevel;
 use crate::event::{Events, Happening};
 use crate::exec::{ExecControl, ExecError, ExecExit, ExecStream, Signal, StreamEvent};
 use crate::journal::{Journal, Journals, LogStream};
+use crate::link::Client;
 
 /// How long the end of a link waits for the end of its VM, which explains it better.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -35,6 +37,8 @@ pub(crate) enum Order {
     Resume,
     /// Asks the main program to end, and kills it when it has not after so long.
     Stop(Duration),
+    /// The same, because its host ends.
+    Close(Duration),
     Start,
     /// Makes the files of a stopped sandbox readable.
     Read,
@@ -46,7 +50,7 @@ impl Order {
         match self {
             Self::Pause => Request::Pause,
             Self::Resume => Request::Resume,
-            Self::Stop(_) => Request::Stop,
+            Self::Stop(_) | Self::Close(_) => Request::Stop,
             Self::Start => Request::Start,
             Self::Read => Request::Read,
             Self::Destroy => Request::Destroy,
@@ -86,6 +90,7 @@ pub(crate) struct Owner {
     pub(crate) state: watch::Sender<State>,
     pub(crate) orders: mpsc::Receiver<(Order, Answer)>,
     pub(crate) journals: Journals,
+    pub(crate) life: Life,
     pub(crate) events: Events,
     /// What of its life the host's log has.
     pub(crate) log_level: LogLevel,
@@ -101,7 +106,9 @@ pub(crate) enum Rest {
     Start(Answer),
     /// Make its files readable.
     Read(Answer),
-    /// Nobody has read its files for a while.
+    /// Stay as it is, and not start again by itself.
+    Stay(Answer),
+    /// Nobody has read its files for a while, or it is to be started again by itself.
     Idle,
     Destroy,
 }
@@ -174,8 +181,12 @@ impl Drop for Followed {
 impl Owner {
     pub(crate) fn happen(&self, event: Event) {
         let happening = Happening::of(&event);
+        let is_up = matches!(event, Event::Ready);
+        let is_down = matches!(event, Event::Stopped(_) | Event::Failed(_));
         let changed = self.state.send_if_modified(|state| match state::next(state, event) {
             Some(next) => {
+                // Before anybody sees the state.
+                self.life.change(|runs| runs.pass(is_up, is_down));
                 *state = next;
                 true
             }
@@ -230,7 +241,11 @@ impl Owner {
         }
         let (done, event) = match order {
             Order::Destroy => return Some(Cause::Destroy),
-            Order::Stop(grace) => return Some(Cause::Stop(grace, answer)),
+            Order::Stop(grace) => {
+                self.life.change(|runs| runs.was_asked = true);
+                return Some(Cause::Stop(grace, answer));
+            }
+            Order::Close(grace) => return Some(Cause::Stop(grace, answer)),
             Order::Pause => (live.vm.pause().await.map_err(|error| crate::chain(&error)), Event::Paused),
             Order::Resume => (live.resume(self.id).await, Event::Resumed),
             Order::Start | Order::Read => return None,
@@ -317,9 +332,10 @@ impl Owner {
     /// Gives up the VM of a sandbox whose programs have ended, or are to.
     async fn come_to_rest(&self, live: Live, exit: Option<ExecExit>) {
         let disk = self.rest_disk.as_deref();
+        let client = live.link.client();
         let synced = match (live.durable, disk) {
-            (true, _) => self.sync(&live, SYNC_DEADLINE).await,
-            (false, Some(_)) => self.sync(&live, REST_SYNC_DEADLINE).await,
+            (true, _) => self.sync(client, SYNC_DEADLINE).await,
+            (false, Some(_)) => self.sync(client, REST_SYNC_DEADLINE).await,
             (false, None) => false,
         };
         let killed = live.main.is_some();
@@ -339,8 +355,7 @@ impl Owner {
     }
 
     /// Whether all that programs wrote is on the disk.
-    async fn sync(&self, live: &Live, deadline: Duration) -> bool {
-        let mut client = live.link.client();
+    async fn sync(&self, mut client: Client, deadline: Duration) -> bool {
         match tokio::time::timeout(deadline, client.sync(bouvet_wire::v1::SyncRequest {})).await {
             Ok(Ok(_)) => return true,
             Ok(Err(status)) => warn!(sandbox = %self.id, %status, "a disk was not written to its end"),
@@ -376,6 +391,9 @@ impl Owner {
                     return Rest::Start(answer);
                 }
                 (Order::Read, Ok(())) => return Rest::Read(answer),
+                (Order::Stop(_) | Order::Close(_), Err(_)) if self.life.runs().restarting => {
+                    return Rest::Stay(answer);
+                }
                 (_, Err(refusal)) => {
                     answer.send(Err(refusal.into())).ok();
                 }

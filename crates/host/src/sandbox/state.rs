@@ -1,6 +1,8 @@
 //! The states of a sandbox, and what may happen in each. Pure: no I/O, no clock.
 //!
 //! ```text
+//!     Created ──Start─▶ Starting, and from there as below
+//!
 //!                      ┌────────────Start─────────────┐
 //!                      ▼                              │
 //!                  Starting ──Ready─▶ Running ──Stop─▶ Stopping ──Stopped─▶ Stopped
@@ -30,6 +32,8 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
+    /// It was made, and never started.
+    Created,
     /// Its VM is being made.
     Starting,
     /// It takes requests.
@@ -52,6 +56,7 @@ impl State {
     /// The name that clients see.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Created => "created",
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Paused => "paused",
@@ -146,6 +151,9 @@ pub(crate) enum Event {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// It was never started.
+    #[error("the sandbox was never started")]
+    Created,
     /// It is not ready yet.
     #[error("the sandbox is still starting")]
     Starting,
@@ -179,7 +187,9 @@ pub(crate) fn legal(state: &State, request: Request) -> Result<(), Refusal> {
         (_, Request::Destroy)
         | (State::Running, Request::Use | Request::Pause | Request::Stop)
         | (State::Paused, Request::Resume | Request::Stop)
+        | (State::Created, Request::Start)
         | (State::Stopped(_) | State::Failed(_), Request::Start | Request::Read) => Ok(()),
+        (State::Created, _) => Err(Refusal::Created),
         (State::Starting, _) => Err(Refusal::Starting),
         (State::Running, _) => Err(Refusal::Running),
         (State::Paused, _) => Err(Refusal::Paused),
@@ -197,7 +207,7 @@ pub(crate) fn next(state: &State, event: Event) -> Option<State> {
         (State::Running, Event::Paused) => Some(State::Paused),
         (State::Running | State::Paused, Event::Stop) => Some(State::Stopping),
         (State::Stopping, Event::Stopped(stop)) => Some(State::Stopped(stop)),
-        (State::Stopped(_) | State::Failed(_), Event::Start) => Some(State::Starting),
+        (State::Created | State::Stopped(_) | State::Failed(_), Event::Start) => Some(State::Starting),
         (state, Event::Failed(reason)) if state.is_live() => Some(State::Failed(reason)),
         (State::Destroying, Event::Released) => Some(State::Destroyed),
         (State::Destroying | State::Destroyed, _) => None,
@@ -268,14 +278,21 @@ mod tests {
                 Request::Use | Request::Pause => self.usable(),
                 Request::Resume => settled && self.still,
                 Request::Stop => settled,
-                Request::Start => self.down && !self.destroy,
+                Request::Start | Request::Read => self.down && !self.destroy,
                 Request::Destroy => !self.released,
             }
         }
     }
 
-    const REQUESTS: [Request; 6] =
-        [Request::Use, Request::Pause, Request::Resume, Request::Stop, Request::Start, Request::Destroy];
+    const REQUESTS: [Request; 7] = [
+        Request::Use,
+        Request::Pause,
+        Request::Resume,
+        Request::Stop,
+        Request::Start,
+        Request::Read,
+        Request::Destroy,
+    ];
 
     proptest! {
         #[test]
@@ -289,6 +306,24 @@ mod tests {
                     prop_assert_eq!(legal(&state, request).is_ok(), allowed, "{:?} in {:?}", request, state);
                 }
                 prop_assert_eq!(state == State::Destroyed, model.released);
+            }
+        }
+
+        /// Before its first start there is nothing to stop, use or read.
+        #[test]
+        fn created_waits_for_start_or_end(events in events()) {
+            let mut state = State::Created;
+            for event in events {
+                let is_start = matches!(event, Event::Start | Event::Destroy);
+                state = next(&state, event).unwrap_or(state);
+                if is_start {
+                    return Ok(());
+                }
+                prop_assert_eq!(&state, &State::Created);
+                for request in REQUESTS {
+                    let allowed = matches!(request, Request::Start | Request::Destroy);
+                    prop_assert_eq!(legal(&state, request).is_ok(), allowed);
+                }
             }
         }
 

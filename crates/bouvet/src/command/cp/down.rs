@@ -106,9 +106,7 @@ enum Part {
 async fn next(frames: &mut Frames) -> Result<Part, Failed> {
     match frames.next().await? {
         Some(Frame::Stdout(data)) => Ok(Part::Data(data)),
-        Some(Frame::Stderr(json)) => {
-            Ok(Part::Skipped(serde_json::from_slice(&json).map_err(Failed::new)?))
-        }
+        Some(Frame::Stderr(json)) => Ok(Part::Skipped(serde_json::from_slice(&json).map_err(Failed::new)?)),
         Some(Frame::Exit(_)) => Ok(Part::End),
         Some(Frame::Error(json)) => {
             let failure: FailureView = serde_json::from_slice(&json).map_err(Failed::new)?;

@@ -31,7 +31,11 @@ async fn standard_input(remote: &Remote, to: &str) -> Result<Skipped, Failed> {
     }
     let stat = remote.stat(to).await?;
     if stat.as_ref().and_then(|stat| stat.target_kind.as_deref()) != Some("directory") {
-        let what = if stat.is_none() { "there is no directory" } else { "an archive is unpacked into a directory, not" };
+        let what = if stat.is_none() {
+            "there is no directory"
+        } else {
+            "an archive is unpacked into a directory, not"
+        };
         return Err(Failed::new(format!("{what} `{}` in the sandbox", to.escape_debug())));
     }
     let (chunks, content) = mpsc::channel(WAITING_CHUNKS);
@@ -167,7 +171,11 @@ mod tests {
         assert_eq!(of(Some(&dir), "/l", true, false), ok("/l", "x"));
         assert_eq!(of(Some(&dir), "/l", true, true), ok("/l", CONTENT));
         assert_eq!(of(Some(&file), "/l", false, false), ok("/real", "f"));
-        assert_eq!(of(Some(&lost), "/l", false, false), ok("/", "l"), "a link that leads nowhere is replaced");
+        assert_eq!(
+            of(Some(&lost), "/l", false, false),
+            ok("/", "l"),
+            "a link that leads nowhere is replaced"
+        );
         assert!(of(Some(&file), "/l", true, false).is_err());
         assert!(of(None, "/a/new/", false, false).is_err());
     }

@@ -22,7 +22,7 @@ impl Line {
     pub(super) fn describe(&self, environment: &dyn Fn(&str) -> Option<String>) -> Result<BoxConfig, Failed> {
         let Self { how, reach, rights, .. } = self;
         let image = image(&self.image)?;
-        Ok(BoxConfig {
+        let mut config = BoxConfig {
             cmd: self.program(&image)?,
             image,
             workspace: match &how.workspace {
@@ -68,7 +68,9 @@ impl Line {
             stdin_open: how.interactive,
             auto_remove: how.rm,
             ..BoxConfig::default()
-        })
+        };
+        self.extra.describe(&mut config)?;
+        Ok(config)
     }
 
     /// What runs in it. The base image has no program of its own.
@@ -117,16 +119,23 @@ impl Line {
     ) -> Result<Vec<(String, String)>, Failed> {
         let mut variables = Vec::new();
         for file in &self.how.env_file {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| Failed::new(format!("could not read `{}`: {error}", file.display())))?;
-            let lines = text.lines().map(str::trim_start);
-            for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
-                variables.extend(variable(line, environment));
-            }
+            variables.extend(env_file(file, environment)?);
         }
         variables.extend(self.how.env.iter().filter_map(|text| variable(text, environment)));
         Ok(variables)
     }
+}
+
+/// The variables of a file.
+pub(in crate::command) fn env_file(
+    file: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<(String, String)>, Failed> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failed::new(format!("could not read `{}`: {error}", file.display())))?;
+    let lines = text.lines().map(str::trim_start);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(lines.filter_map(|line| variable(line, environment)).collect())
 }
 
 /// `NAME=VALUE`, or the value that `NAME` has here; `None` if it has none.
@@ -155,7 +164,7 @@ pub(in crate::command) fn image(typed: &str) -> Result<String, Failed> {
     Ok(typed.to_owned())
 }
 
-fn absolute(flag: &str, path: &Path) -> Result<String, Failed> {
+pub(super) fn absolute(flag: &str, path: &Path) -> Result<String, Failed> {
     let shown = path.display().to_string();
     let absolute = std::path::absolute(path).ok().and_then(|path| path.into_os_string().into_string().ok());
     absolute.ok_or_else(|| usage::wrong(flag, &shown, "a path in UTF-8 is allowed"))

@@ -1,0 +1,23 @@
+//! `bouvet rename`.
+
+use clap::Args;
+use hyper::Method;
+
+use super::outcome::{Connection, Failed};
+use crate::api::client::path;
+
+/// What is typed after `bouvet rename`.
+#[derive(Debug, Args)]
+#[command(after_help = "Its host name stays as it was.")]
+pub(crate) struct Line {
+    /// The sandbox: its name, its id, or the beginning of its id
+    sandbox: String,
+    /// The new name
+    name: String,
+}
+
+pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
+    let path = path(&["sandboxes", &line.sandbox, "rename"], &[("name", &line.name)]);
+    connection.client.act(Method::POST, &path).await?;
+    Ok(0)
+}
