@@ -16,7 +16,7 @@ pub mod volume;
 
 /// The generation of this contract. Host and guest of one sandbox are always built together, so unequal
 /// generations mean a stale template or initramfs, and the link is refused.
-pub const GENERATION: u32 = 7;
+pub const GENERATION: u32 = 8;
 
 /// Name of the virtio-serial port that carries the link.
 pub const LINK_PORT: &str = "bouvet.link";
