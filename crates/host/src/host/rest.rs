@@ -15,7 +15,7 @@ use crate::boxconfig::restart::Restart;
 use crate::boxes::{self, Kept};
 use crate::network;
 use crate::sandbox::archive::Lease;
-use crate::sandbox::create::{self, Live};
+use crate::sandbox::create::{self, Live, Wanted};
 use crate::sandbox::owner::{self, Answer, ControlError, Owner, Rest};
 use crate::sandbox::state::{Event, State};
 use crate::sandbox::{Sandbox, SandboxId};
@@ -152,7 +152,13 @@ impl Host {
         let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown.to_string())?;
         let rootfs = home.ground.as_ref().map_or(&self.0.base, |ground| &ground.rootfs);
         let site = self.site(home.slot, rootfs);
-        let live = create::reader(site, home.id, &home.blueprint, disk).await;
+        let wanted = Wanted {
+            id: home.id,
+            blueprint: &home.blueprint,
+            journals: home.journals.clone(),
+            network: home.network.as_ref(),
+        };
+        let live = create::reader(site, &wanted, disk).await;
         let live = live.map_err(|error| crate::chain(&error))?;
         let lease = Lease::new(live.link.client(), home.kept.is_some());
         Ok(Reader { live, lease, _permit: permit })

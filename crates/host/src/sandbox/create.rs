@@ -302,18 +302,13 @@ pub(crate) async fn bring_up(
 }
 
 /// Boots a VM with the disk of a sandbox that is stopped, in which none of its programs run: for its files.
-pub(crate) async fn reader(
-    site: Site<'_>,
-    id: SandboxId,
-    blueprint: &Blueprint,
-    disk: &Path,
-) -> Result<Live, BringUpError> {
-    let disk_mb = blueprint.config.resources.disk_mb;
+pub(crate) async fn reader(site: Site<'_>, wanted: &Wanted<'_>, disk: &Path) -> Result<Live, BringUpError> {
+    let disk_mb = wanted.blueprint.config.resources.disk_mb;
     let shape = Shape { vcpus: 1, memory_mb: READER_MEMORY_MB, disk_mb };
-    let mut linked = Linked::new(site, id, shape, Origin::Kept(disk)).await?;
+    let mut linked = Linked::new(site, wanted.id, shape, Origin::Kept(disk)).await?;
     // With the names that the sandbox has: they are files on its disk.
-    linked.0.person = Person::of(id, blueprint);
-    let owned = make_own(linked.0.link.client(), id, &linked.0.person);
+    linked.0.person = Person::of(wanted);
+    let owned = make_own(linked.0.link.client(), wanted.id, &linked.0.person);
     match site.unless_closing(owned).await {
         Ok(()) => Ok(linked.0),
         Err(error) => Err(linked.fail(error).await),
