@@ -9,7 +9,7 @@ packages=(
     # to build
     gcc libc6-dev
     # to test
-    curl git procps python3-venv docker-registry skopeo umoci openssl iproute2 postgresql-client
+    curl git procps python3-venv docker-registry skopeo umoci podman openssl iproute2 postgresql-client
 )
 # To make the images; the part for other architectures is left to whoever needs it.
 while read -r package; do

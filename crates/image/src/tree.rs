@@ -1,14 +1,18 @@
 //! The file system of an image: its layers merged, in memory, without the contents of files.
 //!
-//! Nothing here touches the host's file systems, so a hostile archive has nothing to escape to. Symbolic links on
-//! the way to an entry are followed inside the tree, as container runtimes do below a root directory of their own;
-//! `..` at the root stays there.
+//! Nothing here touches the host's file systems, so a hostile archive has nothing to escape to. Each layer is read as a
+//! tree of its own and then laid over the layers below. Symbolic links on the way to an entry are followed if they are
+//! of the same layer; `..` at the root stays there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::shortened;
-use crate::layer::entries::{Content, Entry, EntryKind, Meta};
+use crate::layer::entries::{Content, Entry, Meta};
 use crate::limits::MAX_LINKS_FOLLOWED;
+
+mod sheet;
+
+use sheet::Sheet;
 
 /// A node of a [`Tree`], by number.
 pub(crate) type Id = usize;
@@ -17,9 +21,8 @@ pub(crate) type Id = usize;
 pub(crate) const ROOT: Id = 0;
 
 const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
-/// What the file system that invented whiteouts kept for itself.
-const WHITEOUT_BOOKS: &[u8] = b".wh..wh.";
+/// Names that AUFS, which invented whiteouts, keeps for itself.
+const RESERVED: &[u8] = b".wh..wh.";
 
 /// The merged layers.
 #[derive(Debug)]
@@ -87,109 +90,37 @@ impl Tree {
         &self.nodes[id]
     }
 
-    /// Lays one more layer over the tree. Whiteouts come first, wherever the archive has them: they are about the
-    /// layers below, not about their own (image specification, "Whiteouts").
+    /// Lays one more layer over the tree, whose whiteouts are about the layers below alone (image specification,
+    /// "Whiteouts").
     pub(crate) fn apply(&mut self, entries: Vec<Entry>) -> Result<(), MergeError> {
-        for entry in &entries {
-            self.white_out(&entry.path)?;
-        }
-        for entry in entries {
-            if !parts(&entry.path).any(|part| part.starts_with(WHITEOUT)) {
-                self.place(entry)?;
-            }
-        }
+        Sheet::new(entries, self)?.cover(self);
         Ok(())
     }
 
-    fn white_out(&mut self, path: &[u8]) -> Result<(), MergeError> {
+    /// Removes names from a directory: all, or some.
+    fn hide(&mut self, directory: Id, all: bool, some: &BTreeSet<Box<[u8]>>) {
+        let Kind::Directory(children) = &mut self.nodes[directory].kind else { return };
+        if all {
+            children.clear();
+        }
+        for name in some {
+            children.remove(name);
+        }
+    }
+
+    /// What a hard link to `path` is to, if that is not a directory.
+    fn linkable(&mut self, path: &[u8]) -> Result<Option<Id>, MergeError> {
         let (parent, name) = split(path);
-        if name != OPAQUE && parts(path).any(|part| part.starts_with(WHITEOUT_BOOKS)) {
-            return Ok(());
-        }
-        let is_below = parts(parent).any(|part| part.starts_with(WHITEOUT));
-        let Some(hidden) = name.strip_prefix(WHITEOUT).or_else(|| is_below.then_some(b"")) else {
-            return Ok(());
-        };
-        if is_below || matches!(hidden, b"" | b"." | b"..") {
-            return Err(MergeError::Whiteout(shown(path)));
-        }
-        // Nothing there, nothing to hide.
-        let Ok(Some(parent)) = self.directory(parent, false) else { return Ok(()) };
-        if let Kind::Directory(children) = &mut self.nodes[parent].kind {
-            if name == OPAQUE {
-                children.clear();
-            } else {
-                children.remove(hidden);
-            }
-        }
-        Ok(())
-    }
-
-    fn place(&mut self, entry: Entry) -> Result<(), MergeError> {
-        let Entry { path, meta, kind } = entry;
-        if path.is_empty() {
-            return match kind {
-                EntryKind::Directory => {
-                    self.nodes[ROOT].meta = meta;
-                    Ok(())
-                }
-                _ => Err(MergeError::Root),
-            };
-        }
-        let (parent, name) = split(&path);
-        // Looked for first: the link may replace a directory that the target is in.
-        let linked = match &kind {
-            EntryKind::HardLink(target) => Some(self.linkable(&path, target)?),
-            _ => None,
-        };
-        let parent = self.directory(parent, true)?.unwrap_or(ROOT);
-        let existing = self.child(parent, name);
-        let kind = match kind {
-            EntryKind::Directory => {
-                if let Some(id) = existing.filter(|id| matches!(self.nodes[*id].kind, Kind::Directory(_))) {
-                    self.nodes[id].meta = meta;
-                    return Ok(());
-                }
-                Kind::Directory(BTreeMap::new())
-            }
-            EntryKind::HardLink(_) => {
-                self.put(parent, name, linked.unwrap_or(ROOT));
-                return Ok(());
-            }
-            EntryKind::File(content) => Kind::File(content),
-            EntryKind::Symlink(target) => Kind::Symlink(target),
-            EntryKind::Fifo => Kind::Fifo,
-            EntryKind::CharDevice { major, minor } => Kind::CharDevice { major, minor },
-            EntryKind::BlockDevice { major, minor } => Kind::BlockDevice { major, minor },
-        };
-        let id = self.add(Node { meta, kind });
-        self.put(parent, name, id);
-        Ok(())
-    }
-
-    /// The node that a hard link is to.
-    fn linkable(&mut self, path: &[u8], target: &[u8]) -> Result<Id, MergeError> {
-        let (parent, name) = split(target);
         let found = self.directory(parent, false)?.and_then(|parent| self.child(parent, name));
-        let found = found.filter(|id| !matches!(self.nodes[*id].kind, Kind::Directory(_)));
-        found.ok_or_else(|| MergeError::Link { name: shown(path), target: shown(target) })
+        Ok(found.filter(|id| !matches!(self.nodes[*id].kind, Kind::Directory(_))))
     }
 
     /// The directory at `path`, over symbolic links inside the tree. Missing ones are made if `create` is set.
     fn directory(&mut self, path: &[u8], create: bool) -> Result<Option<Id>, MergeError> {
-        // The next part of the way is last.
-        let mut ahead: Vec<Vec<u8>> = parts(path).rev().map(<[u8]>::to_vec).collect();
-        let mut behind = vec![ROOT];
-        let mut followed = 0;
-        while let Some(part) = ahead.pop() {
-            if part == b".." {
-                behind.truncate(behind.len().saturating_sub(1).max(1));
-                continue;
-            }
-            let here = behind[behind.len() - 1];
-            let Some(next) = self.child(here, &part) else {
+        let behind = descend(path, ROOT, |here, part| {
+            let Some(next) = self.child(here, part) else {
                 if !create {
-                    return Ok(None);
+                    return Ok(Step::Missing);
                 }
                 // By way of a link; in a lower layer of the guest it would hide something.
                 if part.starts_with(WHITEOUT) {
@@ -197,26 +128,16 @@ impl Tree {
                 }
                 let made = Node { meta: plain_meta(0o755), kind: Kind::Directory(BTreeMap::new()) };
                 let made = self.add(made);
-                self.put(here, &part, made);
-                behind.push(made);
-                continue;
+                self.put(here, part, made);
+                return Ok(Step::Directory(made));
             };
             match &self.nodes[next].kind {
-                Kind::Directory(_) => behind.push(next),
-                Kind::Symlink(target) => {
-                    followed += 1;
-                    if followed > MAX_LINKS_FOLLOWED {
-                        return Err(MergeError::Loop(shown(path)));
-                    }
-                    if target.starts_with(b"/") {
-                        behind.truncate(1);
-                    }
-                    ahead.extend(parts(target).rev().map(<[u8]>::to_vec));
-                }
-                _ => return Err(MergeError::Below(shown(path))),
+                Kind::Directory(_) => Ok(Step::Directory(next)),
+                Kind::Symlink(target) => Ok(Step::Symlink(target.clone())),
+                _ => Err(MergeError::Below(shown(path))),
             }
-        }
-        Ok(behind.last().copied())
+        })?;
+        Ok(behind.and_then(|behind| behind.last().copied()))
     }
 
     /// The contents of the file at `path`, over symbolic links inside the tree.
@@ -316,6 +237,53 @@ impl Tree {
         }
         if total > max_image_bytes { Err(MergeError::TooLarge(max_image_bytes)) } else { Ok(()) }
     }
+}
+
+/// What a part of a path is.
+enum Step {
+    Directory(usize),
+    /// With what it holds.
+    Symlink(Vec<u8>),
+    Missing,
+}
+
+/// Follows `path` from directory to directory, over symbolic links, as far as `look` finds its parts. Returns the
+/// directories from `root` to the last; `None` if one is missing.
+fn descend(
+    path: &[u8],
+    root: usize,
+    mut look: impl FnMut(usize, &[u8]) -> Result<Step, MergeError>,
+) -> Result<Option<Vec<usize>>, MergeError> {
+    // The next part of the way is last.
+    let mut ahead: Vec<Vec<u8>> = parts(path).rev().map(<[u8]>::to_vec).collect();
+    let mut behind = vec![root];
+    let mut followed = 0;
+    while let Some(part) = ahead.pop() {
+        if part == b".." {
+            behind.truncate(behind.len().saturating_sub(1).max(1));
+            continue;
+        }
+        match look(behind[behind.len() - 1], &part)? {
+            Step::Directory(next) => behind.push(next),
+            Step::Missing => return Ok(None),
+            Step::Symlink(target) => {
+                followed += 1;
+                if followed > MAX_LINKS_FOLLOWED {
+                    return Err(MergeError::Loop(shown(path)));
+                }
+                if target.starts_with(b"/") {
+                    behind.truncate(1);
+                }
+                ahead.extend(parts(&target).rev().map(<[u8]>::to_vec));
+            }
+        }
+    }
+    Ok(Some(behind))
+}
+
+/// Whether a part of the path is a name that AUFS keeps for itself.
+fn is_reserved(path: &[u8]) -> bool {
+    parts(path).any(|part| part.starts_with(RESERVED))
 }
 
 /// The parent's path and the last part.

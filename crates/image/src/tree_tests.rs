@@ -1,10 +1,9 @@
-//! Merging, case by case and against a naive model.
+//! Merging, case by case.
 
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
-
 use super::*;
+use crate::layer::entries::EntryKind;
 
 fn entry(path: &str, kind: EntryKind) -> Entry {
     Entry { path: path.into(), meta: plain_meta(0o600), kind }
@@ -80,14 +79,96 @@ fn opaque_directories_hide_all_that_is_below_wherever_the_mark_stands() {
 }
 
 #[test]
-fn whiteouts_over_nothing_or_over_files_do_nothing() {
+fn whiteouts_alone_replace_nothing() {
+    let below = vec![file("f", 1), directory("data"), file("data/x", 2), symlink("s", "data")];
     let above = vec![
         file("no/.wh.such", 0),
         file("f/.wh.x", 0),
-        file("no/.wh..wh..opq", 0),
+        file("s/.wh.x", 0),
+        file("s/deep/.wh.x", 0),
         file(".wh..wh.plnk/1.2", 0),
+        file(".wh..wh.aufs", 0),
+        file("data/.wh..wh.orph/x", 0),
     ];
-    shows(vec![vec![file("f", 1)], above], &[("/f", "1")]);
+    let expected = &[("/f", "1"), ("/data", "dir"), ("/data/x", "2"), ("/s", "-> data"), ("/no", "dir")];
+    shows(vec![below, above], expected);
+}
+
+#[test]
+fn replaced_link_protects_its_target_from_whiteouts() {
+    for name in [".wh..wh..opq", ".wh.keep", ".wh.none"] {
+        let mut above =
+            vec![directory("srv/site"), file(&format!("srv/site/{name}"), 0), file("srv/site/new", 9)];
+        for _ in 0..above.len() {
+            above.rotate_left(1);
+            let below =
+                vec![directory("data"), file("data/keep", 1), directory("srv"), symlink("srv/site", "/data")];
+            let expected = &[
+                ("/data", "dir"),
+                ("/data/keep", "1"),
+                ("/srv", "dir"),
+                ("/srv/site", "dir"),
+                ("/srv/site/new", "9"),
+            ];
+            shows(vec![below, above.clone()], expected);
+        }
+    }
+}
+
+#[test]
+fn directory_removed_and_made_again_is_empty() {
+    let below = || vec![directory("d"), file("d/a", 1), file("d/b/c", 2)];
+    let expected = &[("/d", "dir"), ("/d/new", "9")];
+    let (mark, made, new) = (file(".wh.d", 0), directory("d"), file("d/new", 9));
+    shows(vec![below(), vec![mark.clone(), made.clone(), new.clone()]], expected);
+    shows(vec![below(), vec![made, new.clone(), mark.clone()]], expected);
+    shows(vec![below(), vec![new, mark]], expected);
+}
+
+#[test]
+fn links_of_lower_layers_are_replaced_not_followed() {
+    let below = vec![directory("usr/lib"), file("usr/lib/a", 1), symlink("lib", "usr/lib")];
+    let expected =
+        &[("/usr", "dir"), ("/usr/lib", "dir"), ("/usr/lib/a", "1"), ("/lib", "dir"), ("/lib/x", "2")];
+    shows(vec![below, vec![file("lib/x", 2)]], expected);
+}
+
+#[test]
+fn links_of_the_layer_lead_to_lower_directories() {
+    let below = vec![directory("real"), file("real/a", 1), file("real/b", 2)];
+    let above = vec![symlink("s", "/real"), file("s/c", 3), file("s/.wh.a", 0)];
+    let expected = &[("/real", "dir"), ("/real/b", "2"), ("/real/c", "3"), ("/s", "-> /real")];
+    shows(vec![below, above], expected);
+}
+
+#[test]
+fn hard_links_find_targets_in_any_order() {
+    shows(vec![vec![link("c", "b"), link("b", "a"), file("a", 7)]], &[("/a", "7"), ("/b", "7"), ("/c", "7")]);
+    // The layer's own file comes before that of a lower layer.
+    shows(vec![vec![file("a", 1)], vec![link("b", "a"), file("a", 2)]], &[("/a", "2"), ("/b", "2")]);
+    // A layer that renames a file of a lower one.
+    for above in [vec![link("b", "a"), file(".wh.a", 0)], vec![file(".wh.a", 0), link("b", "a")]] {
+        shows(vec![vec![file("a", 1)], above], &[("/b", "1")]);
+    }
+    let circle = vec![link("a", "b"), link("b", "a")];
+    assert!(matches!(merged(vec![circle]), Err(MergeError::Link { .. })));
+}
+
+#[test]
+fn pseudo_links_of_aufs_are_targets_without_names() {
+    let layer = vec![
+        directory(".wh..wh.plnk"),
+        file(".wh..wh.plnk/1.2", 5),
+        link("a", ".wh..wh.plnk/1.2"),
+        link("b", ".wh..wh.plnk/1.2"),
+        link(".wh.gone", ".wh..wh.aufs"),
+    ];
+    let tree = merged(vec![vec![file("gone", 1)], layer]).unwrap();
+    assert_eq!(
+        listed(&tree).into_iter().collect::<Vec<_>>(),
+        [("/a".to_owned(), "5".to_owned()), ("/b".to_owned(), "5".to_owned())]
+    );
+    assert_eq!(tree.child(ROOT, b"a"), tree.child(ROOT, b"b"));
 }
 
 #[test]
@@ -169,14 +250,16 @@ fn a_hard_link_may_replace_the_directory_of_its_target() {
 
 #[test]
 fn symbolic_links_are_followed_inside_the_tree_only() {
-    let below = vec![
+    let layer = vec![
         directory("usr/lib"),
         symlink("lib", "usr/lib"),
         symlink("out", "../../../../etc"),
         symlink("abs", "/etc"),
+        file("lib/x", 1),
+        file("out/y", 2),
+        file("abs/z", 3),
     ];
-    let above = vec![file("lib/x", 1), file("out/y", 2), file("abs/z", 3)];
-    let tree = listed(&merged(vec![below, above]).unwrap());
+    let tree = listed(&merged(vec![layer]).unwrap());
     assert_eq!(tree["/usr/lib/x"], "1");
     assert_eq!((&*tree["/etc/y"], &*tree["/etc/z"]), ("2", "3"));
     assert_eq!(tree["/lib"], "-> usr/lib");
@@ -234,89 +317,5 @@ fn files_are_limited_in_sum_at_the_limit() {
     assert!(huge.check_size(u64::MAX - 1).is_err());
 }
 
-/// The model: a map of paths. It knows no symbolic links on the way, and the strategy makes none.
-#[derive(Default)]
-struct Model(BTreeMap<String, String>);
-
-impl Model {
-    fn remove(&mut self, path: &str) {
-        let below = format!("{path}/");
-        self.0.retain(|there, _| there != path && !there.starts_with(&below));
-    }
-
-    fn put(&mut self, path: &str, what: &str) -> bool {
-        let ancestors: Vec<&str> = path.match_indices('/').skip(1).map(|(at, _)| &path[..at]).collect();
-        for ancestor in ancestors {
-            if self.0.entry(ancestor.to_owned()).or_insert_with(|| "dir".to_owned()) != "dir" {
-                return false;
-            }
-        }
-        if !(what == "dir" && self.0.get(path).is_some_and(|there| there == "dir")) {
-            self.remove(path);
-        }
-        self.0.insert(path.to_owned(), what.to_owned());
-        true
-    }
-
-    /// Whether the layer is one that can be applied.
-    fn apply(&mut self, layer: &[Entry]) -> bool {
-        for entry in layer {
-            let path = format!("/{}", String::from_utf8_lossy(&entry.path));
-            let (parent, name) = path.rsplit_once('/').unwrap();
-            if name == ".wh..wh..opq" {
-                let below = format!("{parent}/");
-                self.0.retain(|there, _| !there.starts_with(&below));
-            } else if let Some(hidden) = name.strip_prefix(".wh.") {
-                self.remove(&format!("{parent}/{hidden}"));
-            }
-        }
-        layer.iter().filter(|entry| !split(&entry.path).1.starts_with(WHITEOUT)).all(|entry| {
-            let what = match &entry.kind {
-                EntryKind::Directory => "dir".to_owned(),
-                EntryKind::File(content) => content.size.to_string(),
-                EntryKind::HardLink(target) => {
-                    let target = format!("/{}", String::from_utf8_lossy(target));
-                    match self.0.get(&target) {
-                        Some(what) if what != "dir" => what.clone(),
-                        _ => return false,
-                    }
-                }
-                _ => unreachable!("the strategy makes no other"),
-            };
-            self.put(&format!("/{}", String::from_utf8_lossy(&entry.path)), &what)
-        })
-    }
-}
-
-fn paths() -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..4).prop_map(|parts| parts.join("/"))
-}
-
-fn entries() -> impl Strategy<Value = Entry> {
-    let hidden = |path: String| match path.rsplit_once('/') {
-        Some((parent, name)) => format!("{parent}/.wh.{name}"),
-        None => format!(".wh.{path}"),
-    };
-    prop_oneof![
-        4 => paths().prop_map(|path| directory(&path)),
-        4 => (paths(), 0..9u64).prop_map(|(path, size)| file(&path, size)),
-        1 => (paths(), paths()).prop_map(|(path, target)| link(&path, &target)),
-        2 => paths().prop_map(move |path| file(&hidden(path), 0)),
-        1 => paths().prop_map(|path| file(&format!("{path}/.wh..wh..opq"), 0)),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
-    #[test]
-    fn merging_does_what_the_naive_model_does(
-        layers in prop::collection::vec(prop::collection::vec(entries(), 0..7), 1..4)
-    ) {
-        let mut model = Model::default();
-        let fits = layers.iter().all(|layer| model.apply(layer));
-        match merged(layers) {
-            Ok(tree) => prop_assert_eq!((fits, listed(&tree)), (true, model.0)),
-            Err(_) => prop_assert!(!fits),
-        }
-    }
-}
+#[path = "tree_model.rs"]
+mod model;
