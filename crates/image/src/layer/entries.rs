@@ -10,6 +10,7 @@ use std::io::{self, BufReader, Read, Seek};
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use super::pax::{self, Pax};
+use super::sparse::{self, MAX_PARTS, Map, MapReader, Part, Records};
 use crate::digest::shortened;
 use crate::limits::{
     MAX_DEVICE_MAJOR, MAX_DEVICE_MINOR, MAX_EXTENSION_BYTES, MAX_LINK_TARGET, MAX_NAME, MAX_PATH,
@@ -276,22 +277,23 @@ impl<R: Read + Seek> Scan<R> {
     fn entry(&mut self, offset: u64, header: &Header, said: Said) -> Result<Entry, ArchiveError> {
         let field = |field| move |_| ArchiveError::Field { offset, field };
         let Said { path, link, pax } = said;
-        let raw = pax.path.clone().or(path).unwrap_or_else(|| header.path_bytes().into_owned());
+        let sparse_name = pax.sparse.as_ref().and_then(|sparse| sparse.name.clone());
+        let raw = sparse_name.or_else(|| pax.path.clone()).or(path);
+        let raw = raw.unwrap_or_else(|| header.path_bytes().into_owned());
         let path = normal(&raw, offset)?;
         let link =
             pax.link.clone().or(link).or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
         let name = || shortened(&String::from_utf8_lossy(&raw));
-        if pax.sparse {
-            let kind = "a sparse file as PAX records describe it".to_owned();
-            return Err(ArchiveError::Unsupported { name: name(), kind });
-        }
         let kind = match header.entry_type() {
             EntryType::Directory => EntryKind::Directory,
             // As tar had directories before it had a kind for them.
             EntryType::Regular if raw.ends_with(b"/") => EntryKind::Directory,
             EntryType::Regular | EntryType::Continuous => {
-                let size = pax.size.map_or_else(|| size(header), Ok).map_err(field("size"))?;
-                EntryKind::File(self.plain(size)?)
+                let stored = pax.size.map_or_else(|| size(header), Ok).map_err(field("size"))?;
+                EntryKind::File(match &pax.sparse {
+                    Some(records) => self.sparse_by_records(offset, records, stored)?,
+                    None => self.plain(stored)?,
+                })
             }
             EntryType::GNUSparse => {
                 let stored = pax.size.map_or_else(|| size(header), Ok).map_err(field("size"))?;
@@ -328,17 +330,13 @@ impl<R: Read + Seek> Scan<R> {
         let invalid = || ArchiveError::Field { offset, field: "map of a sparse file" };
         let gnu = header.as_gnu().ok_or_else(invalid)?;
         let size = gnu.real_size().map_err(|_| invalid())?;
-        let mut parts = Vec::new();
+        let mut parts: Vec<Part> = Vec::new();
         let mut add = |map: &[GnuSparseHeader]| -> Result<(), ArchiveError> {
             for part in map.iter().filter(|part| !part.is_empty()) {
                 let part = part.offset().and_then(|at| Ok((at, part.length()?)));
                 parts.push(part.map_err(|_| invalid())?);
             }
-            let max = MAX_EXTENSION_BYTES;
-            if parts.len() as u64 > max / 24 {
-                return Err(ArchiveError::TooLong { offset, field: "map of a sparse file", max });
-            }
-            Ok(())
+            if parts.len() as u64 > MAX_PARTS { Err(invalid()) } else { Ok(()) }
         };
         add(&gnu.sparse)?;
         let mut extended = gnu.is_extended();
@@ -348,22 +346,38 @@ impl<R: Read + Seek> Scan<R> {
             add(&block.sparse)?;
             extended = block.is_extended();
         }
-        let mut content = Content { layer: self.layer, size, extents: Vec::new() };
-        let (mut from, mut end) = (self.at, 0);
-        for (at, len) in parts {
-            let after: u64 = at.checked_add(len).ok_or_else(invalid)?;
-            if at < end || after > size {
-                return Err(invalid());
+        self.mapped(size, &parts, stored)?.ok_or_else(invalid)
+    }
+
+    /// The same as PAX records describe it.
+    fn sparse_by_records(
+        &mut self,
+        offset: u64,
+        records: &Records,
+        mut stored: u64,
+    ) -> Result<Content, ArchiveError> {
+        let invalid = || ArchiveError::Field { offset, field: "map of a sparse file" };
+        let (size, map) = records.map().ok_or_else(invalid)?;
+        let parts = match map {
+            Map::Here(parts) => parts,
+            Map::InFront => {
+                let mut reader = MapReader::default();
+                loop {
+                    stored = stored.checked_sub(BLOCK).ok_or_else(invalid)?;
+                    let mut block = [0; BLOCK as usize];
+                    self.fill(&mut block)?;
+                    if let Some(parts) = reader.block(&block).map_err(|()| invalid())? {
+                        break parts;
+                    }
+                }
             }
-            if len > 0 {
-                content.extents.push(Extent { at, from, len });
-            }
-            from = from.checked_add(len).ok_or_else(invalid)?;
-            end = after;
-        }
-        if from - self.at != stored {
-            return Err(invalid());
-        }
+        };
+        self.mapped(size, &parts, stored)?.ok_or_else(invalid)
+    }
+
+    /// A file whose data comes next; `None` if the map does not fit it.
+    fn mapped(&mut self, size: u64, parts: &[Part], stored: u64) -> Result<Option<Content>, ArchiveError> {
+        let content = sparse::content(self.layer, size, parts, self.at, stored);
         self.skip(stored)?;
         Ok(content)
     }

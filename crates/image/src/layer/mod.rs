@@ -14,6 +14,7 @@ use crate::limits::FREE_BYTES;
 
 pub(crate) mod entries;
 mod pax;
+mod sparse;
 mod zstd;
 
 #[cfg(test)]

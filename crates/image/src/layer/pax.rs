@@ -1,5 +1,6 @@
 //! PAX records: what an archive says about an entry beyond its header.
 
+use super::sparse::{Records, decimal};
 use crate::limits::{MAX_NAME, MAX_XATTR_BYTES, MAX_XATTRS_BYTES};
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
@@ -16,8 +17,8 @@ pub(super) struct Pax {
     /// Seconds, and nanoseconds after them.
     pub(super) mtime: Option<(i64, u32)>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Whether the entry is a sparse file that records describe.
-    pub(super) sparse: bool,
+    /// The map of a sparse file.
+    pub(super) sparse: Option<Records>,
 }
 
 /// Reads records `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record; `None` if they are not that.
@@ -25,7 +26,7 @@ pub(super) fn parse(mut data: &[u8]) -> Option<Pax> {
     let mut pax = Pax::default();
     while !data.is_empty() {
         let blank = data.iter().position(|byte| *byte == b' ')?;
-        let length: usize = number(&data[..blank])?.try_into().ok()?;
+        let length: usize = decimal(&data[..blank])?.try_into().ok()?;
         let record = data.get(blank + 1..length)?.strip_suffix(b"\n")?;
         let equals = record.iter().position(|byte| *byte == b'=')?;
         note(&mut pax, &record[..equals], &record[equals + 1..])?;
@@ -46,12 +47,14 @@ fn note(pax: &mut Pax, key: &[u8], value: &[u8]) -> Option<()> {
         // An empty value means: as the header says.
         b"path" => pax.path = (!value.is_empty()).then(|| value.to_vec()),
         b"linkpath" => pax.link = (!value.is_empty()).then(|| value.to_vec()),
-        b"size" => pax.size = optional(value, number)?,
-        b"uid" => pax.uid = optional(value, number)?,
-        b"gid" => pax.gid = optional(value, number)?,
+        b"size" => pax.size = optional(value, decimal)?,
+        b"uid" => pax.uid = optional(value, decimal)?,
+        b"gid" => pax.gid = optional(value, decimal)?,
         b"mtime" => pax.mtime = optional(value, time)?,
-        _ if key.starts_with(SPARSE) => pax.sparse = true,
         _ => {
+            if let Some(key) = key.strip_prefix(SPARSE) {
+                return pax.sparse.get_or_insert_default().note(key, value);
+            }
             if let Some(name) = key.strip_prefix(XATTR).filter(|name| is_kept(name)) {
                 if name.len() > MAX_NAME || value.len() > MAX_XATTR_BYTES {
                     return None;
@@ -77,17 +80,12 @@ fn is_kept(name: &[u8]) -> bool {
     acls.contains(&name) || named && !books.iter().any(|prefix| name.starts_with(prefix))
 }
 
-fn number(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    digits.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
-}
-
 /// `-1.25` is a second and a quarter before 1970: -2 and 750 million nanoseconds.
 fn time(text: &[u8]) -> Option<(i64, u32)> {
     let text = std::str::from_utf8(text).ok()?;
     let (negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let secs = i64::try_from(number(whole.as_bytes())?).ok()?;
+    let secs = i64::try_from(decimal(whole.as_bytes())?).ok()?;
     if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }

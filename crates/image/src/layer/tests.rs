@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
-use super::entries::{ArchiveError, EntryKind};
+use super::entries::{ArchiveError, Entry, EntryKind};
 use super::*;
 use crate::handmade::{Archive, read, read_within};
 
@@ -300,8 +300,102 @@ fn maps_that_lie_are_refused() {
         let read = read(&sparse(&parts, size, b"abcde"));
         assert!(matches!(read, Err(ArchiveError::Field { .. })), "{parts:?}");
     }
-    let pax = Archive::default().pax(&[("GNU.sparse.major", b"1")]).file("s", b"x").finish();
-    assert!(matches!(read(&pax), Err(ArchiveError::Unsupported { .. })));
+}
+
+/// A sparse file of 9000 bytes as PAX records describe it, and a file after it.
+fn sparse_by_records(records: &[(&str, &str)], data: &[u8]) -> Result<Vec<Entry>, ArchiveError> {
+    let records: Vec<(&str, &[u8])> = records.iter().map(|(key, value)| (*key, value.as_bytes())).collect();
+    read(&Archive::default().pax(&records).file("GNUSparseFile.7/s", data).file("after", b"").finish())
+}
+
+fn map_in_front(map: &str, data: &[u8]) -> Vec<u8> {
+    let mut stored = map.as_bytes().to_vec();
+    stored.resize(stored.len().next_multiple_of(512), 0);
+    [&stored, data].concat()
+}
+
+#[test]
+fn sparse_files_of_pax_archives_keep_their_holes() {
+    let named = [("GNU.sparse.name", "d/s"), ("GNU.sparse.numblocks", "3")];
+    let pairs = [("1000", "3"), ("5000", "2"), ("9000", "0")];
+    let pairs = pairs.map(|(at, len)| [("GNU.sparse.offset", at), ("GNU.sparse.numbytes", len)]);
+    let size = [("GNU.sparse.size", "9000")];
+    let map = [("GNU.sparse.map", "1000,3,5000,2,9000,0")];
+    let version = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "9000")];
+    let front = map_in_front("3\n1000\n3\n5000\n2\n9000\n0\n", b"abcde");
+    for (records, data, skipped) in [
+        ([&size[..], &named, &pairs.concat()].concat(), b"abcde".to_vec(), 0),
+        ([&size[..], &named, &map].concat(), b"abcde".to_vec(), 0),
+        ([&version[..], &named[..1]].concat(), front, 512),
+    ] {
+        let entries = sparse_by_records(&records, &data).unwrap();
+        let EntryKind::File(content) = &entries[0].kind else { panic!("a file") };
+        let extents: Vec<_> = content.extents.iter().map(|part| (part.at, part.from, part.len)).collect();
+        // Two blocks are the records, one is the header.
+        let from = extents[0].1;
+        assert_eq!((content.size, &extents[..]), (9000, &[(1000, from, 3), (5000, from + 3, 2)][..]));
+        assert_eq!(from, 512 * 3 + skipped);
+        assert_eq!((&entries[0].path[..], &entries[1].path[..]), (&b"d/s"[..], &b"after"[..]));
+    }
+}
+
+#[test]
+fn hostile_maps_of_pax_archives_are_refused() {
+    let size = ("GNU.sparse.size", "9000");
+    let maps = [
+        "1000,3,999,2",
+        "1000,3,1002,2",
+        "0,4",
+        "0,6",
+        "8999,5",
+        "0,5,1",
+        "x,5",
+        "0,-5",
+        "0,5,,",
+        "18446744073709551615,5",
+    ];
+    for map in maps {
+        let read = sparse_by_records(&[size, ("GNU.sparse.map", map)], b"abcde");
+        assert!(matches!(read, Err(ArchiveError::Field { .. })), "{map}");
+    }
+    for records in [
+        &[("GNU.sparse.map", "0,5")][..],
+        &[size, ("GNU.sparse.map", "0,5"), ("GNU.sparse.numblocks", "2")],
+        &[size, ("GNU.sparse.offset", "0"), ("GNU.sparse.offset", "5")],
+        &[size, ("GNU.sparse.numbytes", "5")],
+        &[size, ("GNU.sparse.map", "0,5"), ("GNU.sparse.major", "2")],
+        &[size, ("GNU.sparse.map", "0,5"), ("GNU.sparse.surprise", "1")],
+    ] {
+        assert!(
+            matches!(sparse_by_records(records, b"abcde"), Err(ArchiveError::Field { .. })),
+            "{records:?}"
+        );
+    }
+    let front = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "9000")];
+    for map in [
+        "1\n0\n",
+        "",
+        "2\n0\n5\n",
+        "1\n0\n6\n",
+        "-1\n",
+        "1\n0 \n5\n",
+        "43691\n",
+        "000000000000000000001\n0\n5\n",
+    ] {
+        let read = sparse_by_records(&front, &map_in_front(map, b"abcde"));
+        assert!(matches!(read, Err(ArchiveError::Field { .. })), "{map}");
+    }
+}
+
+#[test]
+fn maps_are_limited_at_the_limit() {
+    let map = |parts: usize| vec!["0,0"; parts].join(",");
+    let read = |map: &str| sparse_by_records(&[("GNU.sparse.size", "9"), ("GNU.sparse.map", map)], b"");
+    assert!(read(&map(43_690)).is_ok());
+    assert!(matches!(read(&map(43_691)), Err(ArchiveError::Field { .. })));
+    let front = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "9")];
+    let whole = format!("43690\n{}", "0\n".repeat(2 * 43_690));
+    assert!(sparse_by_records(&front, &map_in_front(&whole, b"")).is_ok());
 }
 
 proptest! {
