@@ -424,16 +424,26 @@ def test_images_are_pulled_run_and_removed(cli: Cli) -> None:
     code, _, error = cli.run("run", "--pull", "never", name)
     assert code == 125 and "bouvet pull" in error
     identity = cli.ok("pull", name)
-    [image] = json.loads(cli.ok("images", "--json"))
+    [base, image] = json.loads(cli.ok("images", "--json"))
+    assert (base["references"], base["id"]) == (["base"], "")
     assert image["id"] == identity and image["references"] == [f"docker-archive:{cli.directory}/tiny.tar"]
     assert cli.run("run", "--rm", name)[:2] == (4, "from an image\n")
     assert cli.run("run", "--rm", name, "nothing")[0] == 127
     short = cli.ok("images", "-q")
     assert cli.run("run", "--rm", short, "sh", "-c", "exit 6")[0] == 6
     assert json.loads(cli.ok("inspect", short))[0]["config"]["env"] == [["PATH", "/bin"]]
-    cli.ok("rmi", name)
+    cli.ok("tag", name, "tiny:1")
+    cli.ok("save", "--output", "saved.tar", "tiny:1")
+    cli.ok("rmi", short)
+    assert cli.ok("images", "-q") == ""
+    loaded = "Loaded image: docker.io/library/tiny:1"
+    assert cli.ok("load", stdin=(cli.directory / "saved.tar").read_bytes()) == loaded
+    assert cli.ok("image", "load", "--input", "saved.tar") == loaded
+    assert cli.run("run", "--rm", "tiny:1")[:2] == (4, "from an image\n")
+    assert "Deleted: sha256:" in cli.ok("image", "prune", "--all", "--force")
     assert cli.ok("images", "-q") == ""
     assert cli.run("rmi", "nothing")[0] == 125
+    assert "`base` is the server's own image and cannot be removed" in cli.run("rmi", "base")[2]
 
 
 def test_a_page_of_a_sandbox_is_no_page_of_this_machine(served: tuple[Server, Cli]) -> None:

@@ -92,12 +92,12 @@ async fn what_another_process_uses_stays_until_it_dies() {
     let reference: Reference = layout.name("v1").parse().unwrap();
     let other = Other::start(&cache, &reference, "hold");
     let images = images(&cache);
-    let refused = images.remove(&reference.to_string()).await;
+    let refused = images.remove(&reference.to_string(), false).await;
     assert!(matches!(refused, Err(CacheError::InUse(_))), "{refused:?}");
     assert!(images.list().await.unwrap()[0].in_use);
     drop(other);
     assert!(!images.list().await.unwrap()[0].in_use);
-    images.remove(&reference.to_string()).await.unwrap();
+    images.remove(&reference.to_string(), false).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

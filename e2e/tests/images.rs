@@ -310,7 +310,7 @@ async fn a_layer_that_went_bad_in_the_cache_is_had_anew() {
     registry.push(&layout.name("v1"), "app:v1", &[]);
     let cache = Cache::new(RegistryOptions::default());
     let id = cache.pull(&registry.reference("app:v1")).await.id;
-    cache.images.remove(&id.to_string()).await.unwrap();
+    cache.images.remove(&id.to_string(), false).await.unwrap();
     let blob = cache.dir.path().join("images/blobs").join(&layout.layers("v1")[0][7..]);
     std::fs::write(blob, "spoiled").unwrap();
     assert_eq!(cache.pull(&registry.reference("app:v1")).await.id, id);
@@ -444,4 +444,106 @@ async fn a_real_system_survives_the_way() {
     // What a guest needs and this directory lacks.
     let ours = |line: &&str| !line.starts_with(&format!("Only in {}:", mounted.path().display()));
     assert_eq!(differences.lines().filter(ours).collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sparse_files_of_gnu_tar_are_unpacked() {
+    if !has_tools() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = std::fs::File::create(dir.path().join("sparse")).unwrap();
+    // More stretches than one header of old GNU tar has, with a hole before, between and behind.
+    for part in 0..40_u64 {
+        std::os::unix::fs::FileExt::write_all_at(&file, &[b'a'; 5000], 65_536 + part * 65_536).unwrap();
+    }
+    file.set_len(8 << 20).unwrap();
+    std::fs::File::create(dir.path().join("holes-only")).unwrap().set_len(1 << 20).unwrap();
+    let cache = Cache::new(RegistryOptions::default());
+    for format in ["gnu", "posix 0.0", "posix 0.1", "posix 1.0"] {
+        let (kind, version) = format.split_once(' ').unwrap_or((format, "1.0"));
+        let packed = run(command("tar")
+            .args(["--create", "--sparse", "--hole-detection=raw", &format!("--format={kind}")])
+            .arg(format!("--sparse-version={version}"))
+            .args(["--file=-", "--directory"])
+            .arg(dir.path())
+            .args(["sparse", "holes-only"]));
+        assert!(packed.stdout.len() < 1 << 20, "{format}: the archive has no holes");
+        let layout = Layout::default();
+        layout.image("v1", &[packed.stdout]);
+        let image = cache.pull(&layout.name("v1").parse().unwrap()).await;
+        let Some(mounted) = Mounted::new(&image.rootfs) else { return };
+        for name in ["sparse", "holes-only"] {
+            let same = std::fs::read(dir.path().join(name)).unwrap()
+                == std::fs::read(mounted.path().join(name)).unwrap();
+            assert!(same, "{format}: {name}");
+        }
+        assert!(image.size_bytes < 1 << 20, "{format}: holes take no room");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn saved_images_are_read_by_skopeo_and_loaded() {
+    if !has_tools() {
+        return;
+    }
+    let layout = Layout::default();
+    layout.image("v1", &three_layers());
+    layout.configure("v1", &["--config.user=1000:50", "--config.cmd=serve", "--config.env=A=b=c"]);
+    let cache = Cache::new(RegistryOptions::default());
+    let image = cache.pull(&layout.name("v1").parse().unwrap()).await;
+    cache.images.tag(&image.id.to_string(), &"app:v1".parse().unwrap()).await.unwrap();
+    let archive = cache.dir.path().join("app.tar");
+    cache.images.save(&["app:v1".to_owned()], std::fs::File::create(&archive).unwrap()).await.unwrap();
+
+    let rootfs = std::fs::read(&image.rootfs).unwrap();
+    let other = Cache::new(RegistryOptions::default());
+    for (kind, tag) in [("docker-archive", ":app:v1"), ("docker-archive", ""), ("oci-archive", "")] {
+        let from = format!("{kind}:{}{tag}", archive.display());
+        let inspected = run(command("skopeo").args(["--insecure-policy", "inspect", "--config", &from]));
+        let config: serde_json::Value = serde_json::from_slice(&inspected.stdout).unwrap();
+        assert_eq!(
+            (&config["config"]["User"], &config["config"]["Cmd"][0]),
+            (&"1000:50".into(), &"serve".into())
+        );
+        let to = format!("oci:{}:copy", cache.dir.path().join("copied").display());
+        run(command("skopeo").args(["--insecure-policy", "copy", "--quiet", &from, &to]));
+        let copied = other.pull(&to.parse().unwrap()).await;
+        assert!(std::fs::read(&copied.rootfs).unwrap() == rootfs, "{from}");
+    }
+    let archive = std::fs::File::open(&archive).unwrap();
+    let loaded = other.images.load("app.tar", archive, |_| ()).await.unwrap();
+    assert_eq!(loaded[0].references, ["docker.io/library/app:v1"]);
+
+    // What others save is loaded.
+    let theirs = cache.dir.path().join("theirs.tar");
+    layout.save("v1", &theirs);
+    let unnamed =
+        other.images.load("theirs.tar", std::fs::File::open(&theirs).unwrap(), |_| ()).await.unwrap();
+    assert_eq!(unnamed[0].id, image.id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_open_private_registries() {
+    let Some(registry) = Registry::start(Access::Private) else { return };
+    let layout = Layout::default();
+    layout.image("v1", &small("private"));
+    registry.push(&layout.name("v1"), "app:v1", &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let docker_config = Some(dir.path().join("config.json"));
+    let cache = Cache::new(RegistryOptions { docker_config, ..RegistryOptions::default() });
+    let reference = registry.reference("app:v1");
+    let refused = cache.images.login(&registry.address, USER, "wrong-word".to_owned()).await.unwrap_err();
+    assert!(refused.to_string().contains("does not accept"), "{refused}");
+    cache.refused(&reference).await;
+    cache.images.login(&registry.address, USER, PASSWORD.to_owned()).await.unwrap();
+    cache.pull(&reference).await;
+    // skopeo finds the password where we have put it.
+    let from = format!("docker://{}/app:v1", registry.address);
+    run(command("skopeo")
+        .args(["inspect", "--tls-verify=false", "--authfile"])
+        .arg(dir.path().join("config.json"))
+        .arg(&from));
+    assert!(cache.images.logout(&registry.address).await.unwrap().1);
+    cache.refused(&reference).await;
 }

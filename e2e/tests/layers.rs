@@ -111,6 +111,7 @@ impl Layer {
                 // The way to a target must be there when the link is made, whatever this layer replaces.
                 targets.extend(files.map(|(path, _)| path.clone()).filter(|path| !path.contains('/')));
             }
+            targets.retain(|target| *target != path && !ancestors(&path).any(|at| at == target));
             if targets.is_empty() {
                 return;
             }
@@ -233,7 +234,12 @@ impl Layer {
         }
         let path = format!("{tree}/{name}");
         let mut header = Header::new_gnu();
-        let weight = name.bytes().map(u64::from).sum::<u64>();
+        // A hard link repeats the metadata of its file, and podman applies it.
+        let described = match self.own.get(name) {
+            Some(Kind::HardLink(to)) => to,
+            _ => name,
+        };
+        let weight = described.bytes().map(u64::from).sum::<u64>();
         header.set_mtime(1_700_000_000 + weight);
         header.set_uid(weight % 3);
         header.set_gid(weight % 5);

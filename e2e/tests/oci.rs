@@ -111,12 +111,12 @@ async fn an_nginx_from_a_registry_serves_and_stops_as_its_image_says() {
     drop(registry);
     let again = site.host.create(of(&image)).await.unwrap();
     eventually(&again, GET).await;
-    let error = site.host.remove_image(&image).await.unwrap_err();
+    let error = site.host.remove_image(&image, false).await.unwrap_err();
     assert!(error.to_string().contains("in use"), "{error}");
     again.destroy().await;
     sandbox.destroy().await;
     assert_eq!(site.host.list_images().await.unwrap().len(), 1);
-    site.host.remove_image(&image).await.unwrap();
+    site.host.remove_image(&image, false).await.unwrap();
     assert!(site.host.create(of(&image)).await.is_err(), "neither here nor there");
     site.end().await;
 }

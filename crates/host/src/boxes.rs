@@ -148,6 +148,18 @@ impl Boxes {
         &self.dir
     }
 
+    /// The ids of the images that sandboxes here were made from, of all hosts.
+    pub(crate) fn images(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        // What has no record is no sandbox.
+        let records = entries.filter_map(|entry| {
+            let text = fs::read(entry.path().join(RECORD)).ok()?;
+            serde_json::from_slice::<Record>(&text).ok()
+        });
+        let images = records.flat_map(|record| [record.ground.image, record.ground.sidecar]);
+        images.flatten().map(|image| image.id).collect()
+    }
+
     /// Where a sandbox is, or would be.
     pub(crate) fn dir_of(&self, id: SandboxId) -> PathBuf {
         self.dir.join(id.to_string())

@@ -5,6 +5,7 @@ mod error;
 mod facts;
 mod ground;
 mod image;
+mod images;
 mod life;
 mod networks;
 mod options;

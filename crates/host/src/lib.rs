@@ -56,11 +56,14 @@ mod tunnel;
 mod undo;
 mod volume;
 
-pub use bouvet_image::cache::CacheError;
+pub use bouvet_image::cache::{CacheError, Pruned as PrunedImages};
 pub use bouvet_image::images::OpenError;
+pub use bouvet_image::load::{LoadError, LoadedImage};
+pub use bouvet_image::login::LoginError;
 pub use bouvet_image::pull::{PullCause, PullError};
 pub use bouvet_image::reference::ReferenceError;
 pub use bouvet_image::registry::RegistryError;
+pub use bouvet_image::save::SaveError;
 pub use bouvet_image::{
     Digest, Image, ImageConfig, ImageInfo, ImagesOptions, Limits as ImageLimits, PullEvent, Reference,
     RegistryOptions,

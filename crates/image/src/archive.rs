@@ -2,10 +2,12 @@
 //!
 //! An archive is read like a layer: its entries become a tree in memory, and names in it are looked up there.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -158,16 +160,112 @@ impl Local {
     }
 }
 
-/// The image called `tag` in the OCI layout at `path`, for `wanted`. What a compressed archive unpacks to goes into
-/// `dir`.
+/// A directory or an archive.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// Where it is, or what it is called.
+    path: PathBuf,
+    /// An archive that is open already.
+    file: Option<Arc<File>>,
+}
+
+impl Place {
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path, file: None }
+    }
+
+    /// An archive that is not compressed; `name` is for messages.
+    pub(crate) fn opened(name: &str, file: File) -> Self {
+        Self { path: name.into(), file: Some(Arc::new(file)) }
+    }
+}
+
+/// How an archive describes its images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// As `docker save`.
+    Docker,
+    /// In the OCI layout.
+    Layout,
+}
+
+/// Which image of a place is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Pick {
+    /// The only one.
+    Only,
+    /// That of this name.
+    Named(String),
+    /// By its place in `manifest.json`.
+    Number(usize),
+}
+
+impl From<Option<String>> for Pick {
+    fn from(name: Option<String>) -> Self {
+        name.map_or(Self::Only, Self::Named)
+    }
+}
+
+/// An image of an archive, and the names under which it is to be known.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) format: Format,
+    pub(crate) pick: Pick,
+    pub(crate) names: Vec<Reference>,
+}
+
+/// All images of an archive for this machine.
+pub(crate) fn contents(place: &Place, dir: &Path, limits: &Limits) -> Result<Vec<Listed>, LocalError> {
+    let mut files = Files::open(place, dir, limits)?;
+    if files.part("manifest.json").is_ok() {
+        let images = files.docker_images()?;
+        let listed = images.iter().enumerate().map(|(number, image)| Listed {
+            format: Format::Docker,
+            pick: Pick::Number(number),
+            names: references(image.repo_tags.iter().flatten().map(String::as_str)),
+        });
+        return Ok(listed.collect());
+    }
+    let unfit = |source| LocalError::Manifest { path: place.path.clone(), source };
+    let Manifest::Index(entries) = manifest::parse(&files.document("index.json")?).map_err(unfit)? else {
+        return Err(LocalError::Missing { path: place.path.clone(), name: "index of images".to_owned() });
+    };
+    let mut named: BTreeMap<&str, Vec<Reference>> = BTreeMap::new();
+    for entry in &entries {
+        if let Some(name) = entry.name() {
+            named.entry(name).or_default().extend(references(entry.full_name()));
+        }
+    }
+    let listed = |(name, mut names): (&str, Vec<Reference>)| {
+        names.dedup();
+        Listed { format: Format::Layout, pick: Pick::Named(name.to_owned()), names }
+    };
+    match named.is_empty() && !entries.is_empty() {
+        true => Ok(vec![Listed { format: Format::Layout, pick: Pick::Only, names: Vec::new() }]),
+        false => Ok(named.into_iter().map(listed).collect()),
+    }
+}
+
+/// Those that name an image in a registry: others mean nothing outside their archive.
+fn references<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Reference> {
+    let parsed = names.into_iter().filter_map(|name| name.parse::<Reference>().ok());
+    parsed.filter(|reference| reference.registry().is_some()).collect()
+}
+
+/// The image of an OCI layout that is meant, for `wanted`. What a compressed archive unpacks to goes into `dir`.
 pub(crate) fn layout(
-    path: &Path,
-    tag: Option<&str>,
+    place: &Place,
+    pick: &Pick,
     wanted: &Platform,
     dir: &Path,
     limits: &Limits,
 ) -> Result<Local, LocalError> {
-    let mut files = Files::open(path, dir, limits)?;
+    let mut files = Files::open(place, dir, limits)?;
+    let path = &place.path;
+    let tag = match pick {
+        Pick::Named(tag) => Some(tag.as_str()),
+        Pick::Only | Pick::Number(_) => None,
+    };
     let unfit = |source| LocalError::Manifest { path: path.to_owned(), source };
     let mut entries = match manifest::parse(&files.document("index.json")?).map_err(unfit)? {
         Manifest::Index(entries) => named(path, entries, tag)?,
@@ -219,34 +317,28 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-/// The image called `wanted` in the archive of `docker save` at `path`. `dir` as for [`layout`].
-pub(crate) fn docker(
-    path: &Path,
-    wanted: Option<&str>,
-    dir: &Path,
-    limits: &Limits,
-) -> Result<Local, LocalError> {
-    let mut files = Files::open(path, dir, limits)?;
+/// The image of an archive of `docker save` that is meant. `dir` as for [`layout`].
+pub(crate) fn docker(place: &Place, pick: &Pick, dir: &Path, limits: &Limits) -> Result<Local, LocalError> {
+    let mut files = Files::open(place, dir, limits)?;
     let path = files.path.clone();
     // Names in such an archive are free, and in a directory would lead anywhere.
     if matches!(files.kind, FilesKind::Directory) {
         return Err(LocalError::Read { path, source: io::ErrorKind::IsADirectory.into() });
     }
-    let text = files.document("manifest.json")?;
-    let images: Result<Vec<DockerImage>, _> = serde_json::from_slice(&text);
-    let images = images.map_err(|source| LocalError::Malformed { path: path.clone(), source })?;
+    let images = files.docker_images()?;
     let normal = |tag: &String| tag.parse().map_or_else(|_| tag.clone(), |tag: Reference| tag.normalized());
     let tags =
         |image: &DockerImage| -> Vec<String> { image.repo_tags.iter().flatten().map(normal).collect() };
     let there: Vec<String> = images.iter().flat_map(tags).collect();
-    let image = match wanted {
-        Some(wanted) => images.iter().find(|image| tags(image).iter().any(|tag| tag == wanted)),
-        None if images.len() > 1 => return Err(LocalError::Several { path, there }),
-        None => images.first(),
+    let (image, wanted) = match pick {
+        Pick::Named(wanted) => {
+            (images.iter().find(|image| tags(image).iter().any(|tag| tag == wanted)), wanted.clone())
+        }
+        Pick::Only if images.len() > 1 => return Err(LocalError::Several { path, there }),
+        Pick::Only => (images.first(), String::new()),
+        Pick::Number(number) => (images.get(*number), number.to_string()),
     };
-    let Some(image) = image else {
-        return Err(LocalError::NoImage { path, wanted: wanted.unwrap_or_default().to_owned(), there });
-    };
+    let Some(image) = image else { return Err(LocalError::NoImage { path, wanted, there }) };
     let config = files.document(&image.config)?;
     let mut layers = Vec::new();
     for name in image.layers.iter().take(limits.max_layers + 1) {
@@ -287,8 +379,14 @@ enum Part {
 }
 
 impl Files {
-    fn open(path: &Path, dir: &Path, limits: &Limits) -> Result<Self, LocalError> {
+    fn open(place: &Place, dir: &Path, limits: &Limits) -> Result<Self, LocalError> {
+        let path = &place.path;
         let failed = |source| LocalError::Read { path: path.to_owned(), source };
+        if let Some(file) = &place.file {
+            let file = file.try_clone().map_err(failed)?;
+            let len = file.metadata().map_err(failed)?.len();
+            return Self::archive(path, file, len, limits);
+        }
         let metadata = std::fs::metadata(path).map_err(failed)?;
         if metadata.is_dir() {
             return Ok(Self { path: path.to_owned(), kind: FilesKind::Directory });
@@ -307,8 +405,13 @@ impl Files {
         if layer::is_compressed(&start) {
             let inflated = layer::inflate(&file, dir, limits.max_image_bytes).map_err(failed)?;
             (file, len) = (inflated.file, inflated.len);
-            io::Seek::rewind(&mut file).map_err(failed)?;
         }
+        Self::archive(path, file, len, limits)
+    }
+
+    fn archive(path: &Path, mut file: File, len: u64, limits: &Limits) -> Result<Self, LocalError> {
+        let failed = |source| LocalError::Read { path: path.to_owned(), source };
+        io::Seek::rewind(&mut file).map_err(failed)?;
         let entries = entries::read(&file, len, 0, &mut Allowance::new(limits));
         let entries = entries.map_err(|source| LocalError::Archive { path: path.to_owned(), source })?;
         let mut tree = Tree::default();
@@ -338,6 +441,13 @@ impl Files {
                 None => Err(missing()),
             },
         }
+    }
+
+    /// The images that `manifest.json` lists.
+    fn docker_images(&mut self) -> Result<Vec<DockerImage>, LocalError> {
+        let text = self.document("manifest.json")?;
+        serde_json::from_slice(&text)
+            .map_err(|source| LocalError::Malformed { path: self.path.clone(), source })
     }
 
     fn document(&mut self, name: &str) -> Result<Vec<u8>, LocalError> {

@@ -56,6 +56,9 @@ pub enum CredentialsError {
     /// The helper takes too long.
     #[error("`{0}` did not answer within {HELPER_DEADLINE:?}")]
     Deadline(String),
+    /// The helper did not do what it was asked for.
+    #[error("`{0}` could not change the credentials that it keeps")]
+    Refused(String),
     /// The helper's answer is none.
     #[error("`{0}` answered something else than credentials")]
     Answer(String),
@@ -103,6 +106,14 @@ struct DockerConfig {
     cred_helpers: BTreeMap<String, String>,
 }
 
+impl DockerConfig {
+    /// The helper that has the credentials for a registry.
+    fn helper(&self, registry: &str) -> Option<&str> {
+        let own = self.cred_helpers.iter().find(|(key, _)| names(key, registry)).map(|(_, helper)| helper);
+        own.or(self.creds_store.as_ref()).map(String::as_str).filter(|helper| !helper.is_empty())
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Auth {
@@ -128,9 +139,7 @@ pub(crate) async fn find(
 ) -> Result<Credential, CredentialsError> {
     let Some(path) = config else { return Ok(Credential::Anonymous) };
     let Some(config) = load(path)? else { return Ok(Credential::Anonymous) };
-    let own_helper =
-        config.cred_helpers.iter().find(|(key, _)| names(key, registry)).map(|(_, helper)| helper);
-    if let Some(helper) = own_helper.or(config.creds_store.as_ref()).filter(|helper| !helper.is_empty()) {
+    if let Some(helper) = config.helper(registry) {
         let found = ask(helper, helper_dirs, registry).await?;
         if found != Credential::Anonymous {
             return Ok(found);
@@ -154,8 +163,18 @@ fn load(path: &Path) -> Result<Option<DockerConfig>, CredentialsError> {
     serde_json::from_slice(&text).map(Some).map_err(|_| CredentialsError::Malformed(path.to_owned()))
 }
 
+/// The helper that the file names for a registry.
+pub(crate) fn helper(path: &Path, registry: &str) -> Result<Option<String>, CredentialsError> {
+    Ok(load(path)?.and_then(|config| config.helper(registry).map(str::to_owned)))
+}
+
+/// The key of a registry's credentials, as Docker writes it.
+pub(crate) fn key(registry: &str) -> &str {
+    if registry == DEFAULT_REGISTRY { DEFAULT_REGISTRY_KEY } else { registry }
+}
+
 /// Whether a key of the file means `registry`: it may be a URL, as old versions wrote.
-fn names(key: &str, registry: &str) -> bool {
+pub(crate) fn names(key: &str, registry: &str) -> bool {
     let host = key.trim_start_matches("https://").trim_start_matches("http://");
     let host = host.split('/').next().unwrap_or_default();
     host == registry
@@ -184,17 +203,7 @@ fn read(auth: Auth) -> Result<Credential, ()> {
 
 /// Asks a helper. One that knows nothing of the registry says so by failing.
 async fn ask(helper: &str, dirs: &[PathBuf], registry: &str) -> Result<Credential, CredentialsError> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if !helper.bytes().all(is_plain) {
-        return Err(CredentialsError::HelperName(crate::digest::shortened(helper)));
-    }
-    let program = format!("docker-credential-{helper}");
-    let server = if registry == DEFAULT_REGISTRY { DEFAULT_REGISTRY_KEY } else { registry };
-    let path = dirs.iter().map(|dir| dir.join(&program)).find(|path| path.is_file());
-    let path = path.unwrap_or_else(|| PathBuf::from(&program));
-    let answer = tokio::time::timeout(HELPER_DEADLINE, run(&path, server)).await;
-    let answer = answer.map_err(|_| CredentialsError::Deadline(program.clone()))?;
-    let answer = answer.map_err(|source| CredentialsError::Helper { program: program.clone(), source })?;
+    let (program, answer) = call(helper, dirs, "get", key(registry).as_bytes()).await?;
     let Some(answer) = answer else { return Ok(Credential::Anonymous) };
     let Answer { username, secret } =
         serde_json::from_slice(&answer).map_err(|_| CredentialsError::Answer(program))?;
@@ -204,15 +213,58 @@ async fn ask(helper: &str, dirs: &[PathBuf], registry: &str) -> Result<Credentia
     })
 }
 
-/// What the program prints about `server`; nothing if it fails. It keeps our environment, by which such programs find
-/// the account that they speak for.
-async fn run(path: &Path, server: &str) -> io::Result<Option<Vec<u8>>> {
+/// Gives a helper the credentials for a registry.
+pub(crate) async fn store(
+    helper: &str,
+    dirs: &[PathBuf],
+    registry: &str,
+    username: &str,
+    password: &str,
+) -> Result<(), CredentialsError> {
+    let told = serde_json::json!({ "ServerURL": key(registry), "Username": username, "Secret": password });
+    let (program, answer) = call(helper, dirs, "store", told.to_string().as_bytes()).await?;
+    answer.map(drop).ok_or(CredentialsError::Refused(program))
+}
+
+/// Makes a helper forget a registry. Says whether it knew it.
+pub(crate) async fn erase(helper: &str, dirs: &[PathBuf], registry: &str) -> Result<bool, CredentialsError> {
+    let known = ask(helper, dirs, registry).await? != Credential::Anonymous;
+    if known {
+        let (program, answer) = call(helper, dirs, "erase", key(registry).as_bytes()).await?;
+        answer.ok_or(CredentialsError::Refused(program))?;
+    }
+    Ok(known)
+}
+
+/// Runs a helper within its deadline. Returns its program's name, and what it prints unless it fails.
+async fn call(
+    helper: &str,
+    dirs: &[PathBuf],
+    verb: &str,
+    told: &[u8],
+) -> Result<(String, Option<Vec<u8>>), CredentialsError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if !helper.bytes().all(is_plain) {
+        return Err(CredentialsError::HelperName(crate::digest::shortened(helper)));
+    }
+    let program = format!("docker-credential-{helper}");
+    let path = dirs.iter().map(|dir| dir.join(&program)).find(|path| path.is_file());
+    let path = path.unwrap_or_else(|| PathBuf::from(&program));
+    let answer = tokio::time::timeout(HELPER_DEADLINE, run(&path, verb, told)).await;
+    let answer = answer.map_err(|_| CredentialsError::Deadline(program.clone()))?;
+    let answer = answer.map_err(|source| CredentialsError::Helper { program: program.clone(), source })?;
+    Ok((program, answer))
+}
+
+/// What the program prints; nothing if it fails. It keeps our environment, by which such programs find the account that
+/// they speak for.
+async fn run(path: &Path, verb: &str, told: &[u8]) -> io::Result<Option<Vec<u8>>> {
     #[expect(clippy::disallowed_methods, reason = "the one place in this crate that starts processes")]
     let mut command = Command::new(path);
-    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    command.arg(verb).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(server.as_bytes()).await {
+        match stdin.write_all(told).await {
             // It need not read to know that it has nothing.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             other => other?,

@@ -15,8 +15,8 @@ use std::os::unix::fs::FileExt as _;
 use crate::layer::entries::{Content, Meta};
 use crate::tree::{Id, Kind, Node, ROOT, Tree};
 
-/// The version of what this writes: part of the name by which images are kept.
-pub(crate) const VERSION: u32 = 1;
+/// The version of what this writes, and of how layers are merged: part of the name by which images are kept.
+pub(crate) const VERSION: u32 = 2;
 
 const BLOCK: u64 = 4096;
 /// Inodes are found by their place in units of this size.

@@ -1,16 +1,17 @@
 //! From a reference to a root file system that a VM can mount.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::Limits;
 use crate::cache::scratch::Scratch;
 use crate::cache::shelf::Lease;
-use crate::cache::{self, CacheError, CacheOptions, Found, ImageInfo, Store};
+use crate::cache::{self, CacheError, CacheOptions, Found, ImageInfo, Pruned, Store};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::progress::PullEvent;
-use crate::pull::{Pull, PullError, blocking};
+use crate::pull::{Pull, PullError, Wanted, blocking};
 use crate::reference::Reference;
 use crate::registry::{Client, RegistryError, RegistryOptions};
 
@@ -66,18 +67,18 @@ pub enum OpenError {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Images {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    home: Home,
-    client: Client,
-    limits: Limits,
+pub(crate) struct Shared {
+    pub(crate) home: Home,
+    pub(crate) client: Client,
+    pub(crate) limits: Limits,
 }
 
 #[derive(Debug)]
-enum Home {
+pub(crate) enum Home {
     Cache(Store),
     /// Each pull has a directory of its own in this one, which goes with its image.
     Scratch(PathBuf),
@@ -104,8 +105,25 @@ pub struct Image {
     pub config: ImageConfig,
     /// What the root file system takes on disk.
     pub size_bytes: u64,
+    /// Whether a version of this library converted it whose merge of layers was wrong. Files may be missing until it is
+    /// pulled again.
+    pub is_outdated: bool,
     _lease: Lease,
     _scratch: Option<Scratch>,
+}
+
+impl Image {
+    /// Tells the root file system from every other, including that of the same image by another version of this library.
+    ///
+    /// ```no_run
+    /// # fn example(image: &bouvet_image::Image) {
+    /// println!("{} is {}", image.rootfs.display(), image.rootfs_identity());
+    /// # }
+    /// ```
+    pub fn rootfs_identity(&self) -> String {
+        let dir = self.rootfs.parent().and_then(|dir| dir.file_name());
+        dir.map_or_else(|| self.id.to_string(), |name| name.to_string_lossy().into_owned())
+    }
 }
 
 impl Images {
@@ -154,11 +172,10 @@ impl Images {
             }
         };
         let Shared { client, limits, .. } = &*self.shared;
-        let pull = Pull { client, limits, store, reference, progress: Arc::new(progress) };
+        let from = Wanted::Reference(reference);
+        let pull = Pull { client, limits, store, from, progress: Arc::new(progress) };
         let (id, found) = pull.run().await.map_err(failed)?;
-        let Found { rootfs, config, size_bytes, lease } = found;
-        let reference = reference.to_string();
-        Ok(Image { id, reference, rootfs, config, size_bytes, _lease: lease, _scratch: scratch })
+        Ok(image(id, reference.to_string(), found, scratch))
     }
 
     /// The image that a reference meant when it was pulled last, or that has this id (at least 12 digits of it), if
@@ -175,10 +192,27 @@ impl Images {
     pub async fn get(&self, what: &str) -> Result<Option<Image>, CacheError> {
         let Home::Cache(store) = &self.shared.home else { return Ok(None) };
         let found = store.get(what).await?;
-        Ok(found.map(|(id, Found { rootfs, config, size_bytes, lease })| {
-            let reference = what.to_owned();
-            Image { id, reference, rootfs, config, size_bytes, _lease: lease, _scratch: None }
-        }))
+        Ok(found.map(|(id, found)| image(id, what.to_owned(), found, None)))
+    }
+
+    /// The same for a reference, but nothing if it names a file or directory on this machine that has changed since it
+    /// was pulled.
+    ///
+    /// ```no_run
+    /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+    /// let reference = "docker-archive:/srv/app.tar".parse()?;
+    /// let image = match images.get_unchanged(&reference).await? {
+    ///     Some(image) => image,
+    ///     None => images.pull(&reference, |_| ()).await?,
+    /// };
+    /// # Ok(()) }
+    /// ```
+    pub async fn get_unchanged(&self, reference: &Reference) -> Result<Option<Image>, CacheError> {
+        let Home::Cache(store) = &self.shared.home else { return Ok(None) };
+        if store.has_changed(reference) {
+            return Ok(None);
+        }
+        self.get(&reference.to_string()).await
     }
 
     /// What is in the cache, the longest unused first.
@@ -196,20 +230,60 @@ impl Images {
     }
 
     /// Removes from the cache: a reference, and with the last one its image; or by its id (at least 12 digits of it)
-    /// an image and all its references. What is in use is refused.
+    /// an image and all its references. What is in use is refused; with `force` its references go, and the image as soon
+    /// as it is unused and room is wanted.
     ///
     /// ```no_run
     /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
-    /// images.remove("nginx:alpine").await?;
+    /// images.remove("nginx:alpine", false).await?;
     /// # Ok(()) }
     /// ```
-    pub async fn remove(&self, what: &str) -> Result<(), CacheError> {
+    pub async fn remove(&self, what: &str, force: bool) -> Result<(), CacheError> {
         let Home::Cache(store) = &self.shared.home else { return Err(CacheError::Unknown(what.to_owned())) };
         let (store, what) = (store.clone(), what.to_owned());
-        blocking(move || store.remove(&what)).await
+        blocking(move || store.remove(&what, force)).await
+    }
+
+    /// Gives an image in the cache one more name, which another image may have had. Returns the image's id.
+    ///
+    /// ```no_run
+    /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+    /// images.tag("nginx:alpine", &"web:1".parse()?).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn tag(&self, what: &str, name: &Reference) -> Result<Digest, CacheError> {
+        let Home::Cache(store) = &self.shared.home else { return Err(CacheError::Unknown(what.to_owned())) };
+        if !name.is_tag() {
+            return Err(CacheError::NoTag(name.to_string()));
+        }
+        let (store, what, name) = (store.clone(), what.to_owned(), name.clone());
+        blocking(move || store.tag(&what, &name)).await
+    }
+
+    /// Removes unused images that have no name, or all unused ones and all layers that are kept for later pulls. Images
+    /// whose ids are in `keep` stay.
+    ///
+    /// ```no_run
+    /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+    /// let pruned = images.prune(true, Default::default()).await?;
+    /// println!("{} images, {} bytes", pruned.images.len(), pruned.bytes);
+    /// # Ok(()) }
+    /// ```
+    pub async fn prune(&self, all: bool, keep: BTreeSet<Digest>) -> Result<Pruned, CacheError> {
+        let Home::Cache(store) = &self.shared.home else { return Ok(Pruned::default()) };
+        let store = store.clone();
+        blocking(move || store.prune(all, &keep).map_err(|error| store.failed(error))).await
     }
 }
 
+fn image(id: Digest, reference: String, found: Found, scratch: Option<Scratch>) -> Image {
+    let Found { rootfs, config, size_bytes, is_outdated, lease } = found;
+    Image { id, reference, rootfs, config, size_bytes, is_outdated, _lease: lease, _scratch: scratch }
+}
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod exchange_tests;
 #[cfg(test)]
 #[path = "images_tests.rs"]
 mod tests;

@@ -173,12 +173,12 @@ async fn images_are_removed_unless_they_are_in_use() {
     let (place, layout) = (Place::new(), layout(&["a"]));
     let (images, reference) = (place.images(), layout.reference("a").to_string());
     let image = pull(&images, &layout.reference("a")).await;
-    assert!(matches!(images.remove(&reference).await, Err(CacheError::InUse(id)) if id == image.id));
+    assert!(matches!(images.remove(&reference, false).await, Err(CacheError::InUse(id)) if id == image.id));
     assert!(image.rootfs.exists());
     let id = image.id.to_string();
     drop(image);
-    images.remove(&reference).await.unwrap();
-    assert!(matches!(images.remove(&id).await, Err(CacheError::Unknown(_))));
+    images.remove(&reference, false).await.unwrap();
+    assert!(matches!(images.remove(&id, false).await, Err(CacheError::Unknown(_))));
     assert_eq!(place.kept(), Vec::<String>::new());
 }
 
@@ -189,11 +189,11 @@ async fn a_reference_goes_before_its_image() {
     let without_tag: Reference = format!("oci:{}", layout.dir.path().display()).parse().unwrap();
     let image = pull(&images, &layout.reference("a")).await;
     assert_eq!(pull(&images, &without_tag).await.id, image.id);
-    images.remove(&without_tag.to_string()).await.unwrap();
+    images.remove(&without_tag.to_string(), false).await.unwrap();
     assert_eq!(images.list().await.unwrap()[0].references, [layout.reference("a").normalized()]);
     drop(image);
     let id = images.list().await.unwrap()[0].id.clone();
-    images.remove(&id.hex()[..12]).await.unwrap();
+    images.remove(&id.hex()[..12], false).await.unwrap();
     assert!(images.list().await.unwrap().is_empty());
 }
 
@@ -385,4 +385,67 @@ async fn archives_of_docker_may_have_several_images() {
     let directory: Reference = format!("docker-archive:{}", place.dir.path().display()).parse().unwrap();
     let error = images.pull(&directory, |_| ()).await.unwrap_err();
     assert!(matches!(error.cause, PullCause::Local(_)));
+}
+
+#[tokio::test]
+async fn changed_archives_and_layouts_are_read_again() {
+    let place = Place::new();
+    let images = place.images();
+    let layout = layout(&["a"]);
+    let reference = layout.reference("a");
+    let first = pull(&images, &reference).await.id;
+    assert_eq!(images.get_unchanged(&reference).await.unwrap().unwrap().id, first);
+    // The index is another file with the same content, as a tool that writes the layout again leaves it.
+    let index = layout.dir.path().join("index.json");
+    let text = fs::read(&index).unwrap();
+    fs::remove_file(&index).unwrap();
+    fs::write(&index, &text).unwrap();
+    assert!(images.get_unchanged(&reference).await.unwrap().is_none());
+    assert_eq!(pull(&images, &reference).await.id, first);
+    assert!(images.get_unchanged(&reference).await.unwrap().is_some());
+
+    // Another image under the same tag, with the index's old time.
+    let modified = fs::metadata(&index).unwrap().modified().unwrap();
+    let other = self::layout(&["a", "b"]).image("a", &[layer("other")]);
+    fs::write(&index, fs::read_to_string(other.dir.path().join("index.json")).unwrap()).unwrap();
+    File::open(&index).unwrap().set_modified(modified).unwrap();
+    assert!(images.get_unchanged(&reference).await.unwrap().is_none());
+    // What an image was, and that it is there, can be asked still.
+    assert_eq!(images.get(&reference.to_string()).await.unwrap().unwrap().id, first);
+    // What is gone has not changed.
+    fs::remove_file(&index).unwrap();
+    assert_eq!(images.get_unchanged(&reference).await.unwrap().unwrap().id, first);
+}
+
+#[tokio::test]
+async fn images_of_version_one_stay_until_pulled_again() {
+    let (place, layout) = (Place::new(), layout(&["a"]));
+    let (images, reference) = (place.images(), layout.reference("a"));
+    let image = pull(&images, &reference).await;
+    let (id, new) = (image.id.clone(), image.rootfs.parent().unwrap().to_owned());
+    drop(image);
+    let old = new.with_file_name(format!("{}-1", id.hex()));
+    let rename_lock = |from: &std::path::Path, to: &std::path::Path| {
+        let lock = |path: &std::path::Path| format!("{}.lock", path.display());
+        fs::rename(from, to).unwrap();
+        fs::rename(lock(from), lock(to)).unwrap();
+    };
+    rename_lock(&new, &old);
+
+    let images = place.images();
+    let found = images.get(&reference.to_string()).await.unwrap().unwrap();
+    assert!(found.is_outdated && found.rootfs.starts_with(&old));
+    assert_eq!(images.list().await.unwrap().len(), 1);
+    let pulled = pull(&images, &reference).await;
+    assert!(!pulled.is_outdated && pulled.id == id && pulled.rootfs_identity() != found.rootfs_identity());
+    assert!(found.rootfs.exists(), "it is in use");
+    assert_eq!(images.list().await.unwrap().len(), 1, "both are one image");
+    drop(found);
+    drop(pull(&images, &reference).await);
+    assert!(!old.exists());
+    drop(pulled);
+    // By its id, both versions go.
+    fs::create_dir(&old).unwrap();
+    images.remove(&id.to_string(), false).await.unwrap();
+    assert!(!old.exists() && !new.exists() && images.list().await.unwrap().is_empty());
 }

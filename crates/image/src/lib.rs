@@ -12,11 +12,14 @@ pub mod images;
 pub mod initramfs;
 mod layer;
 mod limits;
+pub mod load;
+pub mod login;
 mod manifest;
 pub mod progress;
 pub mod pull;
 pub mod reference;
 pub mod registry;
+pub mod save;
 mod tree;
 mod writeback;
 

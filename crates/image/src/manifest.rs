@@ -14,6 +14,8 @@ pub(crate) const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \
 
 /// The annotation by which a layout names its images.
 const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+/// The same with registry and tag, as containerd and Docker write it.
+const CONTAINERD_NAME_ANNOTATION: &str = "io.containerd.image.name";
 
 /// Why a manifest was refused.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +98,13 @@ impl Descriptor {
     /// The name that a layout gives it.
     pub(crate) fn name(&self) -> Option<&str> {
         self.annotations.as_ref()?.get(NAME_ANNOTATION).map(String::as_str)
+    }
+
+    /// A name that means the image outside its layout too: `v1` alone does not.
+    pub(crate) fn full_name(&self) -> Option<&str> {
+        let annotations = self.annotations.as_ref()?;
+        let full = annotations.get(CONTAINERD_NAME_ANNOTATION).map(String::as_str);
+        full.or_else(|| self.name().filter(|name| name.contains(['/', ':'])))
     }
 }
 

@@ -11,9 +11,9 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::Limits;
-use crate::archive::{self, Local, LocalError, MAX_NESTED};
+use crate::archive::{self, Format, Listed, Local, LocalError, MAX_NESTED, Pick, Place};
 use crate::cache::shelf::{Lease, Maker, Taken};
-use crate::cache::{self, CacheError, Found, Store};
+use crate::cache::{self, CacheError, Found, Stamp, Store};
 use crate::config::{self, Configuration, ImageConfig};
 use crate::digest::Digest;
 use crate::erofs::{self, WriteError};
@@ -112,8 +112,26 @@ pub(crate) struct Pull<'a> {
     pub(crate) client: &'a Client,
     pub(crate) limits: &'a Limits,
     pub(crate) store: Store,
-    pub(crate) reference: &'a Reference,
+    pub(crate) from: Wanted<'a>,
     pub(crate) progress: Arc<Progress>,
+}
+
+/// What is pulled, and under which names it is known then.
+#[derive(Clone, Copy)]
+pub(crate) enum Wanted<'a> {
+    /// What a reference means, under that reference.
+    Reference(&'a Reference),
+    /// An image of an archive, under the archive's names.
+    Archive(&'a Place, &'a Listed),
+}
+
+impl<'a> Wanted<'a> {
+    fn names(self) -> &'a [Reference] {
+        match self {
+            Self::Reference(reference) => std::slice::from_ref(reference),
+            Self::Archive(_, listed) => &listed.names,
+        }
+    }
 }
 
 /// Where an image's layers come from.
@@ -125,6 +143,9 @@ enum Origin<'a> {
 impl Pull<'_> {
     /// The image that the reference means now.
     pub(crate) async fn run(&self) -> Result<(Digest, Found), PullCause> {
+        // Before the file is read: what changes later is noticed.
+        let names = self.from.names().to_vec();
+        let stamps: Vec<_> = names.iter().map(Stamp::of).collect();
         let (origin, config) = self.resolve().await?;
         let id = Digest::of(&config);
         let Configuration { run, diff_ids, .. } = self.checked(&config, &origin)?;
@@ -140,10 +161,13 @@ impl Pull<'_> {
                 self.convert(maker, layers, diff_ids, run).await?
             }
         };
-        let (store, reference) = (self.store.clone(), self.reference.clone());
+        let store = self.store.clone();
         let kept = id.clone();
         let found = blocking(move || {
-            store.remember(&reference, &kept)?;
+            for (name, stamp) in names.iter().zip(stamps) {
+                store.remember(name, &kept, stamp)?;
+            }
+            store.retire(&kept)?;
             store.evict();
             store.found(&kept, lease)
         });
@@ -157,17 +181,19 @@ impl Pull<'_> {
     /// Finds the image, and reads its configuration.
     async fn resolve(&self) -> Result<(Origin<'_>, Vec<u8>), PullCause> {
         let (dir, limits) = (self.store.options.dir.clone(), self.limits.clone());
-        let local = match self.reference.source().clone() {
-            Source::Registry(remote) => return self.ask(&remote).await,
-            Source::Layout { path, tag } => {
-                let find = move || archive::layout(&path, tag.as_deref(), &Platform::ours(), &dir, &limits);
-                blocking(find).await
-            }
-            Source::DockerArchive { path, image } => {
-                blocking(move || archive::docker(&path, image.as_deref(), &dir, &limits)).await
-            }
+        let (format, place, pick) = match self.from {
+            Wanted::Archive(place, listed) => (listed.format, place.clone(), listed.pick.clone()),
+            Wanted::Reference(reference) => match reference.source().clone() {
+                Source::Registry(remote) => return self.ask(&remote).await,
+                Source::Layout { path, tag } => (Format::Layout, Place::at(path), Pick::from(tag)),
+                Source::DockerArchive { path, image } => (Format::Docker, Place::at(path), Pick::from(image)),
+            },
         };
-        let mut local = local?;
+        let local = blocking(move || match format {
+            Format::Layout => archive::layout(&place, &pick, &Platform::ours(), &dir, &limits),
+            Format::Docker => archive::docker(&place, &pick, &dir, &limits),
+        });
+        let mut local = local.await?;
         let config = std::mem::take(&mut local.config);
         Ok((Origin::Local(Arc::new(local)), config))
     }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Digest, shortened};
 
 /// The registry of a reference that names none, and where it answers.
-const DEFAULT_REGISTRY: &str = "docker.io";
-const DEFAULT_REGISTRY_HOST: &str = "registry-1.docker.io";
+pub(crate) const DEFAULT_REGISTRY: &str = "docker.io";
+pub(crate) const DEFAULT_REGISTRY_HOST: &str = "registry-1.docker.io";
 /// The repositories of the default registry that have one word.
 const DEFAULT_NAMESPACE: &str = "library";
 const DEFAULT_TAG: &str = "latest";
@@ -98,6 +98,11 @@ impl Reference {
             Source::Registry(remote) => Some(&remote.registry),
             Source::Layout { .. } | Source::DockerArchive { .. } => None,
         }
+    }
+
+    /// Whether it is a name with a tag, which an image in the cache can be given.
+    pub(crate) fn is_tag(&self) -> bool {
+        matches!(&self.source, Source::Registry(Remote { digest: None, .. }))
     }
 
     pub(crate) fn source(&self) -> &Source {

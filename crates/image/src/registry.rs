@@ -12,7 +12,7 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 
-use crate::credentials;
+use crate::credentials::{self, Credential};
 use crate::digest::{Digest, shortened};
 use crate::limits::MAX_DOCUMENT_BYTES;
 use crate::manifest::{self, Descriptor};
@@ -21,6 +21,7 @@ use crate::reference::Remote;
 mod auth;
 mod download;
 mod error;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -101,6 +102,7 @@ impl Client {
             .user_agent(concat!("bouvet/", env!("CARGO_PKG_VERSION")))
             // The environment is not ours to read.
             .no_proxy()
+            .dns_resolver(std::sync::Arc::new(names::System))
             .connect_timeout(CONNECT_DEADLINE)
             .read_timeout(options.stall_deadline)
             .redirect(reqwest::redirect::Policy::custom(redirect))
@@ -119,8 +121,16 @@ impl Client {
                 .await;
         let credential =
             credential.map_err(|source| RegistryError::Credentials { registry: registry.clone(), source })?;
-        let base = if self.may_be_plain(registry) {
-            patiently(registry, || self.probe(remote)).await?
+        self.session_as(remote, credential).await
+    }
+
+    async fn session_as(
+        &self,
+        remote: &Remote,
+        credential: Credential,
+    ) -> Result<Session<'_>, RegistryError> {
+        let base = if self.may_be_plain(&remote.registry) {
+            patiently(&remote.registry, || self.probe(remote)).await?
         } else {
             format!("https://{}/v2", remote.host())
         };
@@ -130,6 +140,19 @@ impl Client {
             base,
             authorizer: Authorizer::new(credential),
         })
+    }
+
+    pub(crate) fn options(&self) -> &RegistryOptions {
+        &self.options
+    }
+
+    /// Whether the registry of `remote` accepts a credential.
+    pub(crate) async fn check(&self, remote: &Remote, credential: Credential) -> Result<(), RegistryError> {
+        let session = self.session_as(remote, credential).await?;
+        let url = format!("{}/", session.base);
+        let registry = &remote.registry;
+        let attempt = || async { session.request(&url, "*/*", 0, "").await.map(drop) };
+        within(DOCUMENT_DEADLINE, registry, patiently(registry, attempt)).await
     }
 
     /// Plain text shows what is pulled to all on the way, so the way has to end on this machine.
@@ -154,10 +177,7 @@ impl Client {
         match self.http.get(format!("{plain}/")).send().await {
             // A server of TLS answers plain text with an error.
             Ok(answer) if answer.status() != StatusCode::BAD_REQUEST => Ok(plain),
-            _ => Err(RegistryError::Connection {
-                registry: remote.registry.clone(),
-                source: error.without_url(),
-            }),
+            _ => Err(RegistryError::connection(&remote.registry, error)),
         }
     }
 }
@@ -236,8 +256,18 @@ impl Session<'_> {
     /// One request, which is made again if credentials are asked for.
     async fn get(&self, path: &str, accept: &str, from: u64) -> Result<Response, RegistryError> {
         let url = format!("{}/{}/{path}", self.base, self.remote.repository);
+        self.request(&url, accept, from, path).await
+    }
+
+    async fn request(
+        &self,
+        url: &str,
+        accept: &str,
+        from: u64,
+        path: &str,
+    ) -> Result<Response, RegistryError> {
         let send = |authorization: Option<HeaderValue>| {
-            let mut request = self.http.get(&url).header(ACCEPT, accept);
+            let mut request = self.http.get(url).header(ACCEPT, accept);
             if let Some(value) = authorization {
                 request = request.header(AUTHORIZATION, value);
             }
@@ -258,8 +288,7 @@ impl Session<'_> {
     }
 
     fn broken(&self, error: reqwest::Error) -> RegistryError {
-        // The address may be one that was signed for us alone.
-        RegistryError::Connection { registry: self.registry(), source: error.without_url() }
+        RegistryError::connection(&self.remote.registry, error)
     }
 
     async fn refusal(&self, path: &str, response: Response) -> RegistryError {
@@ -312,10 +341,7 @@ async fn within<T>(
 
 async fn read_bounded(mut response: Response, registry: &str) -> Result<Vec<u8>, RegistryError> {
     let mut body = Vec::new();
-    let broken = |error: reqwest::Error| RegistryError::Connection {
-        registry: registry.to_owned(),
-        source: error.without_url(),
-    };
+    let broken = |error: reqwest::Error| RegistryError::connection(registry, error);
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
         if (body.len() + chunk.len()) as u64 > MAX_DOCUMENT_BYTES {
             return Err(RegistryError::TooLarge {

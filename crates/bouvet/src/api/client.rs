@@ -153,6 +153,27 @@ impl Client {
         Ok(data(response))
     }
 
+    /// `POST`s JSON for bytes of any length.
+    pub(crate) async fn fetch(
+        &self,
+        path: &str,
+        told: &serde_json::Value,
+    ) -> Result<impl Stream<Item = Result<Bytes, CallError>> + Unpin + use<>, CallError> {
+        let body = full(serde_json::to_vec(told)?.into());
+        Ok(data(self.send(Method::POST, path, "application/json", body).await?))
+    }
+
+    /// `POST`s bytes of any length for JSON values, one in each line.
+    pub(crate) async fn upload_for_lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        content: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Lines<T>, CallError> {
+        let body = Content::new(StreamBody::new(content.map_ok(BodyFrame::data)));
+        let response = self.send(Method::POST, path, "application/octet-stream", body).await?;
+        Ok(Lines { data: Box::pin(data(response)), waiting: Vec::new(), of: std::marker::PhantomData })
+    }
+
     /// `PUT`s bytes of any length.
     pub(crate) async fn upload<T: DeserializeOwned>(
         &self,

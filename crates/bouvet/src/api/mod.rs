@@ -7,6 +7,8 @@ pub(crate) mod client;
 mod end;
 mod files;
 pub(crate) mod frame;
+#[cfg(all(test, feature = "fake"))]
+mod image_tests;
 mod images;
 mod logs;
 mod network;
@@ -79,7 +81,13 @@ pub(crate) fn router(host: Host) -> Router {
         .route("/v1/networks", get(networks::list).post(networks::create))
         .route("/v1/networks/{network}", delete(networks::remove))
         .route("/v1/images", get(images::list))
+        .route("/v1/images/load", post(images::load))
+        .route("/v1/images/prune", post(images::prune))
         .route("/v1/images/pull", post(images::pull))
+        .route("/v1/images/save", post(images::save))
+        .route("/v1/images/tag", post(images::tag))
+        .route("/v1/registries/login", post(images::login))
+        .route("/v1/registries/logout", post(images::logout))
         .route("/v1/image", get(images::inspect))
         .route("/v1/image", delete(images::remove))
         // Files are streams of any length; their handlers take the body as such.

@@ -361,8 +361,24 @@ pub(crate) struct ImageView {
     pub(crate) size_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) created: Option<String>,
-    pub(crate) last_used: String,
+    /// Not known of the base image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_used: Option<String>,
     pub(crate) in_use: bool,
+}
+
+/// What was removed because nothing used it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PrunedView {
+    pub(crate) removed: Vec<ImageView>,
+    pub(crate) freed_bytes: u64,
+}
+
+/// A registry whose password was forgotten.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LogoutView {
+    pub(crate) registry: String,
+    pub(crate) was_known: bool,
 }
 
 impl From<ImageInfo> for ImageView {
@@ -372,7 +388,7 @@ impl From<ImageInfo> for ImageView {
             references: info.references,
             size_bytes: info.size_bytes,
             created: info.created,
-            last_used: format_rfc3339_seconds(info.last_used).to_string(),
+            last_used: Some(format_rfc3339_seconds(info.last_used).to_string()),
             in_use: info.in_use,
         }
     }
@@ -390,6 +406,10 @@ pub(crate) enum PullLine {
     Layer { digest: String, done_bytes: u64, total_bytes: u64 },
     /// Its root file system is written.
     Converting { done_bytes: u64, total_bytes: u64 },
+    /// An archive's image is there.
+    Loaded { id: String, references: Vec<String> },
+    /// All of an archive's images are there. Always the last.
+    Finished,
     /// It is there. Always the last.
     Done { id: String, size_bytes: u64 },
     /// It is not, and why. Always the last.

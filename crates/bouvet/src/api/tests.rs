@@ -18,14 +18,14 @@ use super::shape::{
 use super::{Alone, WINDOW_BYTES};
 use crate::config::Config;
 
-struct Site {
-    client: Client,
-    alone: Alone,
+pub(super) struct Site {
+    pub(super) client: Client,
+    pub(super) alone: Alone,
     _dir: tempfile::TempDir,
 }
 
 impl Site {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().to_str().unwrap().to_owned();
         let set = BTreeMap::from([
@@ -34,6 +34,7 @@ impl Site {
             ("BOUVET_DATA", format!("{at}/data")),
             ("BOUVET_TEMPLATES", "off".to_owned()),
             ("BOUVET_CGROUP", "off".to_owned()),
+            ("DOCKER_CONFIG", format!("{at}/docker")),
         ]);
         let config = Config::load(|name| set.get(name).cloned()).unwrap();
         let (alone, stream) = Alone::start(config.host).await.unwrap();
@@ -51,7 +52,7 @@ impl Site {
         self.client.call(Method::POST, &path(&["sandboxes"], &[]), Some(&config)).await.unwrap()
     }
 
-    async fn refused(&self, method: Method, path: &str) -> FailureView {
+    pub(super) async fn refused(&self, method: Method, path: &str) -> FailureView {
         match self.client.act(method, path).await {
             Err(CallError::Refused(failure)) => failure,
             other => panic!("{path}: {other:?}"),

@@ -61,7 +61,9 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
         return Ok(0);
     }
     if line.quiet {
-        images.iter().try_for_each(|image| table::line(&id(image, line.no_trunc)))?;
+        // The base image has no id.
+        let in_cache = images.iter().filter(|image| !image.id.is_empty());
+        in_cache.map(|image| table::line(&id(image, line.no_trunc))).collect::<Result<(), _>>()?;
         return Ok(0);
     }
     if let Some(format) = line.template()? {
@@ -110,8 +112,9 @@ fn rows(image: &ImageView, full: bool, now: SystemTime) -> Vec<Vec<String>> {
     }
     let created = image.created.as_deref().map_or_else(|| "unknown".to_owned(), |time| table::ago(time, now));
     let row = |name: &str| {
-        let (used, size) = (table::ago(&image.last_used, now), table::size(image.size_bytes));
-        vec![name.to_owned(), id(image, full), created.clone(), used, size]
+        let used = image.last_used.as_deref().map_or_else(|| "-".to_owned(), |time| table::ago(time, now));
+        let id = Some(id(image, full)).filter(|id| !id.is_empty()).unwrap_or_else(|| "-".to_owned());
+        vec![name.to_owned(), id, created.clone(), used, table::size(image.size_bytes)]
     };
     names.into_iter().map(row).collect()
 }

@@ -7,10 +7,13 @@ mod container;
 mod cp;
 mod events;
 mod exec;
+mod image;
 mod images;
 mod info;
 mod inspect;
 mod kill;
+mod load;
+mod login;
 mod logs;
 mod names;
 mod network;
@@ -26,6 +29,7 @@ mod restart;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod session;
 mod sidecar;
 mod signals;
@@ -34,6 +38,7 @@ mod stats;
 mod stop;
 mod system;
 mod table;
+mod tag;
 mod template;
 mod terminal;
 mod top;
@@ -107,6 +112,18 @@ pub(crate) enum Command {
     Pull(pull::Line),
     /// Remove images
     Rmi(rmi::Line),
+    /// Load images from an archive
+    Load(load::Line),
+    /// Save images to an archive
+    Save(save::Line),
+    /// Give an image one more name
+    Tag(tag::Line),
+    /// Manage images
+    Image(image::Line),
+    /// Log in to a registry
+    Login(login::LoginLine),
+    /// Log out of a registry
+    Logout(login::LogoutLine),
     /// Show all that is known of sandboxes or images, as JSON
     Inspect(inspect::Line),
     /// Networks of sandboxes, and what they can reach
@@ -182,6 +199,12 @@ impl Command {
             Self::Images(line) => images::run(&line, connection).await,
             Self::Pull(line) => pull::run(&line, connection).await,
             Self::Rmi(line) => rmi::run(&line, connection).await,
+            Self::Load(line) => load::run(&line, connection).await,
+            Self::Save(line) => save::run(&line, connection).await,
+            Self::Tag(line) => tag::run(&line, connection).await,
+            Self::Image(line) => image::run(&line, connection).await,
+            Self::Login(line) => login::login(&line, connection).await,
+            Self::Logout(line) => login::logout(&line, connection).await,
             Self::Inspect(line) => inspect::run(&line, connection).await,
             Self::Network(line) => network::run(&line, connection).await,
             Self::Stats(line) => stats::run(&line, connection).await,
@@ -204,6 +227,7 @@ impl Command {
             Self::Ps(line) => line.check(),
             Self::Inspect(line) => line.check(),
             Self::Images(line) => line.check(),
+            Self::Image(line) => line.check(),
             Self::Prune(line) => line.check(),
             Self::Port(line) => line.check(),
             Self::Cp(line) => line.route().map(drop),

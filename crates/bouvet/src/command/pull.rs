@@ -58,7 +58,7 @@ async fn pull_with(client: &Client, name: &str, mut bars: Bars) -> Result<String
 }
 
 /// A bar for each layer, on standard error. Gone when dropped.
-struct Bars {
+pub(super) struct Bars {
     /// `None` where nobody looks.
     all: Option<MultiProgress>,
     bars: HashMap<String, ProgressBar>,
@@ -74,16 +74,16 @@ impl Drop for Bars {
 }
 
 impl Bars {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let all = std::io::stderr().is_terminal().then(MultiProgress::new);
         Self { all, bars: HashMap::new() }
     }
 
-    fn hidden() -> Self {
+    pub(super) fn hidden() -> Self {
         Self { all: None, bars: HashMap::new() }
     }
 
-    fn show(&mut self, step: &PullLine) {
+    pub(super) fn show(&mut self, step: &PullLine) {
         match step {
             PullLine::Resolved { layers, .. } => {
                 for layer in layers {
@@ -95,7 +95,7 @@ impl Bars {
             PullLine::Converting { done_bytes, total_bytes } => {
                 self.at("converting", *done_bytes, *total_bytes);
             }
-            PullLine::Done { .. } | PullLine::Failed(_) => {}
+            PullLine::Done { .. } | PullLine::Loaded { .. } | PullLine::Finished | PullLine::Failed(_) => {}
         }
     }
 

@@ -4,9 +4,9 @@ use clap::{Args, Subcommand};
 use hyper::Method;
 
 use super::outcome::{Connection, Failed};
-use super::{info, prune, table};
+use super::{image, info, prune, table};
 use crate::api::client::{CallError, path};
-use crate::api::shape::{ImageView, NamedNetworkView};
+use crate::api::shape::NamedNetworkView;
 
 /// What is typed after `bouvet system`.
 #[derive(Debug, Subcommand)]
@@ -50,13 +50,8 @@ impl Prune {
             let removed = client.act(Method::DELETE, &path(&["networks", &network.name], &[])).await;
             say(&network.name, removed)?;
         }
-        let images: Vec<ImageView> = match self.all {
-            true => client.get(&path(&["images"], &[])).await?,
-            false => Vec::new(),
-        };
-        for image in images.iter().filter(|image| !image.in_use) {
-            let removed = client.act(Method::DELETE, &path(&["image"], &[("name", &image.id)])).await;
-            say(&image.id, removed)?;
+        if self.all {
+            image::prune_all(connection).await?;
         }
         Ok(code)
     }

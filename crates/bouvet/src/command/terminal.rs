@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _, Read as _};
 
 use bytes::Bytes;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::sync::mpsc;
 
 /// What is read at once.
@@ -27,6 +27,28 @@ impl Raw {
 }
 
 impl Drop for Raw {
+    fn drop(&mut self) {
+        // A terminal that has gone needs nothing back.
+        tcsetattr(io::stdin(), OptionalActions::Now, &self.0).ok();
+    }
+}
+
+/// A terminal that does not show what is typed, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Hidden(Termios);
+
+impl Hidden {
+    /// Makes standard input's terminal so.
+    pub(super) fn new() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(io::stdin(), OptionalActions::Flush, &hidden)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Hidden {
     fn drop(&mut self) {
         // A terminal that has gone needs nothing back.
         tcsetattr(io::stdin(), OptionalActions::Now, &self.0).ok();

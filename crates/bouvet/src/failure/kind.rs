@@ -9,6 +9,7 @@ pub(crate) enum Kind {
     NotFound,
     NoImage,
     NoBaseImage,
+    Denied,
     NoFile,
     NotThat,
     Conflict,
@@ -43,6 +44,7 @@ impl Kind {
             Self::NotFound => "not_found",
             Self::NoImage => "no_image",
             Self::NoBaseImage => "no_base_image",
+            Self::Denied => "denied",
             Self::NoFile => "no_file",
             Self::NotThat => "wrong_kind",
             Self::Conflict => "conflict",
@@ -78,6 +80,7 @@ impl Kind {
             Self::NoBaseImage => {
                 "`make rootfs BASE=full` makes it; put it beside the file that BOUVET_ROOTFS names"
             }
+            Self::Denied => "`bouvet login REGISTRY` keeps a password for it",
             Self::Starting => "try again in a moment",
             Self::Paused => "`bouvet resume` lets it go on",
             Self::Stopped => "`bouvet start` starts it again",

@@ -3,8 +3,9 @@
 use axum::http::StatusCode as Status;
 use bouvet_host::attest::AttestError;
 use bouvet_host::{
-    CacheError, ControlError, CreateError, ExecError, FindError, ImageError, NamedNetworkError, NetworkError,
-    PolicyError, PortError, chain,
+    CacheError, ControlError, CreateError, ExecError, FindError, ImageError, LoadError, LoginError,
+    NamedNetworkError, NetworkError, PolicyError, PortError, PullCause, PullError, RegistryError, SaveError,
+    chain,
 };
 
 use super::{Failure, Kind};
@@ -41,9 +42,23 @@ impl From<ImageError> for Failure {
             ImageError::Base { .. } => (Status::CONFLICT, Kind::NoBaseImage),
             ImageError::Cache(CacheError::Unknown(_)) => (Status::NOT_FOUND, Kind::NoImage),
             ImageError::Cache(CacheError::InUse(_)) => (Status::CONFLICT, Kind::Conflict),
-            ImageError::Cache(CacheError::Ambiguous(_)) => (Status::BAD_REQUEST, Kind::Invalid),
-            ImageError::Cache(_) | ImageError::Open(_) => (Status::INTERNAL_SERVER_ERROR, Kind::Failed),
+            ImageError::Cache(CacheError::Ambiguous(_) | CacheError::NoTag(_)) => {
+                (Status::BAD_REQUEST, Kind::Invalid)
+            }
+            ImageError::Save(SaveError::Cache(CacheError::Unknown(_))) => (Status::NOT_FOUND, Kind::NoImage),
+            ImageError::Cache(_) | ImageError::Open(_) | ImageError::Save(_) => {
+                (Status::INTERNAL_SERVER_ERROR, Kind::Failed)
+            }
+            ImageError::Pull(PullError {
+                cause: PullCause::Registry(RegistryError::Denied { .. }), ..
+            }) => (Status::FORBIDDEN, Kind::Denied),
             ImageError::Pull(_) => (Status::BAD_GATEWAY, Kind::Failed),
+            ImageError::Load(LoadError::NoCache) => (Status::CONFLICT, Kind::Conflict),
+            ImageError::Load(_) => (Status::BAD_REQUEST, Kind::Failed),
+            ImageError::Login(LoginError::Name(_) | LoginError::User) => (Status::BAD_REQUEST, Kind::Invalid),
+            ImageError::Login(LoginError::Refused(_)) => (Status::FORBIDDEN, Kind::Failed),
+            ImageError::Login(LoginError::Registry(_)) => (Status::BAD_GATEWAY, Kind::Failed),
+            ImageError::Login(_) => (Status::INTERNAL_SERVER_ERROR, Kind::Failed),
         };
         let hint = match &error {
             ImageError::Base { .. } => {

@@ -1,17 +1,21 @@
 //! What a sandbox's root is made of: the host's base image, or an OCI image from a cache or a registry.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use bouvet_image::cache::CacheError;
 use bouvet_image::images::OpenError;
+use bouvet_image::load::LoadError;
+use bouvet_image::login::LoginError;
 use bouvet_image::pull::PullError;
 use bouvet_image::reference::ReferenceError;
+use bouvet_image::save::SaveError;
 use bouvet_image::{
-    CacheOptions, Image, ImageConfig, ImageInfo, Images, ImagesOptions, PullEvent, Reference,
+    CacheOptions, Digest, Image, ImageConfig, ImageInfo, Images, ImagesOptions, PullEvent, Reference,
 };
 use serde::{Deserialize, Serialize};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{CreateError, Host, bases};
 use crate::blueprint::{Blueprint, ImageWords};
@@ -41,7 +45,11 @@ pub struct ImageOptions {
 
 /// Caches that were opened: each has looked for what killed processes left, and has its connections to registries.
 #[derive(Debug, Default)]
-pub(super) struct Opened(Mutex<Vec<(CacheConfig, Images)>>);
+pub(super) struct Opened {
+    caches: Mutex<Vec<(CacheConfig, Images)>>,
+    /// Outdated images that this process has tried to pull again: a host without a network does not try each time.
+    tried: Mutex<HashSet<Digest>>,
+}
 
 impl Opened {
     fn get(
@@ -49,7 +57,7 @@ impl Opened {
         config: &CacheConfig,
         open: impl FnOnce() -> Result<Images, ImageError>,
     ) -> Result<Images, ImageError> {
-        let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, images)) = opened.iter().find(|(known, _)| known == config) {
             return Ok(images.clone());
         }
@@ -59,6 +67,11 @@ impl Opened {
         }
         opened.push((config.clone(), images.clone()));
         Ok(images)
+    }
+
+    /// Whether nobody has tried yet to pull an outdated image again.
+    fn is_first_try(&self, image: &Image) -> bool {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner).insert(image.id.clone())
     }
 }
 
@@ -102,6 +115,15 @@ pub enum ImageError {
         /// What is wrong with its file.
         source: EngineError,
     },
+    /// An archive's images could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// It could not be saved.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// A registry's password could not be kept or forgotten.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// What a persistent sandbox was made from is neither in the cache nor what its reference means now.
     #[error("the image {id} is not in the cache any more, and `{reference}` is another one now")]
     Gone {
@@ -158,14 +180,14 @@ impl Ground {
 
     fn of(image: Image) -> Self {
         let record = ImageRecord::from(&image);
-        let (path, identity) = (image.rootfs.clone(), record.id.clone());
+        let (path, identity) = (image.rootfs.clone(), image.rootfs_identity());
         let rootfs = Rootfs { path, identity, is_base: false, sidecar: None };
         Self { rootfs, record: GroundRecord { image: Some(record), sidecar: None }, _images: vec![image] }
     }
 
     fn with_sidecar(mut self, image: Image) -> Self {
         let record = ImageRecord::from(&image);
-        self.rootfs.identity = format!("{} beside {}", self.rootfs.identity, record.id);
+        self.rootfs.identity = format!("{} beside {}", self.rootfs.identity, image.rootfs_identity());
         self.rootfs.sidecar = Some(image.rootfs.clone());
         self.record.sidecar = Some(record);
         self._images.push(image);
@@ -238,19 +260,8 @@ impl Host {
         Ok(self.images(&CacheConfig::default())?.list().await?)
     }
 
-    /// Removes a reference, and with the last one its image, or an image by its id. What is in use stays.
-    ///
-    /// ```no_run
-    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
-    /// host.remove_image("nginx:alpine").await?;
-    /// # Ok(()) }
-    /// ```
-    pub async fn remove_image(&self, what: &str) -> Result<(), ImageError> {
-        Ok(self.images(&CacheConfig::default())?.remove(what).await?)
-    }
-
     /// The images as `config` has them kept.
-    fn images(&self, config: &CacheConfig) -> Result<Images, ImageError> {
+    pub(super) fn images(&self, config: &CacheConfig) -> Result<Images, ImageError> {
         let options = self.0.images.as_ref().ok_or(ImageError::NoCache)?;
         self.0.opened.get(config, || {
             let pull = options.pull.clone();
@@ -284,11 +295,23 @@ impl Host {
 
     async fn find_image(&self, reference: &Reference, cache: &CacheConfig) -> Result<Image, ImageError> {
         let images = self.images(cache)?;
-        if let Some(image) = images.get(&reference.to_string()).await? {
-            return Ok(image);
-        }
+        let found = images.get_unchanged(reference).await?;
+        let outdated = match found {
+            Some(image) if !image.is_outdated || !self.0.opened.is_first_try(&image) => return Ok(image),
+            found => found,
+        };
         info!(image = %reference, "pulling an image");
-        Ok(images.pull(reference, |event| debug!(?event, "pulling")).await?)
+        match (images.pull(reference, |event| debug!(?event, "pulling")).await, outdated) {
+            (Err(error), Some(image)) => {
+                warn!(
+                    image = %reference,
+                    error = crate::chain(&error),
+                    "an older version of Bouvet converted this image, and files of it may be missing; it could not be pulled again"
+                );
+                Ok(image)
+            }
+            (pulled, _) => Ok(pulled?),
+        }
     }
 
     /// The ground of a persistent sandbox that was made from `record`.

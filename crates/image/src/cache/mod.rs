@@ -7,6 +7,7 @@
 //! DIR/references/DIGEST                a reference and its image, by the digest of the reference
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -19,13 +20,16 @@ use tracing::{debug, warn};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::erofs;
-use crate::reference::Reference;
+use crate::reference::{Reference, Source};
 
 pub(crate) mod scratch;
 pub(crate) mod shelf;
 
 use shelf::{Lease, Shelf};
 
+/// Versions of the writer whose images can be booted, the newest first. Version 1 merged layers wrongly: its images may
+/// lack files, and are converted again when that is possible.
+const READABLE_VERSIONS: [u32; 2] = [erofs::VERSION, 1];
 /// Digits of an image's id that may stand for it, at least.
 const MIN_ID_DIGITS: usize = 12;
 /// How long somebody may look whether an image is in use.
@@ -56,7 +60,7 @@ impl CacheOptions {
 /// use bouvet_image::cache::CacheError;
 ///
 /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
-/// match images.remove("nginx:alpine").await {
+/// match images.remove("nginx:alpine", false).await {
 ///     Ok(()) => println!("removed"),
 ///     Err(CacheError::InUse(id)) => println!("a sandbox is made of {id}"),
 ///     Err(error) => return Err(error.into()),
@@ -83,6 +87,11 @@ pub enum CacheError {
     /// No such image.
     #[error("there is no image `{0}` in the cache")]
     Unknown(String),
+    /// Something that an image cannot be called.
+    #[error(
+        "`{0}` cannot be the name of an image in the cache: a name has a tag, and neither a digest nor a path"
+    )]
+    NoTag(String),
     /// The start of an id of several.
     #[error("`{0}` is the start of several images' ids")]
     Ambiguous(String),
@@ -113,6 +122,19 @@ pub struct ImageInfo {
     pub in_use: bool,
 }
 
+/// What was removed because nothing used it.
+///
+/// ```
+/// assert_eq!(bouvet_image::cache::Pruned::default().bytes, 0);
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Pruned {
+    /// The images.
+    pub images: Vec<ImageInfo>,
+    /// What they and layers took on disk.
+    pub bytes: u64,
+}
+
 /// `image.json`
 #[derive(Debug, Serialize, Deserialize)]
 struct About {
@@ -124,6 +146,39 @@ struct About {
 struct Pulled {
     reference: String,
     id: Digest,
+    /// Of the file that a local reference was read from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stamp: Option<Stamp>,
+}
+
+/// By which it is noticed that a file has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    /// Seconds and nanoseconds, as below.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Of the archive, or of the layout's index. `None` if `reference` means a registry, or the file cannot be looked at.
+    pub(crate) fn of(reference: &Reference) -> Option<Self> {
+        let path = match reference.source() {
+            Source::Registry(_) => return None,
+            Source::Layout { path, .. } | Source::DockerArchive { path, .. } => path,
+        };
+        let metadata = fs::metadata(path).ok()?;
+        let metadata = if metadata.is_dir() { fs::metadata(path.join("index.json")).ok()? } else { metadata };
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
 }
 
 /// An image that was found, and stays while this is held.
@@ -132,6 +187,8 @@ pub(crate) struct Found {
     pub(crate) rootfs: PathBuf,
     pub(crate) config: ImageConfig,
     pub(crate) size_bytes: u64,
+    /// Whether an older version of the writer made it.
+    pub(crate) is_outdated: bool,
     pub(crate) lease: Lease,
 }
 
@@ -162,46 +219,54 @@ impl Store {
         CacheError::Directory { dir: self.options.dir.clone(), source }
     }
 
-    /// Forgets images that another version wrote, and references to images that are gone.
+    /// Forgets images that an unknown version wrote, and references to images that are gone.
     fn sweep(&self) -> io::Result<()> {
         for kept in self.images.kept()? {
-            if id_of(&kept.key).is_none() {
+            if parse_key(&kept.key).is_none() {
                 self.images.remove(&kept.key)?;
             }
         }
         for entry in fs::read_dir(&self.references)? {
             let path = entry?.path();
             let pulled = read_json::<Pulled>(&path).ok();
-            if pulled.is_none_or(|pulled| !self.images.path(&key_of(&pulled.id)).exists()) {
+            if pulled.is_none_or(|pulled| self.kept_key(&pulled.id).is_none()) {
                 remove_file(&path)?;
             }
         }
         Ok(())
     }
 
-    /// Describes an image that is there.
+    /// The newest version of an image that is there.
+    fn kept_key(&self, id: &Digest) -> Option<String> {
+        let keys = READABLE_VERSIONS.iter().map(|version| key_at(id, *version));
+        keys.into_iter().find(|key| self.images.path(key).exists())
+    }
+
+    /// Describes an image that is there, of the version that is written now.
     pub(crate) fn found(&self, id: &Digest, lease: Lease) -> io::Result<Found> {
-        let dir = self.images.path(&key_of(id));
+        self.found_at(&key_of(id), lease)
+    }
+
+    fn found_at(&self, key: &str, lease: Lease) -> io::Result<Found> {
+        let dir = self.images.path(key);
         let About { config } = read_json(&dir.join("image.json"))?;
         let rootfs = dir.join("rootfs.erofs");
         let size_bytes = fs::metadata(&rootfs)?.blocks() * 512;
-        Ok(Found { rootfs, config, size_bytes, lease })
+        let is_outdated = parse_key(key).is_none_or(|(_, version)| version != erofs::VERSION);
+        Ok(Found { rootfs, config, size_bytes, is_outdated, lease })
     }
 
     /// The image called `what`, if it is there. Does not block for long; not to be called from a runtime's thread.
     pub(crate) async fn get(&self, what: &str) -> Result<Option<(Digest, Found)>, CacheError> {
         let Some(id) = self.find(what)? else { return Ok(None) };
-        let key = key_of(&id);
         let deadline = std::time::Instant::now() + GLANCE_DEADLINE;
         loop {
+            let Some(key) = self.kept_key(&id) else { return Ok(None) };
             if let Some(lease) = self.images.lease(&key).map_err(|error| self.failed(error))? {
-                return match self.found(&id, lease) {
+                return match self.found_at(&key, lease) {
                     Ok(found) => Ok(Some((id, found))),
                     Err(error) => Err(self.failed(error)),
                 };
-            }
-            if !self.images.path(&key).exists() {
-                return Ok(None);
             }
             // Somebody looks whether it is in use, or removes it.
             if std::time::Instant::now() > deadline {
@@ -215,7 +280,7 @@ impl Store {
     fn find(&self, what: &str) -> Result<Option<Digest>, CacheError> {
         if let Ok(reference) = what.parse::<Reference>()
             && let Ok(pulled) = read_json::<Pulled>(&self.reference_path(&reference.normalized()))
-            && self.images.path(&key_of(&pulled.id)).exists()
+            && self.kept_key(&pulled.id).is_some()
         {
             return Ok(Some(pulled.id));
         }
@@ -232,7 +297,28 @@ impl Store {
     }
 
     fn ids(&self) -> io::Result<Vec<Digest>> {
-        Ok(self.images.kept()?.iter().filter_map(|kept| id_of(&kept.key)).collect())
+        let kept = self.images.kept()?;
+        let ids: BTreeSet<Digest> =
+            kept.iter().filter_map(|kept| parse_key(&kept.key)).map(|(id, _)| id).collect();
+        Ok(ids.into_iter().collect())
+    }
+
+    /// Whether the file that a local reference was read from is another one now. One that is gone has not changed.
+    pub(crate) fn has_changed(&self, reference: &Reference) -> bool {
+        let Some(now) = Stamp::of(reference) else { return false };
+        let pulled = read_json::<Pulled>(&self.reference_path(&reference.normalized()));
+        pulled.is_ok_and(|pulled| pulled.stamp != Some(now))
+    }
+
+    /// Removes what older versions made of an image that is there now, unless it is in use.
+    pub(crate) fn retire(&self, id: &Digest) -> io::Result<()> {
+        let older = READABLE_VERSIONS.iter().filter(|version| **version != erofs::VERSION);
+        for key in older.map(|version| key_at(id, *version)) {
+            if self.images.path(&key).exists() {
+                self.images.remove(&key)?;
+            }
+        }
+        Ok(())
     }
 
     fn reference_path(&self, normalized: &str) -> PathBuf {
@@ -240,10 +326,15 @@ impl Store {
     }
 
     /// Notes that a reference meant this image when it was asked for last.
-    pub(crate) fn remember(&self, reference: &Reference, id: &Digest) -> io::Result<()> {
+    pub(crate) fn remember(
+        &self,
+        reference: &Reference,
+        id: &Digest,
+        stamp: Option<Stamp>,
+    ) -> io::Result<()> {
         let reference = reference.normalized();
         let path = self.reference_path(&reference);
-        write_whole(&path, &Pulled { reference, id: id.clone() })
+        write_whole(&path, &Pulled { reference, id: id.clone(), stamp })
     }
 
     fn pulled(&self) -> io::Result<Vec<(PathBuf, Pulled)>> {
@@ -263,7 +354,10 @@ impl Store {
         let pulled = self.pulled()?;
         let mut list = Vec::new();
         for kept in self.images.kept()? {
-            let Some(id) = id_of(&kept.key) else { continue };
+            let Some((id, _)) = parse_key(&kept.key) else { continue };
+            if self.kept_key(&id).is_some_and(|newest| newest != kept.key) {
+                continue;
+            }
             let about: Option<About> = read_json(&self.images.path(&kept.key).join("image.json")).ok();
             let mut references: Vec<String> = pulled
                 .iter()
@@ -284,9 +378,9 @@ impl Store {
     }
 
     /// Forgets a reference, and removes its image if that was the last; or removes the image with an id, and all
-    /// references to it.
-    pub(crate) fn remove(&self, what: &str) -> Result<(), CacheError> {
-        let id = self.find(what)?.ok_or_else(|| CacheError::Unknown(crate::digest::shortened(what)))?;
+    /// references to it. With `force`, an image that is in use loses its references.
+    pub(crate) fn remove(&self, what: &str, force: bool) -> Result<(), CacheError> {
+        let id = self.known(what)?;
         let failed = |error| self.failed(error);
         let named = what.parse::<Reference>().map(|reference| reference.normalized()).ok();
         let pulled = self.pulled().map_err(failed)?;
@@ -295,10 +389,53 @@ impl Store {
         if let Some((path, _)) = meant.filter(|_| ours.len() > 1) {
             return remove_file(path).map_err(failed);
         }
-        if !self.images.remove(&key_of(&id)).map_err(failed)? {
-            return Err(CacheError::InUse(id));
+        while let Some(key) = self.kept_key(&id) {
+            if self.images.remove(&key).map_err(failed)? {
+                continue;
+            }
+            if !force {
+                return Err(CacheError::InUse(id));
+            }
+            break;
         }
         ours.iter().try_for_each(|(path, _)| remove_file(path)).map_err(failed)
+    }
+
+    fn known(&self, what: &str) -> Result<Digest, CacheError> {
+        self.find(what)?.ok_or_else(|| CacheError::Unknown(crate::digest::shortened(what)))
+    }
+
+    /// Gives an image one more name.
+    pub(crate) fn tag(&self, what: &str, name: &Reference) -> Result<Digest, CacheError> {
+        let id = self.known(what)?;
+        self.remember(name, &id, None).map_err(|error| self.failed(error))?;
+        Ok(id)
+    }
+
+    /// Removes what [`Images::prune`](crate::Images::prune) says.
+    pub(crate) fn prune(&self, all: bool, keep: &BTreeSet<Digest>) -> io::Result<Pruned> {
+        let mut pruned = Pruned::default();
+        for info in self.list()? {
+            if info.in_use || keep.contains(&info.id) || !(all || info.references.is_empty()) {
+                continue;
+            }
+            match self.remove(&info.id.to_string(), false) {
+                Ok(()) => {
+                    pruned.bytes += info.size_bytes;
+                    pruned.images.push(info);
+                }
+                // Somebody has begun to use it, or has removed it.
+                Err(CacheError::InUse(_) | CacheError::Unknown(_)) => {}
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        let blobs = if all { self.blobs.kept()? } else { Vec::new() };
+        for blob in blobs {
+            if self.blobs.remove(&blob.key)? {
+                pruned.bytes += blob.bytes;
+            }
+        }
+        Ok(pruned)
     }
 
     /// Removes what was not used for longest, until the cache is within its limits or all that is left is in use.
@@ -332,12 +469,18 @@ pub(crate) fn write_about(dir: &Path, config: &ImageConfig) -> io::Result<()> {
 
 /// The name of an image on disk.
 pub(crate) fn key_of(id: &Digest) -> String {
-    format!("{}-{}", id.hex(), erofs::VERSION)
+    key_at(id, erofs::VERSION)
 }
 
-fn id_of(key: &str) -> Option<Digest> {
-    let hex = key.strip_suffix(&format!("-{}", erofs::VERSION))?;
-    format!("sha256:{hex}").parse().ok()
+fn key_at(id: &Digest, version: u32) -> String {
+    format!("{}-{version}", id.hex())
+}
+
+/// The image and the version that a name on disk means.
+fn parse_key(key: &str) -> Option<(Digest, u32)> {
+    let (hex, version) = key.split_once('-')?;
+    let version = READABLE_VERSIONS.into_iter().find(|readable| readable.to_string() == version)?;
+    Some((format!("sha256:{hex}").parse().ok()?, version))
 }
 
 /// Makes `dir` if need be, and sees to it that nobody else can put things there.

@@ -70,10 +70,13 @@ impl Authorizer {
         if realm.scheme() != "https" && !session.base.starts_with("http:") {
             return Err(unsupported(session, "its realm is in plain text"));
         }
-        let scope = [
-            ("service", parameter("service").unwrap_or_default()),
-            ("scope", parameter("scope").unwrap_or(&pull)),
-        ];
+        let mut scope = vec![("service", parameter("service").unwrap_or_default())];
+        // A login asks for nothing in particular.
+        match parameter("scope") {
+            Some(named) => scope.push(("scope", named)),
+            None if session.remote.repository.is_empty() => {}
+            None => scope.push(("scope", &pull)),
+        }
         let request = match &self.credential {
             Credential::Refresh(token) => {
                 let form = [

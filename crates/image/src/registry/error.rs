@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::names::NoAddress;
 use crate::credentials::CredentialsError;
 use crate::digest::Digest;
 
@@ -53,6 +54,9 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
+    /// The name system has no address for the registry's name.
+    #[error("no such name: {0} (DNS). Is this machine connected?")]
+    NoName(String),
     /// It takes too long.
     #[error("the registry `{registry}` took more than {deadline:?}")]
     Deadline {
@@ -129,12 +133,29 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// A connection to `registry` failed.
+    pub(super) fn connection(registry: &str, error: reqwest::Error) -> Self {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(found) = cause {
+            if let Some(NoAddress(host)) = found.downcast_ref() {
+                // The default registry answers under another name than people know.
+                let is_default = host == crate::reference::DEFAULT_REGISTRY_HOST;
+                return Self::NoName(if is_default { registry.to_owned() } else { host.clone() });
+            }
+            cause = found.source();
+        }
+        // The address may be one that was signed for us alone.
+        Self::Connection { registry: registry.to_owned(), source: error.without_url() }
+    }
+
     /// Whether another attempt may succeed, and how long to wait for that at least.
     pub(super) fn transient(&self) -> Option<Duration> {
         match self {
             Self::Connection { source, .. } => {
                 (!source.is_builder() && !source.is_redirect()).then_some(Duration::ZERO)
             }
+            // A resolver may have been busy.
+            Self::NoName(_) => Some(Duration::ZERO),
             Self::Status { retry_after, .. } => *retry_after,
             _ => None,
         }

@@ -351,3 +351,17 @@ fn certificates_that_are_none_are_refused() {
         ));
     }
 }
+
+#[tokio::test]
+async fn unknown_names_are_reported_once_in_words() {
+    let reference: crate::Reference = "registry.invalid/a:v1".parse().unwrap();
+    let crate::reference::Source::Registry(remote) = reference.source() else {
+        panic!("it is in a registry")
+    };
+    let client = client();
+    let session = client.session(remote).await.unwrap();
+    let error = session.manifest("v1").await.unwrap_err();
+    assert!(matches!(&error, RegistryError::NoName(name) if name == "registry.invalid"), "{error:?}");
+    assert_eq!(error.to_string(), "no such name: registry.invalid (DNS). Is this machine connected?");
+    assert!(std::error::Error::source(&error).is_none());
+}

@@ -1,0 +1,131 @@
+//! What people do with a host's images beyond pulling them: names, archives, passwords, and room on disk.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use bouvet_image::cache::Pruned;
+use bouvet_image::load::LoadedImage;
+use bouvet_image::{Digest, PullEvent, Reference};
+
+use super::{Host, ImageError};
+use crate::boxconfig::CacheConfig;
+
+impl Host {
+    /// The root file system of sandboxes without an image, which is no image of the cache.
+    ///
+    /// ```no_run
+    /// # fn example(host: &bouvet_host::Host) {
+    /// println!("the base image is {}", host.base_image().display());
+    /// # }
+    /// ```
+    pub fn base_image(&self) -> &Path {
+        &self.0.base.path
+    }
+
+    /// Removes a reference, and with the last one its image, or an image by its id. What is in use stays; with `force` its
+    /// names go, and the image once it is unused and room is wanted.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// host.remove_image("nginx:alpine", false).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn remove_image(&self, what: &str, force: bool) -> Result<(), ImageError> {
+        Ok(self.images(&CacheConfig::default())?.remove(what, force).await?)
+    }
+
+    /// Gives an image in the cache one more name.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// host.tag_image("nginx:alpine", "web:1").await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn tag_image(&self, what: &str, name: &str) -> Result<Digest, ImageError> {
+        let name: Reference = name.parse()?;
+        Ok(self.images(&CacheConfig::default())?.tag(what, &name).await?)
+    }
+
+    /// Removes unused images that have no name, or all unused ones. Images of sandboxes that can be started stay.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let pruned = host.prune_images(true).await?;
+    /// println!("{} bytes", pruned.bytes);
+    /// # Ok(()) }
+    /// ```
+    pub async fn prune_images(&self, all: bool) -> Result<Pruned, ImageError> {
+        let images = self.images(&CacheConfig::default())?;
+        let mut keep = BTreeSet::new();
+        for sandbox in self.list() {
+            if let Some(image) = images.get(&sandbox.config.image).await? {
+                keep.insert(image.id.clone());
+            }
+        }
+        let boxes = self.0.boxes.as_ref().map(|boxes| boxes.images()).unwrap_or_default();
+        keep.extend(boxes.iter().filter_map(|id| id.parse().ok()));
+        Ok(images.prune(all, keep).await?)
+    }
+
+    /// Loads the images of an archive: of `docker save`, or in the OCI layout. `name` is for messages.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let archive = std::fs::File::open("app.tar")?;
+    /// for image in host.load_images("app.tar", archive, |_| ()).await? {
+    ///     println!("{} {:?}", image.id, image.references);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn load_images(
+        &self,
+        name: &str,
+        archive: impl Read + Send + 'static,
+        progress: impl Fn(PullEvent) + Send + Sync + 'static,
+    ) -> Result<Vec<LoadedImage>, ImageError> {
+        Ok(self.images(&CacheConfig::default())?.load(name, archive, progress).await?)
+    }
+
+    /// Writes images as an archive that Docker, podman and skopeo read: one layer each.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// host.save_images(&["nginx:alpine".into()], std::fs::File::create("nginx.tar")?).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn save_images(
+        &self,
+        names: &[String],
+        into: impl Write + Send + 'static,
+    ) -> Result<(), ImageError> {
+        Ok(self.images(&CacheConfig::default())?.save(names, into).await?)
+    }
+
+    /// Checks a password with a registry, and keeps it as `docker login` does. Returns the registry's name.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host, token: String) -> Result<(), Box<dyn std::error::Error>> {
+    /// host.login("ghcr.io", "alice", token).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn login(
+        &self,
+        registry: &str,
+        username: &str,
+        password: String,
+    ) -> Result<String, ImageError> {
+        Ok(self.images(&CacheConfig::default())?.login(registry, username, password).await?)
+    }
+
+    /// Forgets the password for a registry. Returns its name, and whether there was one.
+    ///
+    /// ```no_run
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (registry, was_known) = host.logout("ghcr.io").await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn logout(&self, registry: &str) -> Result<(String, bool), ImageError> {
+        Ok(self.images(&CacheConfig::default())?.logout(registry).await?)
+    }
+}

@@ -1,0 +1,321 @@
+//! Credentials checked with a registry, and kept where Docker keeps them: its `config.json`, or the helper named there.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use crate::credentials::{self, Credential, CredentialsError, Secret};
+use crate::images::Images;
+use crate::reference::{DEFAULT_REGISTRY, Reference};
+use crate::registry::RegistryError;
+
+/// The file's permissions: passwords in it are only encoded.
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// Why there was no login or logout. No message has a password in it.
+///
+/// ```no_run
+/// use bouvet_image::login::LoginError;
+///
+/// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+/// if let Err(LoginError::Refused(registry)) = images.login("ghcr.io", "alice", "a word".into()).await {
+///     eprintln!("{registry} knows another password");
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// It cannot be the name of a registry.
+    #[error("`{0}` is not the name of a registry: it is a host, or host:port")]
+    Name(String),
+    /// A user name that the form of credentials cannot hold.
+    #[error("a user name cannot be empty or have a colon, and a password cannot be empty")]
+    User,
+    /// The registry does not accept the credentials.
+    #[error("the registry `{0}` does not accept this user name and password")]
+    Refused(String),
+    /// The registry cannot be asked.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// There is no place for credentials.
+    #[error("there is no place for credentials: neither DOCKER_CONFIG nor HOME is set")]
+    NoFile,
+    /// The file or the helper failed.
+    #[error(transparent)]
+    Store(#[from] CredentialsError),
+    /// The file cannot be written.
+    #[error("could not write the credentials to `{path}`")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Images {
+    /// Checks a password with a registry, and keeps it for later pulls, as `docker login` does. Returns the registry's
+    /// name.
+    ///
+    /// ```no_run
+    /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+    /// images.login("ghcr.io", "alice", std::fs::read_to_string("token")?.trim().into()).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn login(
+        &self,
+        registry: &str,
+        username: &str,
+        password: String,
+    ) -> Result<String, LoginError> {
+        let probe = named(registry)?;
+        if username.is_empty() || username.contains(':') || password.is_empty() {
+            return Err(LoginError::User);
+        }
+        let path = self.docker_config()?;
+        let registry = probe.registry.clone();
+        let credential =
+            Credential::Basic { username: username.to_owned(), password: Secret::from(password.clone()) };
+        self.shared.client.check(&probe, credential).await.map_err(|error| match error {
+            RegistryError::Denied { .. } => LoginError::Refused(registry.clone()),
+            error => LoginError::Registry(error),
+        })?;
+        let dirs = &self.shared.client.options().credential_helper_dirs;
+        let helper = credentials::helper(path, &registry)?;
+        let entry = match &helper {
+            Some(helper) => {
+                credentials::store(helper, dirs, &registry, username, &password).await?;
+                // Docker's mark of a registry whose credentials a helper has.
+                json!({})
+            }
+            None => json!({ "auth": STANDARD.encode(format!("{username}:{password}")) }),
+        };
+        change(path, |auths| {
+            auths.retain(|key, _| !credentials::names(key, &registry));
+            auths.insert(credentials::key(&registry).to_owned(), entry);
+        })?;
+        Ok(registry)
+    }
+
+    /// Forgets the credentials for a registry. Returns its name, and whether there were any.
+    ///
+    /// ```no_run
+    /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (registry, was_known) = images.logout("ghcr.io").await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn logout(&self, registry: &str) -> Result<(String, bool), LoginError> {
+        let registry = named(registry)?.registry;
+        let path = self.docker_config()?;
+        let mut was_known = false;
+        if let Some(helper) = credentials::helper(path, &registry)? {
+            let dirs = &self.shared.client.options().credential_helper_dirs;
+            was_known |= credentials::erase(&helper, dirs, &registry).await?;
+        }
+        if path.exists() {
+            change(path, |auths| {
+                let before = auths.len();
+                auths.retain(|key, _| !credentials::names(key, &registry));
+                was_known |= auths.len() < before;
+            })?;
+        }
+        Ok((registry, was_known))
+    }
+
+    fn docker_config(&self) -> Result<&Path, LoginError> {
+        self.shared.client.options().docker_config.as_deref().ok_or(LoginError::NoFile)
+    }
+}
+
+/// The registry that people mean by a host, or by the address that Docker writes for the default one.
+fn named(typed: &str) -> Result<crate::reference::Remote, LoginError> {
+    let wrong = || LoginError::Name(crate::digest::shortened(typed));
+    let host = typed.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+    let host = host.strip_suffix("/v1").or_else(|| host.strip_suffix("/v2")).unwrap_or(host);
+    let is_default = credentials::names(host, DEFAULT_REGISTRY);
+    let host = if is_default { DEFAULT_REGISTRY } else { host };
+    let reference: Reference = format!("{host}/login").parse().map_err(|_| wrong())?;
+    match reference.source() {
+        crate::reference::Source::Registry(remote) if remote.registry == host => {
+            Ok(crate::reference::Remote { repository: String::new(), ..remote.clone() })
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// Changes the `auths` of Docker's file, whose other contents stay. It is whole at every moment.
+fn change(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), LoginError> {
+    let mut document = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => json!({}),
+        Err(source) => return Err(CredentialsError::File { path: path.to_owned(), source }.into()),
+        Ok(text) if text.trim_ascii().is_empty() => json!({}),
+        Ok(text) => {
+            serde_json::from_slice(&text).map_err(|_| CredentialsError::Malformed(path.to_owned()))?
+        }
+    };
+    let auths = document.as_object_mut().map(|document| document.entry("auths").or_insert_with(|| json!({})));
+    let auths = auths.and_then(Value::as_object_mut);
+    change(auths.ok_or_else(|| CredentialsError::Malformed(path.to_owned()))?);
+    write(path, &document).map_err(|source| LoginError::Write { path: path.to_owned(), source })
+}
+
+fn write(path: &Path, document: &Value) -> io::Result<()> {
+    // A link stays one: people keep this file elsewhere.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir)?;
+    let file = tempfile::NamedTempFile::new_in(dir)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+    serde_json::to_writer_pretty(&file, document)?;
+    file.as_file().sync_all()?;
+    file.persist(&path)?;
+    fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ImagesOptions, RegistryOptions};
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn config(&self) -> PathBuf {
+            self.0.path().join("docker/config.json")
+        }
+
+        fn images(&self) -> Images {
+            let registry = RegistryOptions {
+                docker_config: Some(self.config()),
+                credential_helper_dirs: vec![self.0.path().to_owned()],
+                ..RegistryOptions::default()
+            };
+            let options = ImagesOptions { registry, ..ImagesOptions::default() };
+            Images::uncached(self.0.path().join("images"), options).unwrap()
+        }
+
+        fn document(&self) -> Value {
+            serde_json::from_slice(&fs::read(self.config()).unwrap()).unwrap()
+        }
+    }
+
+    /// A registry that lets alice in by her password, on plain HTTP.
+    async fn registry() -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let right = format!("authorization: Basic {}", STANDARD.encode("alice:se:cret"));
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 4096];
+                let length = stream.read(&mut request).await.unwrap_or(0);
+                let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                let answer = match request.lines().any(|line| line.eq_ignore_ascii_case(&right)) {
+                    true => "HTTP/1.1 200 OK\r\n",
+                    false => "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic realm=\"r\"\r\n",
+                };
+                let answer = format!("{answer}content-length: 2\r\nconnection: close\r\n\r\n{{}}");
+                stream.write_all(answer.as_bytes()).await.ok();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn logins_are_kept_as_docker_keeps_them() {
+        let (place, registry) = (Place(tempfile::tempdir().unwrap()), registry().await);
+        let images = place.images();
+        let refused = images.login(&registry, "alice", "wrong".into()).await.unwrap_err();
+        assert!(matches!(&refused, LoginError::Refused(name) if *name == registry), "{refused}");
+        assert!(!place.config().exists(), "nothing is kept");
+        images.login(&registry, "alice", "se:cret".into()).await.unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&place.config()), mode(place.config().parent().unwrap())), (0o600, 0o700));
+        let auth = STANDARD.encode("alice:se:cret");
+        assert_eq!(place.document(), json!({ "auths": { &registry: { "auth": auth } } }));
+
+        // What else is in the file stays; an older spelling of the registry goes.
+        let old = format!("http://{registry}/v1/");
+        let text = json!({ "auths": { &old: {}, "other": { "auth": "x" } }, "psFormat": "table" });
+        fs::write(place.config(), text.to_string()).unwrap();
+        images.login(&format!("http://{registry}/"), "alice", "se:cret".into()).await.unwrap();
+        let expected = json!({ "auths": { &registry: { "auth": auth }, "other": { "auth": "x" } }, "psFormat": "table" });
+        assert_eq!(place.document(), expected);
+        assert_eq!(images.logout(&registry).await.unwrap(), (registry.clone(), true));
+        assert_eq!(images.logout(&registry).await.unwrap(), (registry, false));
+        assert_eq!(place.document(), json!({ "auths": { "other": { "auth": "x" } }, "psFormat": "table" }));
+    }
+
+    #[tokio::test]
+    async fn helpers_keep_the_passwords_of_their_registries() {
+        let (place, registry) = (Place(tempfile::tempdir().unwrap()), registry().await);
+        let helper = place.0.path().join("docker-credential-test");
+        let script = format!(
+            "#!/bin/sh\ncd {} && case $1 in store) cat >kept ;; get) cat >/dev/null; cat kept ;; erase) rm kept ;; esac\n",
+            place.0.path().display()
+        );
+        fs::write(&helper, script).unwrap();
+        fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(place.config().parent().unwrap()).unwrap();
+        fs::write(place.config(), json!({ "credHelpers": { &registry: "test" } }).to_string()).unwrap();
+        let images = place.images();
+        images.login(&registry, "alice", "se:cret".into()).await.unwrap();
+        let kept: Value = serde_json::from_slice(&fs::read(place.0.path().join("kept")).unwrap()).unwrap();
+        assert_eq!(kept, json!({ "ServerURL": registry, "Username": "alice", "Secret": "se:cret" }));
+        assert_eq!(place.document()["auths"], json!({ &registry: {} }), "no password is in the file");
+        assert_eq!(images.logout(&registry).await.unwrap(), (registry.clone(), true));
+        assert!(!place.0.path().join("kept").exists());
+    }
+
+    #[tokio::test]
+    async fn links_and_broken_files_are_respected() {
+        let (place, registry) = (Place(tempfile::tempdir().unwrap()), registry().await);
+        let real = place.0.path().join("real.json");
+        fs::write(&real, "{}").unwrap();
+        fs::create_dir(place.config().parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(&real, place.config()).unwrap();
+        let images = place.images();
+        images.login(&registry, "alice", "se:cret".into()).await.unwrap();
+        assert!(fs::symlink_metadata(place.config()).unwrap().is_symlink());
+        assert!(fs::read_to_string(&real).unwrap().contains("auth"));
+        fs::write(&real, "{ broken").unwrap();
+        let error = images.login(&registry, "alice", "se:cret".into()).await.unwrap_err();
+        assert!(matches!(error, LoginError::Store(CredentialsError::Malformed(_))), "{error}");
+        assert_eq!(fs::read_to_string(&real).unwrap(), "{ broken");
+    }
+
+    #[test]
+    fn registries_have_several_spellings() {
+        for (typed, registry) in [
+            ("docker.io", "docker.io"),
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("index.docker.io", "docker.io"),
+            ("ghcr.io", "ghcr.io"),
+            ("localhost:5000", "localhost:5000"),
+            ("https://registry.example/v2/", "registry.example"),
+        ] {
+            assert_eq!(named(typed).unwrap().registry, registry, "{typed}");
+        }
+        for typed in ["", "nginx", "a b.c", "registry.example/team", "Registry?"] {
+            assert!(matches!(named(typed), Err(LoginError::Name(_))), "{typed}");
+        }
+    }
+
+    #[tokio::test]
+    async fn user_names_without_a_form_are_refused() {
+        let place = Place(tempfile::tempdir().unwrap());
+        for (username, password) in [("", "p"), ("a:b", "p"), ("a", "")] {
+            let refused = place.images().login("registry.example", username, password.into()).await;
+            assert!(matches!(refused, Err(LoginError::User)), "{username:?}");
+        }
+    }
+}
