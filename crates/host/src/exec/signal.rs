@@ -9,6 +9,8 @@ const NAMES: [&str; 31] = [
     "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
     "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
+/// Other names (signal(7)).
+const ALIASES: [(&str, &str); 3] = [("IOT", "ABRT"), ("CLD", "CHLD"), ("POLL", "IO")];
 /// The first and the last of the real-time ones, as libc has them.
 const RTMIN: u32 = 34;
 const RTMAX: u32 = 64;
@@ -21,6 +23,7 @@ const RTMAX: u32 = 64;
 /// assert_eq!("SIGTERM".parse(), Ok(Signal::TERM));
 /// assert_eq!("15".parse(), Ok(Signal::TERM));
 /// assert_eq!("rtmin+3".parse::<Signal>().unwrap().number(), 37);
+/// assert_eq!("SIGRTMAX-1".parse::<Signal>().unwrap().to_string(), "SIGRTMIN+29");
 /// assert!("SIGNATURE".parse::<Signal>().is_err());
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,10 +35,10 @@ pub struct Signal(u32);
 /// use bouvet_host::Signal;
 ///
 /// let error = "STOPP".parse::<Signal>().unwrap_err();
-/// assert!(error.to_string().starts_with("`STOPP` is no signal"));
+/// assert!(error.to_string().starts_with("`STOPP` is not a signal"));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no signal; names as `TERM`, with or without SIG, and numbers from 1 to 64 are")]
+#[error("`{0}` is not a signal; {allowed}", allowed = Signal::ALLOWED)]
 pub struct ParseSignalError(String);
 
 impl Signal {
@@ -46,24 +49,45 @@ impl Signal {
     /// What Ctrl-C sends.
     pub const INT: Self = Self(2);
 
+    /// What signals are.
+    pub(crate) const ALLOWED: &str =
+        "names with or without SIG, as TERM, RTMIN+3 and RTMAX-1, and numbers from 1 to 64 are allowed";
+
     /// Its number.
     pub fn number(self) -> u32 {
         self.0
     }
 
     fn read(text: &str) -> Option<Self> {
-        if let Ok(number) = text.parse() {
+        if let Some(number) = digits(text) {
             return (1..=RTMAX).contains(&number).then_some(Self(number));
         }
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
         if let Some(offset) = name.strip_prefix("RTMIN") {
-            let number = RTMIN.checked_add(if offset.is_empty() { 0 } else { offset.parse().ok()? })?;
-            return (number <= RTMAX).then_some(Self(number));
+            return Self::real_time(RTMIN.checked_add(distance(offset, '+')?)?);
         }
+        if let Some(offset) = name.strip_prefix("RTMAX") {
+            return Self::real_time(RTMAX.checked_sub(distance(offset, '-')?)?);
+        }
+        let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| *name);
         let index = NAMES.iter().position(|known| *known == name)?;
         u32::try_from(index + 1).ok().map(Self)
     }
+
+    fn real_time(number: u32) -> Option<Self> {
+        (RTMIN..=RTMAX).contains(&number).then_some(Self(number))
+    }
+}
+
+/// The number that `text` is. The parser of integers takes a sign too.
+fn digits(text: &str) -> Option<u32> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// How far a signal is from the end of the real-time ones that is named: nothing, or `sign` and a number.
+fn distance(text: &str, sign: char) -> Option<u32> {
+    if text.is_empty() { Some(0) } else { digits(text.strip_prefix(sign)?) }
 }
 
 impl FromStr for Signal {
@@ -78,6 +102,8 @@ impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match NAMES.get(self.0.saturating_sub(1) as usize) {
             Some(name) => write!(f, "SIG{name}"),
+            None if self.0 == RTMIN => write!(f, "SIGRTMIN"),
+            None if self.0 > RTMIN => write!(f, "SIGRTMIN+{}", self.0 - RTMIN),
             None => write!(f, "{}", self.0),
         }
     }
@@ -93,7 +119,39 @@ mod tests {
             let signal: Signal = number.to_string().parse().unwrap();
             assert_eq!(signal.to_string().parse(), Ok(signal));
         }
-        for wrong in ["", "0", "65", "-1", "SIG", "RTMIN+31", "RTMIN+x"] {
+        for (name, number) in [
+            ("SIGRTMIN+3", 37),
+            ("RTMIN", 34),
+            ("rtmin+0", 34),
+            ("RTMIN+30", 64),
+            ("RTMAX", 64),
+            ("SIGRTMAX-14", 50),
+            ("RTMAX-30", 34),
+            ("IOT", 6),
+            ("SIGCLD", 17),
+            ("POLL", 29),
+            ("33", 33),
+        ] {
+            assert_eq!(name.parse::<Signal>().unwrap().number(), number, "{name}");
+        }
+        for wrong in [
+            "",
+            "0",
+            "65",
+            "-1",
+            "+1",
+            "SIG",
+            "SIG9",
+            "RTMIN+31",
+            "RTMIN+x",
+            "RTMIN3",
+            "RTMIN-1",
+            "RTMAX+1",
+            "RTMAX-31",
+            "RTMIN++1",
+            "RTMIN+",
+            "4294967297",
+        ] {
             assert!(wrong.parse::<Signal>().is_err(), "{wrong}");
         }
     }
