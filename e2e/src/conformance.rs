@@ -8,6 +8,7 @@ mod boxes;
 mod cells;
 mod clones;
 mod contexts;
+mod described;
 mod isolation;
 mod memory;
 mod node;
@@ -30,6 +31,7 @@ pub use self::boxes::*;
 pub use self::cells::*;
 pub use self::clones::*;
 pub use self::contexts::*;
+pub use self::described::*;
 pub use self::isolation::*;
 pub use self::memory::*;
 pub use self::node::*;
@@ -69,6 +71,10 @@ macro_rules! conform {
             many_programs_run_at_once
             there_is_a_most_of_programs
             programs_that_cannot_start_say_why
+            programs_that_cannot_be_executed_say_why
+            programs_start_themselves_again
+            working_directories_are_where_all_starts
+            real_time_signals_reach_programs
             files_are_written_read_and_listed
             files_appear_whole_or_not_at_all
             files_of_any_size_are_streamed
@@ -145,9 +151,9 @@ pub async fn a_program_s_output_and_exit_code_come_back(host: &Host) {
 pub async fn python_and_bash_run_as_from_a_file(host: &Host) {
     let sandbox = create(host).await;
     sandbox.write("helper.py", Bytes::from("answer = 42\n"), false).await.unwrap();
-    let source = "import sys, helper\nprint(helper.answer, sys.argv, __name__)\nsys.exit(3)";
+    let source = "import sys, helper\nprint(helper.answer, sys.argv == [__file__], __name__)\nsys.exit(3)";
     let result = run(&sandbox, Program::Python, source).await;
-    assert_eq!(result.stdout.text(), "42 ['main.py'] __main__\n", "{}", result.stderr.text());
+    assert_eq!(result.stdout.text(), "42 True __main__\n", "{}", result.stderr.text());
     assert_eq!(result.exit.exit_code, 3);
     let result = run(&sandbox, Program::Python, "def f():\n    return 1 / 0\nf()").await;
     let trace = result.stderr.text();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bouvet_archive::{Destination, Links, Owner, PackError, Skipped, Source, UnpackError};
 use bouvet_wire::limits::{CHUNK_BYTES, MAX_PATH_BYTES, MAX_SKIPPED_NAMES};
@@ -15,7 +15,7 @@ use tonic::{Status, Streaming};
 
 use crate::answers::Answers;
 use crate::enter;
-use crate::files::{resolve, status};
+use crate::files::{Place, resolve, status};
 
 /// Chunks that wait, beside those that the link holds.
 const WAITING_CHUNKS: usize = 4;
@@ -23,8 +23,8 @@ const WAITING_CHUNKS: usize = 4;
 const MODE_MASK: u32 = 0o7777;
 
 /// What is at a path.
-pub(crate) fn stat(home: &Path, request: &v1::StatRequest) -> Result<v1::StatReply, Status> {
-    let path = resolve(home, &request.path)?;
+pub(crate) fn stat(place: &Place, request: &v1::StatRequest) -> Result<v1::StatReply, Status> {
+    let path = resolve(place, &request.path)?;
     let about = fs::symlink_metadata(&path).map_err(|error| status(&path, &error))?;
     let target = fs::canonicalize(&path).ok();
     let target_kind = target.as_ref().and_then(|target| fs::symlink_metadata(target).ok());
@@ -50,8 +50,8 @@ fn kind(about: &fs::Metadata) -> v1::EntryKind {
 }
 
 /// Packs a tree into a stream of chunks.
-pub(crate) fn pack(home: &Path, request: v1::PackRequest) -> Result<Answers<v1::PackOutput>, Status> {
-    let path = resolve(home, &request.path)?;
+pub(crate) fn pack(place: &Place, request: v1::PackRequest) -> Result<Answers<v1::PackOutput>, Status> {
+    let path = resolve(place, &request.path)?;
     fs::symlink_metadata(&path).map_err(|error| status(&path, &error))?;
     let source = Source { path, name: PathBuf::from(request.name) };
     let (answers, stream) = mpsc::channel(WAITING_CHUNKS);
@@ -112,13 +112,13 @@ impl Write for Chunks {
 
 /// Unpacks the stream that the messages of `input` carry.
 pub(crate) async fn unpack(
-    home: &Path,
+    place: &Place,
     mut input: Streaming<v1::UnpackInput>,
 ) -> Result<v1::UnpackReply, Status> {
     let Some(Input::Start(start)) = input.message().await?.and_then(|message| message.input) else {
         return Err(Status::invalid_argument("the first message must be `start`"));
     };
-    let destination = destination(home, &start)?;
+    let destination = destination(place, &start)?;
     let (chunks, received) = mpsc::channel(WAITING_CHUNKS);
     let unpacking = tokio::task::spawn_blocking(move || unpack_from(received, &destination));
     // When unpacking ends early, `chunks` is closed and the rest need not come.
@@ -149,8 +149,8 @@ async fn feed(
     Ok(())
 }
 
-fn destination(home: &Path, start: &v1::UnpackStart) -> Result<Destination, Status> {
-    let path = resolve(home, &start.path)?;
+fn destination(place: &Place, start: &v1::UnpackStart) -> Result<Destination, Status> {
+    let path = resolve(place, &start.path)?;
     let about = fs::metadata(&path).map_err(|error| status(&path, &error))?;
     if !about.is_dir() {
         return Err(Status::invalid_argument(format!("`{}` is not a directory", path.display())));

@@ -12,6 +12,8 @@ use rustix::mount::{
     move_mount, open_tree,
 };
 
+use crate::files::make_directories;
+use crate::identity::{self, Identity};
 use crate::{RUN_DIR, places};
 
 /// Why it could not.
@@ -25,6 +27,8 @@ pub(crate) enum Error {
     Sysctl(#[from] crate::sysctl::Error),
     #[error("could not make the working directory `{0}`")]
     Directory(PathBuf, #[source] io::Error),
+    #[error(transparent)]
+    User(#[from] identity::Error),
     #[error("could not share mounts with programs")]
     Shared(#[source] io::Error),
     #[error("could not make the root file system read-only")]
@@ -41,8 +45,7 @@ pub(crate) fn furnish(request: &v1::FurnishRequest) -> Result<(), Error> {
         mount_tmpfs(tmpfs).map_err(|error| Error::Tmpfs((&tmpfs.path).into(), error))?;
     }
     if !request.working_dir.is_empty() {
-        let failed = |error| Error::Directory((&request.working_dir).into(), error);
-        places::make(Path::new(&request.working_dir)).map_err(failed)?;
+        make_working_dir(request)?;
     }
     if request.read_only {
         make_read_only().map_err(Error::ReadOnly)?;
@@ -60,6 +63,18 @@ fn resize_shm(bytes: u64) -> io::Result<()> {
     Ok(mount_remount("/dev/shm", flags, &*CString::new(format!("size={bytes}"))?)?)
 }
 
+/// Makes the directory that programs start in, which belongs to their user.
+fn make_working_dir(request: &v1::FurnishRequest) -> Result<(), Error> {
+    let dir = Path::new("/").join(&request.working_dir);
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let confinement = request.confinement.as_ref();
+    let user = confinement.map_or("", |confinement| &confinement.user);
+    let owner = Identity::find(user, &[])?;
+    make_directories(&dir, &owner).map(drop).map_err(|error| Error::Directory(dir, error))
+}
+
 fn mount_tmpfs(tmpfs: &v1::Tmpfs) -> io::Result<()> {
     let path = Path::new(&tmpfs.path);
     places::make(path)?;
@@ -72,7 +87,7 @@ fn mount_tmpfs(tmpfs: &v1::Tmpfs) -> io::Result<()> {
     flags.set(MountFlags::NOEXEC, !tmpfs.exec);
     flags.set(MountFlags::NOSUID, !tmpfs.suid);
     flags.set(MountFlags::NODEV, !tmpfs.dev);
-    let mut options = format!("mode={:o}", tmpfs.mode);
+    let mut options = format!("mode={:o},uid={},gid={}", tmpfs.mode, tmpfs.uid, tmpfs.gid);
     if tmpfs.size_bytes > 0 {
         options.push_str(&format!(",size={}", tmpfs.size_bytes));
     }

@@ -113,7 +113,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         if options.owns_kernel {
             names::prepare().map_err(|error| Error::Names(Box::new(error)))?;
         }
-        let service = Service::new(Arc::new(executor), options.home.clone(), options.owns_kernel);
+        let service = Service::new(Arc::new(executor), options.owns_kernel);
         match &options.link {
             LinkEnd::Port(name) => {
                 let port = Port::open(name).await.map_err(Error::Link)?;

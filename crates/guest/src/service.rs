@@ -1,6 +1,5 @@
 //! The gRPC service: one thin method per verb.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,7 +23,6 @@ use crate::personalise;
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     executor: Arc<Executor>,
-    home: PathBuf,
     owns_kernel: bool,
     personal: Arc<AtomicBool>,
     names: Arc<Mutex<Names>>,
@@ -35,9 +33,9 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(executor: Arc<Executor>, home: PathBuf, owns_kernel: bool) -> Self {
+    pub(crate) fn new(executor: Arc<Executor>, owns_kernel: bool) -> Self {
         let (personal, names, own, connections, peers, network) = Default::default();
-        Self { executor, home, owns_kernel, personal, names, own, connections, peers, network }
+        Self { executor, owns_kernel, personal, names, own, connections, peers, network }
     }
 
     /// A VM that is nobody's yet may have a twin with the same entropy and names: it must not work.
@@ -46,6 +44,13 @@ impl Service {
             return Ok(());
         }
         Err(Status::failed_precondition("this VM was not personalised yet"))
+    }
+
+    /// Where paths start. What they lead to may be in a volume.
+    async fn place(&self) -> Result<files::Place, Status> {
+        let executor = self.executor.clone();
+        let find = move || files::Place { start: executor.description().start_dir(), home: executor.home() };
+        self.executor.mounts().aside(find).await.map_err(|error| Status::internal(error.to_string()))
     }
 }
 
@@ -90,7 +95,9 @@ impl v1::guest_server::Guest for Service {
     ) -> Result<Response<v1::FurnishReply>, Status> {
         self.require_personal()?;
         let request = request.into_inner();
-        if !self.owns_kernel {
+        let only_start =
+            v1::FurnishRequest { working_dir: request.working_dir.clone(), ..v1::FurnishRequest::default() };
+        if !self.owns_kernel && request != only_start {
             return Err(Status::unimplemented("without a VM there is nothing to furnish"));
         }
         let own = request.clone();
@@ -150,7 +157,7 @@ impl v1::guest_server::Guest for Service {
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         self.require_personal()?;
-        let chunks = files::read(&self.home, request.into_inner()).await?;
+        let chunks = files::read(&self.place().await?, request.into_inner()).await?;
         Ok(Response::new(chunks))
     }
 
@@ -159,20 +166,25 @@ impl v1::guest_server::Guest for Service {
         request: Request<Streaming<v1::WriteInput>>,
     ) -> Result<Response<v1::WriteReply>, Status> {
         self.require_personal()?;
-        files::write(&self.home, request.into_inner()).await.map(Response::new)
+        let scene = files::Scene {
+            place: self.place().await?,
+            description: self.executor.description(),
+            spare_dir: self.executor.run_dir().to_owned(),
+        };
+        files::write(scene, request.into_inner()).await.map(Response::new)
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListReply>, Status> {
         self.require_personal()?;
-        let home = self.home.clone();
-        let list = tokio::task::spawn_blocking(move || files::list(&home, &request.into_inner()));
+        let place = self.place().await?;
+        let list = tokio::task::spawn_blocking(move || files::list(&place, &request.into_inner()));
         list.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
     }
 
     async fn stat(&self, request: Request<v1::StatRequest>) -> Result<Response<v1::StatReply>, Status> {
         self.require_personal()?;
-        let home = self.home.clone();
-        let stat = tokio::task::spawn_blocking(move || archive::stat(&home, &request.into_inner()));
+        let place = self.place().await?;
+        let stat = tokio::task::spawn_blocking(move || archive::stat(&place, &request.into_inner()));
         stat.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
     }
 
@@ -180,7 +192,7 @@ impl v1::guest_server::Guest for Service {
 
     async fn pack(&self, request: Request<v1::PackRequest>) -> Result<Response<Self::PackStream>, Status> {
         self.require_personal()?;
-        archive::pack(&self.home, request.into_inner()).map(Response::new)
+        archive::pack(&self.place().await?, request.into_inner()).map(Response::new)
     }
 
     async fn unpack(
@@ -188,7 +200,7 @@ impl v1::guest_server::Guest for Service {
         request: Request<Streaming<v1::UnpackInput>>,
     ) -> Result<Response<v1::UnpackReply>, Status> {
         self.require_personal()?;
-        archive::unpack(&self.home, request.into_inner()).await.map(Response::new)
+        archive::unpack(&self.place().await?, request.into_inner()).await.map(Response::new)
     }
 
     type MountStream = Answers<v1::MountOutput>;

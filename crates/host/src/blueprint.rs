@@ -7,9 +7,9 @@ use bouvet_wire::v1;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::boxconfig::plan::{Plan, WORKSPACE};
+use crate::boxconfig::plan::{Plan, WORKSPACE, parse_signal};
 use crate::boxconfig::sysctl::Sysctl;
-use crate::boxconfig::{BoxConfig, InvalidConfig, SecretConfig};
+use crate::boxconfig::{BoxConfig, InvalidConfig, SecretConfig, check_user};
 use crate::exec::Signal;
 use crate::seccomp::{self, Vsock};
 
@@ -25,9 +25,23 @@ pub(crate) struct ImageWords {
 }
 
 impl ImageWords {
-    fn stop_signal(&self) -> Signal {
-        self.stop_signal.as_deref().and_then(|name| name.parse().ok()).unwrap_or(Signal::TERM)
+    /// Whether the image names a signal that exists, if it names one.
+    pub(crate) fn has_usable_signal(&self) -> bool {
+        self.stop_signal("stop_signal").is_ok()
     }
+
+    /// The signal that the image names: `field` of the description can name another.
+    fn stop_signal(&self, field: &'static str) -> Result<Signal, InvalidConfig> {
+        match &self.stop_signal {
+            None => Ok(Signal::TERM),
+            Some(name) => parse_signal(field, name).map_err(of_image),
+        }
+    }
+}
+
+/// An error of what the image says where the description says nothing.
+fn of_image(error: InvalidConfig) -> InvalidConfig {
+    InvalidConfig { value: format!("{} in the image", error.value), ..error }
 }
 
 /// A sandbox to be.
@@ -39,7 +53,7 @@ pub(crate) struct Blueprint {
     pub(crate) main: Option<Main>,
     /// Of every program.
     pub(crate) env: Vec<(String, String)>,
-    /// Where its programs start. Empty: the guest's home directory.
+    /// Where its programs start. Empty: the home directory of their user.
     pub(crate) working_dir: String,
     /// The program beside it.
     pub(crate) sidecar: Option<Sidecar>,
@@ -75,8 +89,13 @@ impl Blueprint {
             let allowed = "the image names no program: one must be given".into();
             return Err(InvalidConfig { field: "cmd", value: "empty".into(), allowed });
         }
-        let stop_signal = of_image.stop_signal();
-        let main = (!argv.is_empty()).then_some(Main { argv, stop_signal });
+        if config.user.is_empty() {
+            check_user("user", &of_image.user).map_err(self::of_image)?;
+        }
+        let main = match argv.is_empty() {
+            true => None,
+            false => Some(Main { argv, stop_signal: stop_signal(&config, &of_image)? }),
+        };
         let said = |of_config: &str, of_image: String| match of_config {
             "" => of_image,
             said => said.to_owned(),
@@ -135,13 +154,15 @@ impl Blueprint {
             seccomp: seccomp::filters(&self.plan.security, Vsock::Open)?,
             ..self.taken()
         };
+        check_user("sidecar.image", &words.user).map_err(of_image)?;
+        let stop_signal = words.stop_signal("sidecar.image")?;
         self.sidecar = Some(Sidecar {
             argv,
             env: words.env.iter().chain(&config.env).cloned().collect(),
             working_dir: or(&words.working_dir, "/"),
             // Not the main program's.
             user: or(&words.user, "0"),
-            stop_signal: words.stop_signal(),
+            stop_signal,
             confinement,
         });
         Ok(self)
@@ -174,7 +195,8 @@ impl Blueprint {
     fn confinement(&self) -> Option<v1::Confinement> {
         let security = &self.plan.security;
         let free = security.privileged && !security.no_new_privileges && self.plan.limits.ulimits.is_empty();
-        if free && self.main.is_none() && self.user.is_empty() {
+        let is_root = self.user.is_empty() && self.config.group_add.is_empty();
+        if free && self.main.is_none() && is_root {
             return None;
         }
         Some(v1::Confinement {
@@ -183,6 +205,7 @@ impl Blueprint {
             user: self.user.clone(),
             init: self.config.init,
             sysctls: self.plan.sysctls.iter().filter(|one| one.is_ipc()).map(sysctl).collect(),
+            groups: self.config.group_add.clone(),
             ..self.taken()
         })
     }
@@ -210,11 +233,21 @@ fn arguments(config: &BoxConfig, image: &ImageWords) -> Vec<String> {
     entrypoint.iter().chain(cmd).cloned().collect()
 }
 
+/// The signal that asks the main program to end.
+fn stop_signal(config: &BoxConfig, image: &ImageWords) -> Result<Signal, InvalidConfig> {
+    match config.stop_signal.as_str() {
+        "" => image.stop_signal("stop_signal"),
+        name => parse_signal("stop_signal", name),
+    }
+}
+
 fn tmpfs(tmpfs: &crate::boxconfig::tmpfs::Tmpfs) -> v1::Tmpfs {
     v1::Tmpfs {
         path: tmpfs.path.clone(),
         size_bytes: tmpfs.size_bytes.unwrap_or_default(),
         mode: tmpfs.mode,
+        uid: tmpfs.uid,
+        gid: tmpfs.gid,
         read_only: tmpfs.read_only,
         exec: tmpfs.exec,
         suid: tmpfs.suid,
@@ -318,6 +351,33 @@ mod tests {
         let confinement = second.confinement.unwrap();
         assert!(confinement.init);
         assert_eq!(confinement.sysctls, [v1::Sysctl { name: "kernel.shmmax".into(), value: "65536".into() }]);
+    }
+
+    #[test]
+    fn unusable_words_of_an_image_are_refused() {
+        let of = |words: ImageWords, config: BoxConfig| Blueprint::new(config, Some(&words)).map(drop);
+        let user = |user: &str| ImageWords { user: user.into(), ..image() };
+        assert!(of(user("1000:"), BoxConfig::default()).is_ok());
+        let error = of(user("0:4294967295"), BoxConfig::default()).unwrap_err();
+        assert_eq!((error.field, &error.value[..]), ("user", "`0:4294967295` in the image"));
+        let signal = |name: &str| ImageWords { stop_signal: Some(name.into()), ..image() };
+        let config =
+            |stop_signal: &str| BoxConfig { stop_signal: stop_signal.into(), ..BoxConfig::default() };
+        let number = |words: &ImageWords, name: &str| {
+            Blueprint::new(config(name), Some(words))
+                .map(|blueprint| blueprint.main.unwrap().stop_signal.number())
+        };
+        assert_eq!(number(&signal("SIGRTMIN+3"), ""), Ok(37));
+        assert_eq!(number(&signal("SIGRTMIN+3"), "RTMAX-1"), Ok(63));
+        assert_eq!(number(&signal("STOPP"), "").unwrap_err().field, "stop_signal");
+        assert_eq!(number(&signal("STOPP"), "TERM"), Ok(15), "the caller may name another");
+    }
+
+    #[test]
+    fn added_groups_reach_every_program() {
+        let config = BoxConfig { privileged: true, group_add: words(&["audio"]), ..BoxConfig::default() };
+        let [None, Some(request)] = Blueprint::new(config, None).unwrap().furnishing() else { panic!() };
+        assert_eq!(request.confinement.unwrap().groups, ["audio"]);
     }
 
     #[test]

@@ -61,12 +61,12 @@ pub struct ContextRequest {
     pub program: Program,
     /// Environment variables, beside the sandbox's own, at most 64 KiB.
     pub env: BTreeMap<String, String>,
-    /// The working directory; empty for the home directory.
+    /// The working directory, relative to the sandbox's.
     pub cwd: String,
 }
 
 impl ContextRequest {
-    /// A context in the home directory.
+    /// A context in the sandbox's working directory.
     ///
     /// ```
     /// use bouvet_host::{ContextRequest, Program};

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod frame;
 pub mod limits;
 pub mod mime;
+pub mod owner;
 pub mod volume;
 
 /// The generation of this contract. Host and guest of one sandbox are always built together, so unequal

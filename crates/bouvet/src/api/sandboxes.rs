@@ -14,8 +14,6 @@ use super::shape::{AttestationView, ExitView, SandboxView, StatsView};
 use super::{Answered, asked, end, said, told};
 use crate::failure::{Failure, Kind};
 
-/// How long a program has to end that is asked to, if nobody says otherwise: Docker's ten seconds.
-pub(crate) const STOP_GRACE_SECS: u64 = 10;
 /// More than anybody waits for.
 const MAX_GRACE_SECS: u64 = 24 * 3600;
 
@@ -30,14 +28,10 @@ pub(super) struct ListQuery {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StopQuery {
-    #[serde(default = "stop_grace_secs")]
-    grace_secs: u64,
     /// The signal that asks its main program, instead of its image's.
     signal: Option<String>,
-}
-
-fn stop_grace_secs() -> u64 {
-    STOP_GRACE_SECS
+    /// Left out: by the sandbox's description.
+    grace_secs: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -137,8 +131,9 @@ pub(super) async fn stop(
 ) -> Answered {
     let StopQuery { grace_secs, signal } = asked(query)?;
     let signal: Option<Signal> = signal.map(|name| name.parse()).transpose().map_err(Failure::argument)?;
-    let grace = Duration::from_secs(grace_secs.min(MAX_GRACE_SECS));
     let sandbox = host.find(&name)?;
+    let grace = grace_secs.map(|seconds| Duration::from_secs(seconds.min(MAX_GRACE_SECS)));
+    let grace = grace.unwrap_or_else(|| sandbox.stop_grace());
     let stopped = match signal {
         Some(signal) => sandbox.stop_by(signal, grace).await,
         None => sandbox.stop(grace).await,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::api::STOP_GRACE_SECS;
+use crate::api::client::path;
 
 // What is written of these types, and not of their fields, would become the help of the commands that have them.
 #[derive(Debug, Args)]
@@ -14,7 +14,17 @@ pub(crate) struct Names {
 
 #[derive(Debug, Args)]
 pub(super) struct Grace {
-    /// Seconds that the program has to end before it is killed
-    #[arg(short, long, default_value_t = STOP_GRACE_SECS, value_name = "SECS")]
-    pub(super) time: u64,
+    /// Seconds that the program has to end before it is killed [default: the sandbox's, or 10]
+    #[arg(short, long, value_name = "SECS")]
+    time: Option<u64>,
+}
+
+impl Grace {
+    /// The path that stops the sandbox `name`, by `signal` if that is given.
+    pub(super) fn stop(&self, name: &str, signal: Option<&str>) -> String {
+        let seconds = self.time.map(|seconds| seconds.to_string());
+        let mut query: Vec<_> = seconds.iter().map(|seconds| ("grace_secs", &seconds[..])).collect();
+        query.extend(signal.map(|signal| ("signal", signal)));
+        path(&["sandboxes", name, "stop"], &query)
+    }
 }

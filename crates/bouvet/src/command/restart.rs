@@ -18,9 +18,8 @@ pub(crate) struct Line {
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     connection.needs_server("`restart`")?;
-    let seconds = line.grace.time.to_string();
     let restart = async |client: &Client, name: &str| {
-        client.act(Method::POST, &path(&["sandboxes", name, "stop"], &[("grace_secs", &seconds)])).await?;
+        client.act(Method::POST, &line.grace.stop(name, None)).await?;
         Ok(client.act(Method::POST, &path(&["sandboxes", name, "start"], &[])).await?)
     };
     connection.each(&line.names.sandboxes, restart).await

@@ -102,6 +102,15 @@ struct How {
     /// Who it runs as
     #[arg(short, long, default_value = "", value_name = "USER[:GROUP]")]
     user: String,
+    /// A group of its programs besides those of the user
+    #[arg(long, value_name = "GROUP")]
+    group_add: Vec<String>,
+    /// The signal that asks the program to end, instead of the image's
+    #[arg(long, default_value = "", value_name = "SIGNAL")]
+    stop_signal: String,
+    /// Seconds that the program then has before it is killed [default: 10]
+    #[arg(long, value_name = "SECS")]
+    stop_timeout: Option<u64>,
     /// Run no program of the image: the sandbox stays until it is stopped, for `exec`
     #[arg(long, requires = "detach", conflicts_with_all = ["command", "entrypoint"])]
     idle: bool,

@@ -5,7 +5,7 @@ use hyper::Method;
 
 use super::names::{Grace, Names};
 use super::outcome::{Connection, Failed};
-use crate::api::client::{Client, path};
+use crate::api::client::Client;
 
 /// What is typed after `bouvet stop`.
 #[derive(Debug, Args)]
@@ -20,11 +20,8 @@ pub(crate) struct Line {
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
-    let seconds = line.grace.time.to_string();
     let stop = async |client: &Client, name: &str| {
-        let mut query = vec![("grace_secs", seconds.as_str())];
-        query.extend(line.signal.as_deref().map(|signal| ("signal", signal)));
-        let path = path(&["sandboxes", name, "stop"], &query);
+        let path = line.grace.stop(name, line.signal.as_deref());
         Ok(client.act(Method::POST, &path).await?)
     };
     connection.each(&line.names.sandboxes, stop).await

@@ -9,6 +9,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, getpid, setpgid, wait};
 
 use super::{FAILED, become_program, fail};
 use crate::exec::entry::Entry;
+use crate::identity::Identity;
 
 /// Signals of this process's own faults, and of terminals: not forwarded.
 const OWN: [i32; 9] = [
@@ -23,8 +24,8 @@ const OWN: [i32; 9] = [
     libc::SIGTTOU,
 ];
 
-/// Runs the program of `entry`. Returns its exit code; 128 + N if the signal N ended it.
-pub(super) fn run(entry: &Entry, mut errors: File) -> ExitCode {
+/// Runs the program of `entry` as `identity`. Returns its exit code; 128 + N if the signal N ended it.
+pub(super) fn run(entry: &Entry, identity: &Identity, mut errors: File) -> ExitCode {
     let signals = block_signals();
     #[expect(unsafe_code, reason = "no safe wrapper exists")]
     // SAFETY: this process has one thread, so the child is a whole copy of it.
@@ -34,8 +35,8 @@ pub(super) fn run(entry: &Entry, mut errors: File) -> ExitCode {
             if entry.terminal {
                 lead_terminal();
             }
-            // The signal mask is reset by std.
-            fail(&mut errors, &become_program(entry));
+            // The signal mask is reset there.
+            fail(&mut errors, &become_program(entry, identity));
             #[expect(unsafe_code, reason = "no safe wrapper exists")]
             // SAFETY: it ends this process.
             unsafe {

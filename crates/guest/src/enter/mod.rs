@@ -4,8 +4,8 @@
 //! Nothing is done between fork and exec but what only a child can do; here it is ordinary code, one thread, with an
 //! allocator. The service hands it an [`Entry`] and learns by a pipe that is closed when the program begins.
 
-mod identity;
 mod init;
+mod obstacle;
 mod strip;
 mod view;
 
@@ -14,15 +14,15 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::io::FdFlags;
 use rustix::thread::LinkNameSpaceType;
 
-use self::identity::Identity;
+use self::obstacle::Why;
 use crate::exec::entry::{Entry, Obstacle};
+use crate::identity::{self, Identity};
 
 /// As a shell has it for a program that could not be started.
 const FAILED: u8 = 126;
@@ -36,21 +36,24 @@ enum Error {
     Mount(PathBuf, #[source] io::Error),
     #[error(transparent)]
     Sysctl(#[from] crate::sysctl::Error),
-    #[error("there is no {0} `{1}` in the sandbox")]
-    Unknown(&'static str, String),
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
     #[error("the working directory `{0}` cannot be entered")]
     Directory(PathBuf, #[source] io::Error),
     #[error("there is no program `{0}` in the sandbox")]
-    Missing(String, #[source] io::Error),
+    Missing(String),
+    #[error("the program `{name}` cannot be run: {why}")]
+    Unfit { name: String, why: Why },
     #[error("the program `{0}` cannot be run")]
-    Unfit(String, #[source] io::Error),
+    Refused(String, #[source] io::Error),
 }
 
 impl Error {
     fn obstacle(&self) -> Obstacle {
         match self {
-            Self::Missing(..) => Obstacle::Missing,
-            Self::Unfit(..) => Obstacle::Unfit,
+            Self::Missing(_) => Obstacle::Missing,
+            Self::Unfit { why, .. } => why.obstacle(),
+            Self::Refused(..) => Obstacle::Unfit,
             _ => Obstacle::Other,
         }
     }
@@ -58,7 +61,7 @@ impl Error {
 
 /// The numbers of `user`, by the sandbox's own files: `user`, `uid`, either with `:group` or `:gid`.
 pub(crate) fn owner(user: &str) -> Result<(u32, u32), String> {
-    let found = Identity::find(user).map_err(|error| crate::chain(&error))?;
+    let found = Identity::find(user, &[]).map_err(|error| crate::chain(&error))?;
     Ok((found.uid, found.gid))
 }
 
@@ -79,12 +82,14 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => return fail(&mut errors, &Error::Step("read what it is to be", error)),
     };
     match prepare(&entry, fds.collect()) {
-        Ok(()) if entry.argv.is_empty() => {
+        Ok(None) => {
             drop(errors);
             stay()
         }
-        Ok(()) if entry.first && confinement_has_init(&entry) => init::run(&entry, errors),
-        Ok(()) => fail(&mut errors, &become_program(&entry)),
+        Ok(Some(identity)) if entry.first && confinement_has_init(&entry) => {
+            init::run(&entry, &identity, errors)
+        }
+        Ok(Some(identity)) => fail(&mut errors, &become_program(&entry, &identity)),
         Err(error) => fail(&mut errors, &error),
     }
 }
@@ -110,7 +115,8 @@ fn inherited(number: &OsString) -> Option<OwnedFd> {
     Some(fd)
 }
 
-fn prepare(entry: &Entry, namespaces: Vec<OwnedFd>) -> Result<(), Error> {
+/// Makes this process what its program is to be, and returns who that is; `None`: there is no program.
+fn prepare(entry: &Entry, namespaces: Vec<OwnedFd>) -> Result<Option<Identity>, Error> {
     for namespace in namespaces {
         // Which kind it is, the descriptor knows.
         rustix::thread::move_into_link_name_space(
@@ -128,34 +134,49 @@ fn prepare(entry: &Entry, namespaces: Vec<OwnedFd>) -> Result<(), Error> {
         }
     }
     if entry.argv.is_empty() {
-        return strip::hold();
+        return strip::hold().map(|()| None);
     }
     if entry.terminal {
         rustix::process::setsid().map_err(step("begin a session"))?;
         rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()).map_err(step("take its terminal"))?;
     }
     std::env::set_current_dir(entry.cwd()).map_err(|error| Error::Directory(entry.cwd(), error))?;
-    let identity = Identity::find(&entry.user)?;
+    let groups = confinement.map_or(&[][..], |confinement| &confinement.groups);
+    let identity = Identity::find(&entry.user, groups)?;
     identity.own_streams();
-    strip::take(confinement, &identity)
+    strip::take(confinement, &identity)?;
+    Ok(Some(identity))
 }
 
 /// Becomes the program. Returns only when it cannot.
-fn become_program(entry: &Entry) -> Error {
+fn become_program(entry: &Entry, identity: &Identity) -> Error {
     let words: Vec<OsString> =
         entry.argv.iter().map(|word| std::os::unix::ffi::OsStringExt::from_vec(word.clone())).collect();
     let mut env = entry.environment();
-    if !env.contains_key(std::ffi::OsStr::new("HOME")) {
-        let home = Identity::find(&entry.user).map(|identity| identity.home).unwrap_or_else(|_| "/".into());
-        env.insert("HOME".into(), home.into());
+    // An empty one is none, as in runc.
+    if env.get(OsStr::new("HOME")).is_none_or(|home| home.is_empty()) {
+        env.insert("HOME".into(), identity.home.clone().into());
     }
-    #[expect(clippy::disallowed_methods, reason = "this process becomes the program")]
-    let mut command = std::process::Command::new(&words[0]);
-    let error = command.args(&words[1..]).env_clear().envs(env).exec();
-    let name = words[0].to_string_lossy().into_owned();
-    match error.kind() {
-        io::ErrorKind::NotFound => Error::Missing(name, error),
-        _ => Error::Unfit(name, error),
+    let path = env.get(OsStr::new("PATH")).cloned().unwrap_or_default();
+    reset_signals();
+    let error = obstacle::execute(&words, &env, &path);
+    let name = words[0].to_string_lossy().escape_debug().to_string();
+    match Why::of(&words[0], &path, &error) {
+        Why::Missing => Error::Missing(name),
+        Why::Unknown => Error::Refused(name, error),
+        why => Error::Unfit { name, why },
+    }
+}
+
+/// Lets the program begin with the signals of any other: Rust ignores SIGPIPE, and a process 1 blocks all.
+fn reset_signals() {
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: it replaces no handler of ours, and the set is initialised by `sigemptyset`.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
 }
 

@@ -4,8 +4,8 @@ use bouvet_wire::v1;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::identity::Identity;
 use super::{Error, step};
+use crate::identity::Identity;
 
 /// Bytes of a `struct sock_filter`, and how many of them a filter may have (`include/uapi/linux/filter.h`,
 /// `BPF_MAXINSNS`).
@@ -37,7 +37,9 @@ const RESOURCES: [Resource; 16] = [
 /// The order is forced: limits may be raised, and filters set without `no_new_privileges`, only by who still has
 /// capabilities (seccomp(2)); and a change of user drops them.
 pub(super) fn take(confinement: Option<&v1::Confinement>, identity: &Identity) -> Result<(), Error> {
-    let Some(confinement) = confinement else { return identity.assume() };
+    let assume =
+        || identity.assume().map_err(|error| Error::Step("become the user that it is to run as", error));
+    let Some(confinement) = confinement else { return assume() };
     for limit in &confinement.ulimits {
         set_limit(limit)?;
     }
@@ -46,7 +48,7 @@ pub(super) fn take(confinement: Option<&v1::Confinement>, identity: &Identity) -
     if !confinement.no_new_privileges {
         install(&confinement.seccomp)?;
     }
-    identity.assume()?;
+    assume()?;
     // Whoever is not root has none by now: a program that carries some may still get those of the bounding set.
     if identity.uid == 0 {
         let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };

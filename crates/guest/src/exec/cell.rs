@@ -35,7 +35,7 @@ pub(super) fn run(
         return Err(Status::invalid_argument(format!("the context is one of {name}")));
     }
     let serial = executor.serial.fetch_add(1, Ordering::Relaxed);
-    let files = program::Files::new(executor.run_dir.join(format!("exec-{serial}")));
+    let files = program::Files::new(executor.run_dir.join(format!("exec-{serial}")), None);
     let file = files
         .store("cell", source)
         .map_err(|error| Status::internal(format!("could not store the program: {error}")))?;

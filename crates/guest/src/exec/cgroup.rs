@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bouvet_wire::v1;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Gid, Pid, Signal};
 use tokio::process::Command;
 
 use super::process::Ends;
+use super::program::Files;
 
 /// One program may have this part of all processes and threads of its sandbox, which are four for each MiB of its
 /// memory: a fork bomb ends here, before it has filled that memory, and other programs can still start theirs.
@@ -42,7 +43,29 @@ struct State {
     made: u64,
     spares: Vec<Cgroup>,
     /// Those that were left to background processes, or to the death of what was killed in them.
-    left: Vec<PathBuf>,
+    left: Vec<Left>,
+}
+
+/// Processes that outlive their program.
+#[derive(Debug)]
+struct Left {
+    /// `None` where there are no cgroups: then their process group is all that is known.
+    dir: Option<PathBuf>,
+    leader: Option<Pid>,
+    /// Their program, which they may start again.
+    _files: Option<Files>,
+}
+
+impl Left {
+    /// Whether all of them have ended. Removes their cgroup then.
+    fn has_ended(&self) -> bool {
+        match (&self.dir, self.leader) {
+            // Fails while there are processes in it.
+            (Some(dir), _) => fs::remove_dir(dir).is_ok() || !dir.exists(),
+            (None, Some(leader)) => rustix::process::test_kill_process_group(leader).is_err(),
+            (None, None) => true,
+        }
+    }
 }
 
 /// A cgroup, and how often the kernel had killed in it when it was last looked at.
@@ -59,6 +82,7 @@ impl Groups {
 
     /// An empty group for one program.
     pub(super) fn take(self: &Arc<Self>) -> io::Result<Group> {
+        self.state().left.retain(|left| !left.has_ended());
         let cgroup = self.parent.as_deref().map(|parent| self.cgroup(parent)).transpose()?;
         Ok(Group { groups: self.clone(), cgroup, leader: None, kill_on_drop: true })
     }
@@ -104,8 +128,6 @@ impl Groups {
 
     fn cgroup(&self, parent: &Path) -> io::Result<Cgroup> {
         let mut state = self.state();
-        // Fails for those in which processes live on.
-        state.left.retain(|dir| fs::remove_dir(dir).is_err() && dir.exists());
         while let Some(spare) = state.spares.pop() {
             // Programs are root, and may have removed it.
             if spare.dir.exists() {
@@ -129,12 +151,12 @@ impl Groups {
         if state.spares.len() < MAX_SPARES {
             state.spares.push(cgroup);
         } else {
-            state.left.push(cgroup.dir);
+            state.left.push(Left { dir: Some(cgroup.dir), leader: None, _files: None });
         }
     }
 
-    fn leave(&self, dir: PathBuf) {
-        self.state().left.push(dir);
+    fn leave(&self, left: Left) {
+        self.state().left.push(left);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -176,13 +198,14 @@ impl Group {
         self.leader = i32::try_from(pid).ok().and_then(Pid::from_raw);
     }
 
-    /// What starts the program's first process.
+    /// What starts the program's first process, in the supplementary groups `gids`.
     pub(super) fn command(
         &self,
         argv: &[OsString],
         env: &HashMap<String, String>,
         cwd: &Path,
         ends: Ends,
+        gids: &[u32],
     ) -> io::Result<Command> {
         let (program, args) = argv.split_first().ok_or_else(|| io::Error::other("no program"))?;
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
@@ -190,6 +213,7 @@ impl Group {
         command.args(args).env_clear().envs(env).current_dir(cwd).process_group(0);
         command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr);
         self.take_in(&mut command)?;
+        join_groups(&mut command, gids);
         Ok(command)
     }
 
@@ -246,20 +270,38 @@ impl Group {
     }
 
     /// Lets processes that the program put into the background live on, with a little less memory: what
-    /// runs into its limit is killed, so that limit must not be the one of all programs together.
-    pub(super) fn leave_running(mut self) {
+    /// runs into its limit is killed, so that limit must not be the one of all programs together. They keep `files`.
+    pub(super) fn leave_running(mut self, files: Files) {
         self.kill_on_drop = false;
-        let Some(cgroup) = self.cgroup.take() else { return };
+        let files = files.is_stored().then_some(files);
+        let Some(cgroup) = self.cgroup.take() else {
+            self.groups.leave(Left { dir: None, leader: self.leader, _files: files });
+            return;
+        };
         if cgroup.is_empty().unwrap_or(false) {
             self.groups.put(cgroup);
             return;
         }
-        self.groups.leave(cgroup.dir.clone());
+        self.groups.leave(Left { dir: Some(cgroup.dir.clone()), leader: None, _files: files });
         // Writing waits until the processes are within the limit.
         tokio::task::spawn_blocking(move || {
             // Failing means that they have ended, and the cgroup was removed.
             limit_background(&cgroup.dir).ok();
         });
+    }
+}
+
+/// Puts the process of `command` into the supplementary groups `gids`. None: those of the service, which is in none.
+fn join_groups(command: &mut Command, gids: &[u32]) {
+    if gids.is_empty() {
+        return;
+    }
+    let gids: Vec<_> = gids.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let join = move || Ok(rustix::thread::set_thread_groups(&gids)?);
+    #[expect(unsafe_code, reason = "only the child itself can change its groups")]
+    // SAFETY: between fork and exec, `join` only makes a system call: it allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(join);
     }
 }
 
@@ -280,7 +322,7 @@ impl Drop for Group {
         }
         if let Some(cgroup) = self.cgroup.take() {
             // Those that were killed take a moment to die.
-            self.groups.leave(cgroup.dir);
+            self.groups.leave(Left { dir: Some(cgroup.dir), leader: None, _files: None });
         }
     }
 }

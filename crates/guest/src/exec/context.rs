@@ -153,11 +153,10 @@ async fn start(
     let program = request.program();
     let argv = program::context_argv(program, &executor.run_dir)
         .ok_or_else(|| Status::invalid_argument("a context is for Python or Node.js"))?;
-    let cwd = executor.home.join(&request.cwd);
-    executor.check_directory(&cwd).await?;
+    let cwd = executor.directory(&request.cwd).await?;
     let mut group = executor.groups.take().map_err(|error| failed("make a cgroup", &error))?;
     group.leave_room().map_err(|error| failed("limit its memory", &error))?;
-    let env = executor.environment(request.env).await;
+    let env = executor.environment_of("", request.env).await;
     let (socket, outputs, ends) = ends().map_err(|error| failed("make its streams", &error))?;
     let start = v1::ExecStart { program: program.into(), ..v1::ExecStart::default() };
     let launch = Launch { argv: &argv, cwd: &cwd, env: &env, start: &start };

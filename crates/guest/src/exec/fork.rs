@@ -23,6 +23,17 @@ const READY_DEADLINE: Duration = Duration::from_secs(150);
 /// A request is one message: the environment is most of it.
 const MAX_REQUEST_BYTES: usize = 200 * 1024;
 
+/// What a fork is to be.
+#[derive(Debug)]
+pub(super) struct Request<'a> {
+    /// The program.
+    pub(super) file: &'a Path,
+    pub(super) cwd: &'a Path,
+    pub(super) env: &'a HashMap<String, String>,
+    /// Supplementary groups.
+    pub(super) groups: &'a [u32],
+}
+
 /// The interpreter that forks. Dropped, it takes no more requests, and ends when its forks have: they may be
 /// others' programs, and only it learns how they end.
 #[derive(Debug)]
@@ -62,16 +73,11 @@ impl ForkServer {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Asks for a fork that runs `file`. `fds` are its standard input, output and errors, the pipe for the answer
+    /// Asks for a fork. `fds` are its standard input, output and errors, the pipe for the answer
     /// and the file by which it enters its cgroup, if it has one.
-    pub(super) fn fork(
-        &self,
-        file: &Path,
-        cwd: &Path,
-        env: &HashMap<String, String>,
-        fds: &[BorrowedFd<'_>],
-    ) -> io::Result<()> {
-        let request = json!({ "file": file, "cwd": cwd, "env": env }).to_string();
+    pub(super) fn fork(&self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let Request { file, cwd, env, groups } = request;
+        let request = json!({ "file": file, "cwd": cwd, "env": env, "groups": groups }).to_string();
         if request.len() > MAX_REQUEST_BYTES {
             return Err(io::ErrorKind::ArgumentListTooLong.into());
         }

@@ -4,6 +4,7 @@ mod cell;
 mod cgroup;
 mod context;
 pub(crate) mod entry;
+mod environment;
 mod fork;
 mod jail;
 mod output;
@@ -34,11 +35,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::answers::Answers;
+use crate::description::Description;
 use crate::volume::Mounts;
 use cgroup::{Group, Groups};
 use context::Contexts;
 pub(crate) use context::{create as create_context, destroy as destroy_context, list as list_contexts};
 use entry::Entry;
+use environment::{PATH, foreign_environment, with_terminal};
 use fork::ForkServer;
 use jail::Jail;
 use output::Capture;
@@ -48,8 +51,6 @@ use running::Running;
 /// How long output is still read after the program itself has ended, when processes that it left running
 /// hold its pipes open.
 const DRAIN: Duration = Duration::from_millis(50);
-
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How long a fork may take to be there.
 const FORK_DEADLINE: Duration = Duration::from_secs(30);
@@ -62,7 +63,7 @@ type Answer = mpsc::Sender<Result<v1::ExecOutput, Status>>;
 /// What all runs share.
 #[derive(Debug)]
 pub(crate) struct Executor {
-    home: PathBuf,
+    description: Mutex<Description>,
     run_dir: PathBuf,
     groups: Arc<Groups>,
     env: Mutex<HashMap<String, String>>,
@@ -92,14 +93,14 @@ impl Executor {
     pub(crate) fn new(home: &Path, run_dir: &Path, cgroup: Option<PathBuf>) -> io::Result<Self> {
         std::fs::create_dir_all(run_dir)?;
         program::install_runners(run_dir)?;
-        let (home, run_dir) = (home.to_owned(), run_dir.to_owned());
+        let (description, run_dir) = (Mutex::new(Description::new(home)), run_dir.to_owned());
         let (env, serial, python) = (Mutex::default(), AtomicU64::new(0), tokio::sync::Mutex::default());
         let groups = Arc::new(Groups::new(cgroup));
         let (python_starts, contexts) = (AtomicBool::new(false), Contexts::default());
         let (jail, sidecar) = (OnceLock::new(), OnceLock::new());
         let (running, mounts) = (Arc::default(), Mounts::default());
         Ok(Self {
-            home,
+            description,
             run_dir,
             groups,
             env,
@@ -116,6 +117,7 @@ impl Executor {
 
     /// Limits all programs together, and confines those to come.
     pub(crate) async fn furnish(&self, request: v1::FurnishRequest) -> Result<(), Status> {
+        self.description.lock().unwrap_or_else(PoisonError::into_inner).furnish(&request);
         if let Some(limits) = &request.limits {
             let failed = |error| Status::failed_precondition(format!("could not limit programs: {error}"));
             self.groups.limit(limits).map_err(failed)?;
@@ -160,13 +162,27 @@ impl Executor {
         foreign_environment(env)
     }
 
-    /// The environment of a program that runs as `user`. Whose home is whose, its stage finds out.
+    /// The environment of a program of a language that runs as `user`, and of contexts. Stages add the home directory
+    /// of the user; programs without a stage are root's.
     async fn environment_of(&self, user: &str, of_call: HashMap<String, String>) -> HashMap<String, String> {
-        let mut env = self.environment(HashMap::new()).await;
+        let of_image = self.mounts.aside(program::image_environment).await.unwrap_or_default();
+        let mut env: HashMap<String, String> = [
+            ("PATH", PATH),
+            ("LANG", "C.UTF-8"),
+            // Output of a program that is killed must not be lost in its buffer.
+            ("PYTHONUNBUFFERED", "1"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        env.extend(of_image);
         if self.jail.get().is_some() || !user.is_empty() {
             env.retain(|name, _| !matches!(name.as_str(), "HOME" | "USER"));
-            env.extend(self.env.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        } else {
+            let home = self.description().root_home().to_string_lossy().into_owned();
+            env.entry("HOME".into()).or_insert(home);
+            env.entry("USER".into()).or_insert_with(|| "root".into());
         }
+        env.extend(self.env.lock().unwrap_or_else(PoisonError::into_inner).clone());
         env.extend(of_call);
         env
     }
@@ -176,33 +192,50 @@ impl Executor {
         &self.mounts
     }
 
-    /// Checks the directory that a program is to start in.
-    async fn check_directory(&self, dir: &Path) -> Result<(), Status> {
-        let owned = dir.to_owned();
-        let is_dir = self.mounts.aside(move || owned.is_dir()).await;
-        if is_dir.map_err(|error| Status::internal(error.to_string()))? {
-            return Ok(());
+    /// The parts of the sandbox's description that programs and files share.
+    pub(crate) fn description(&self) -> Description {
+        self.description.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A small file system in memory.
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// The home directory of programs, by which `~` is resolved. Reads files.
+    pub(crate) fn home(&self) -> PathBuf {
+        let env = self.env.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = env.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+        drop(env);
+        own.unwrap_or_else(|| self.description().home())
+    }
+
+    /// User and group of a program whose start names `user`; `None`: root's.
+    async fn owner(&self, user: &str) -> Option<(u32, u32)> {
+        let (description, user) = (self.description(), user.to_owned());
+        if user.is_empty() && !description.has_user() {
+            return None;
+        }
+        // A user that cannot be found is an error of the program's start.
+        let identity = self.mounts.aside(move || description.identity(&user).ok()).await.ok().flatten()?;
+        Some((identity.uid, identity.gid))
+    }
+
+    /// The directory that a program starts in which names `dir`. It exists.
+    async fn directory(&self, dir: &str) -> Result<PathBuf, Status> {
+        let (description, dir) = (self.description(), dir.to_owned());
+        // It may be in a volume.
+        let found = self.mounts.aside(move || {
+            let dir = description.start_dir().join(dir);
+            let is_dir = dir.is_dir();
+            (dir, is_dir)
+        });
+        let (dir, is_dir) = found.await.map_err(|error| Status::internal(error.to_string()))?;
+        if is_dir {
+            return Ok(dir);
         }
         let text = format!("there is no working directory `{}`", dir.display());
         Err(Status::failed_precondition(text))
-    }
-
-    async fn environment(&self, of_call: HashMap<String, String>) -> HashMap<String, String> {
-        let of_image = self.mounts.aside(program::image_environment).await.unwrap_or_default();
-        let mut env: HashMap<_, _> = [
-            ("PATH", PATH),
-            ("HOME", &self.home.to_string_lossy()),
-            ("USER", "root"),
-            ("LANG", "C.UTF-8"),
-            // What a killed program had printed must not be lost in its buffer.
-            ("PYTHONUNBUFFERED", "1"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
-        env.extend(of_image);
-        env.extend(self.env.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        env.extend(of_call);
-        env
     }
 
     /// Starts the interpreter that forks, unless it runs already. Without one, programs start their own.
@@ -211,7 +244,8 @@ impl Executor {
             return;
         }
         let runner = program::python_runner(&self.run_dir);
-        let started = ForkServer::start(&runner, &self.environment(HashMap::new()).await, &self.mounts).await;
+        let started =
+            ForkServer::start(&runner, &self.environment_of("", HashMap::new()).await, &self.mounts).await;
         // Where it fails there is most likely no Python, which whoever calls for it is told.
         *self.python.lock().await = started.ok();
         self.python_starts.store(false, Ordering::Release);
@@ -239,8 +273,14 @@ impl Executor {
             let entry = Entry { first: false, ..Entry::new(argv, env, cwd, start) };
             return jail::spawn_free(&entry, ends, group).await.map(Process::Child);
         }
+        // Programs without a stage are root's: its groups are the only thing that they do not inherit.
+        let description = self.description();
+        let identity = self.mounts.aside(move || description.identity("")).await;
+        let identity = identity.map_err(|error| Status::internal(error.to_string()))?;
+        let groups = identity.map_err(|error| Status::failed_precondition(error.to_string()))?.groups;
         if let (v1::Program::Python, Some(file)) = (start.program(), argv.last()) {
-            let forked = self.fork_python(Path::new(file), cwd, env, (&ends, group)).await;
+            let request = fork::Request { file: Path::new(file), cwd, env, groups: &groups };
+            let forked = self.fork_python(&request, (&ends, group)).await;
             let failed = |error| Status::internal(format!("could not fork an interpreter: {error}"));
             if let Some(process) = forked.map_err(failed)? {
                 group.led_by(process.id());
@@ -250,7 +290,7 @@ impl Executor {
         let failed = |error: io::Error| {
             Status::failed_precondition(format!("could not start `{}`: {error}", argv[0].display()))
         };
-        let mut command = group.command(argv, env, cwd, ends).map_err(failed)?;
+        let mut command = group.command(argv, env, cwd, ends, &groups).map_err(failed)?;
         // The start is over when the program was found and read, which may be in a volume.
         let spawned = self.mounts.aside(move || command.spawn()).await.flatten();
         let child = spawned.map_err(failed)?;
@@ -270,12 +310,10 @@ impl Executor {
         jail.ok_or_else(|| Status::failed_precondition("the sidecar was started before"))
     }
 
-    /// A fork that runs `file`; `None` if there is no interpreter to fork, or it does not answer.
+    /// A fork that does what `request` says; `None` if there is no interpreter to fork, or it does not answer.
     async fn fork_python(
         self: &Arc<Self>,
-        file: &Path,
-        cwd: &Path,
-        env: &HashMap<String, String>,
+        request: &fork::Request<'_>,
         (ends, group): (&Ends, &Group),
     ) -> io::Result<Option<Process>> {
         let mut python = self.python.lock().await;
@@ -289,7 +327,7 @@ impl Executor {
         let entrance = group.entrance()?;
         let mut fds: Vec<_> = ends.borrow().into_iter().chain([answer_end.as_fd()]).collect();
         fds.extend(entrance.as_ref().map(|entrance| entrance.as_fd()));
-        let asked = server.fork(file, cwd, env, &fds);
+        let asked = server.fork(request, &fds);
         drop(answer_end);
         if asked.is_err() {
             return Ok(None);
@@ -299,15 +337,6 @@ impl Executor {
         *python = Some(server);
         Ok(Some(process))
     }
-}
-
-/// What every program finds, Docker's too, beside `env`.
-fn foreign_environment(env: HashMap<String, String>) -> HashMap<String, String> {
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let mut all: HashMap<_, _> =
-        [("PATH".to_owned(), PATH.to_owned()), ("HOSTNAME".to_owned(), hostname)].into();
-    all.extend(env);
-    all
 }
 
 /// Starts the program that `input` describes. The answers end with its exit; dropping them kills it.
@@ -355,7 +384,7 @@ pub(crate) async fn warm(
         if !status.success() {
             return Err(Status::internal(format!("an empty program failed ({status}): {program:?}")));
         }
-        run.group.leave_running();
+        run.group.leave_running(run.files);
     }
     // What was written so far is on the disk before this VM is frozen, so that no clone of it has to write it.
     sync().await
@@ -410,8 +439,8 @@ struct Run {
     group: Group,
     started: Instant,
     start: v1::ExecStart,
-    /// Removed with its content when the run ends.
-    _files: program::Files,
+    /// Removed with its content when its last process has ended.
+    files: program::Files,
     _place: running::Place,
 }
 
@@ -423,18 +452,15 @@ impl Run {
     ) -> Result<Self, Status> {
         let id = executor.serial.fetch_add(1, Ordering::Relaxed);
         let failed = |what: &str, error: &io::Error| Status::internal(format!("could not {what}: {error}"));
-        let files = program::Files::new(executor.run_dir.join(format!("exec-{id}")));
-        let argv = program::argv(start.program(), source, &files, &executor.run_dir)
-            .map_err(|error| failed("store the program", &error))?;
-        let cwd = match (&start.sidecar, start.cwd.as_str()) {
-            // Whether it is there, its own stage finds out.
-            (Some(_), dir) => Path::new("/").join(dir),
-            (None, "") => executor.home.clone(),
-            (None, dir) => executor.home.join(dir),
+        let cwd = match &start.sidecar {
+            // Its own stage looks for it.
+            Some(_) => Path::new("/").join(&start.cwd),
+            None => executor.directory(&start.cwd).await?,
         };
-        if start.sidecar.is_none() {
-            executor.check_directory(&cwd).await?;
-        }
+        let dir = executor.run_dir.join(format!("exec-{id}"));
+        let files = program::Files::new(dir, executor.owner(&start.user).await);
+        let argv = program::argv(start.program(), source, &files, (&executor.run_dir, &cwd))
+            .map_err(|error| failed("store the program", &error))?;
         let groups = &executor.groups;
         let group = if start.main { groups.take_for_main() } else { groups.take() };
         let mut group = group.map_err(|error| failed("make a cgroup", &error))?;
@@ -445,6 +471,7 @@ impl Run {
             v1::Program::Arguments => executor.bare_environment(of_call),
             _ => executor.environment_of(&start.user, of_call).await,
         };
+        let env = with_terminal(env, start.terminal.is_some());
         let opened = match start.terminal {
             Some(size) => process::terminal(size).map(|(streams, ends, ours)| (streams, ends, Some(ours))),
             None => process::streams().map(|(streams, ends)| (streams, ends, None)),
@@ -454,7 +481,7 @@ impl Run {
         let launch = Launch { argv: &argv, cwd: &cwd, env: &env, start: &start };
         let process = executor.start(launch, ends, &mut group).await?;
         let place = executor.running.enter(process.id(), terminal);
-        Ok(Self { process, streams, group, started, start, _files: files, _place: place })
+        Ok(Self { process, streams, group, started, start, files, _place: place })
     }
 
     /// Sees the program to its end and says how it went. Returns early, and kills it, when the host stops
@@ -490,7 +517,7 @@ impl Run {
         };
         // The host may have gone; then nobody is left to tell.
         answer.send(outcome).await.ok();
-        self.group.leave_running();
+        self.group.leave_running(self.files);
     }
 
     async fn kill(&mut self) -> io::Result<ExitStatus> {

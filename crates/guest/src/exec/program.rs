@@ -3,16 +3,21 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bouvet_wire::v1::Program;
 
 /// What the kernel takes as one argument, less room to spare (`MAX_ARG_STRLEN`, execve(2)).
 const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
 
+/// What Node.js loads before each program.
+const NODE_RUNNER: &str = "node.js";
+
 const RUNNERS: [(&str, &str); 14] = [
     ("python.py", include_str!("runners/python.py")),
-    ("node.js", include_str!("runners/node.js")),
+    (NODE_RUNNER, include_str!("runners/node.js")),
     ("context.py", include_str!("runners/context.py")),
     ("context.js", include_str!("runners/context.js")),
     ("cell.js", include_str!("runners/cell.js")),
@@ -77,36 +82,65 @@ pub(super) fn python_runner(run_dir: &Path) -> PathBuf {
     run_dir.join("python.py")
 }
 
-/// The directory that holds the source of one run. Nothing is created until a file is stored.
+/// Permissions of sources and their directories: scripts may execute themselves (`exec "$0"`).
+const SOURCE_MODE: u32 = 0o755;
+
+/// The directory that holds the source of one run, by the name that the program has for itself, for as long as any of its
+/// processes lives. Nothing is created until a file is stored.
 #[derive(Debug)]
-pub(super) struct Files(PathBuf);
+pub(super) struct Files {
+    dir: PathBuf,
+    /// User and group of the program. `None`: root's.
+    owner: Option<(u32, u32)>,
+    is_stored: AtomicBool,
+}
 
 impl Files {
-    pub(super) fn new(dir: PathBuf) -> Self {
-        Self(dir)
+    pub(super) fn new(dir: PathBuf, owner: Option<(u32, u32)>) -> Self {
+        Self { dir, owner, is_stored: AtomicBool::new(false) }
     }
 
     pub(super) fn store(&self, name: &str, source: &[u8]) -> io::Result<OsString> {
-        fs::create_dir_all(&self.0)?;
-        let path = self.0.join(name);
+        fs::create_dir_all(&self.dir)?;
+        self.is_stored.store(true, Ordering::Relaxed);
+        let path = self.dir.join(name);
         fs::write(&path, source)?;
+        for path in [&self.dir, &path] {
+            fs::set_permissions(path, fs::Permissions::from_mode(SOURCE_MODE))?;
+            if let Some((uid, gid)) = self.owner {
+                std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+            }
+        }
         Ok(path.into_os_string())
+    }
+
+    /// Stores a program as [`NODE_RUNNER`] expects it, which starts in `cwd`.
+    fn store_for_node(&self, source: &[u8], cwd: &Path) -> io::Result<OsString> {
+        let script = self.store("main.js", source)?;
+        fs::hard_link(&script, self.dir.join("main.mjs"))?;
+        std::os::unix::fs::symlink(cwd.join("node_modules"), self.dir.join("node_modules"))?;
+        Ok(script)
+    }
+
+    /// Whether there is anything to keep.
+    pub(super) fn is_stored(&self) -> bool {
+        self.is_stored.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
         // Most runs store nothing; what a program itself does to its directory is its own affair.
-        fs::remove_dir_all(&self.0).ok();
+        fs::remove_dir_all(&self.dir).ok();
     }
 }
 
-/// The command that runs `source`.
+/// The command that runs `source` in `cwd`.
 pub(super) fn argv(
     program: Program,
     source: &[u8],
     files: &Files,
-    run_dir: &Path,
+    (run_dir, cwd): (&Path, &Path),
 ) -> io::Result<Vec<OsString>> {
     Ok(match program {
         Program::Command if source.len() <= MAX_ARGUMENT_BYTES => {
@@ -117,7 +151,10 @@ pub(super) fn argv(
         Program::Python => {
             vec!["python3".into(), python_runner(run_dir).into(), files.store("main.py", source)?]
         }
-        Program::Node => vec!["node".into(), run_dir.join("node.js").into(), files.store("main.js", source)?],
+        Program::Node => {
+            let runner = run_dir.join(NODE_RUNNER).into();
+            vec!["node".into(), "--require".into(), runner, files.store_for_node(source, cwd)?]
+        }
         Program::Rust => {
             let source = PathBuf::from(files.store("main.rs", source)?);
             let dir = source.parent().unwrap_or(Path::new("/")).as_os_str();

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bouvet_wire::owner;
 use serde::{Deserialize, Serialize};
 
 pub use bouvet_net::Limits as NetworkLimits;
@@ -42,6 +43,8 @@ const MAX_ENV_BYTES: usize = 64 * 1024;
 const MAX_ARGUMENT_BYTES: usize = 1024 * 1024;
 /// Names and values of labels together.
 const MAX_LABEL_BYTES: usize = 64 * 1024;
+/// Length of the name of a user or group.
+const MAX_OWNER_BYTES: usize = 256;
 /// Elements of any list.
 const MAX_ELEMENTS: usize = 256;
 
@@ -148,8 +151,15 @@ pub struct BoxConfig {
     pub init: bool,
     /// Who its main program runs as: `user`, `uid`, `user:group`, `uid:gid`. Empty: whom the image says.
     pub user: String,
-    /// Where its programs start. Empty: where the image says.
+    /// Groups of its programs besides those of their user: names and ids.
+    pub group_add: Vec<String>,
+    /// Where its programs start, and relative paths. Empty: the image's working directory, or the home directory of its
+    /// user in the base image.
     pub working_dir: String,
+    /// The signal that asks its main program to end, by name or number. Empty: the image's, or else TERM.
+    pub stop_signal: String,
+    /// Seconds between that signal and the end of a main program that ignores it: at most 86400. `None`: 10.
+    pub stop_timeout_secs: Option<u64>,
     /// Gives its main program a terminal.
     pub tty: bool,
     /// Leaves the image's own program out: it has no main program, and stays until it is stopped.
@@ -301,6 +311,7 @@ impl BoxConfig {
             ("cap_add", &self.cap_add),
             ("cap_drop", &self.cap_drop),
             ("security_opt", &self.security_opt),
+            ("group_add", &self.group_add),
         ] {
             at_most(field, list.len(), MAX_ELEMENTS, "elements")?;
         }
@@ -338,14 +349,27 @@ pub(crate) fn check_env(field: &'static str, name: &str, value: &str) -> Result<
     Ok(())
 }
 
-/// Whether `user` may name one: nobody, `user`, or `user:group`. Whether there is such a user, the guest knows.
-pub(crate) fn check_user(user: &str) -> Result<(), InvalidConfig> {
-    let sound = |part: &str| !part.is_empty() && part.len() <= 256 && !part.contains([':', '\0', '\n']);
-    let (name, group) = user.split_once(':').unwrap_or((user, "0"));
-    if user.is_empty() || (sound(name) && sound(group)) {
-        return Ok(());
+/// Whether `user` may name one: nobody, `user`, or `user:group`. Only the guest can find out whether the user exists.
+pub(crate) fn check_user(field: &'static str, user: &str) -> Result<(), InvalidConfig> {
+    let (name, group) = owner::split_user(user);
+    name.iter().chain(&group).try_for_each(|part| check_owner(field, user, part))
+}
+
+/// Whether `group` may name one.
+pub(crate) fn check_group(field: &'static str, group: &str) -> Result<(), InvalidConfig> {
+    if group.is_empty() {
+        return Err(InvalidConfig::text(field, group, "the name or the id of a group is allowed"));
     }
-    Err(InvalidConfig::text("user", user, "a user and a user:group, by name or number, are allowed"))
+    check_owner(field, group, group)
+}
+
+/// Whether `part` of `text` may name a user or group.
+fn check_owner(field: &'static str, text: &str, part: &str) -> Result<(), InvalidConfig> {
+    if part.len() > MAX_OWNER_BYTES || part.contains([':', '\0', '\n']) {
+        let allowed = "a user and a user:group, by name or number, are allowed";
+        return Err(InvalidConfig::text(field, text, allowed));
+    }
+    owner::parse_id(part).map(drop).map_err(|error| InvalidConfig::text(field, text, error.to_string()))
 }
 
 /// Whether `path` names one place in the guest, whatever links are there: absolute, and without `.` and `..`.
@@ -400,6 +424,31 @@ mod tests {
         assert!(restart(false).is_ok() && restart(true).is_err());
         assert!(with(|c| c.cap_drop = vec!["ALL".into(); MAX_ELEMENTS]).is_ok());
         assert!(with(|c| c.cap_drop = vec!["ALL".into(); MAX_ELEMENTS + 1]).is_err());
+    }
+
+    #[test]
+    fn ids_out_of_range_are_refused() {
+        for user in ["2147483647:2147483647", "1000:", ":50", "web", "web:1", "", ":"] {
+            assert_eq!(with(|c| c.user = user.into()), Ok(()), "{user}");
+        }
+        for user in
+            ["2147483648", "4294967295", "0:4294967295", "4294967296:0", "-1", "0:-1", "a:b:c", "a\nb"]
+        {
+            assert_eq!(with(|c| c.user = user.into()).unwrap_err().field, "user", "{user}");
+        }
+        assert!(with(|c| c.user = "x".repeat(MAX_OWNER_BYTES)).is_ok());
+        assert!(with(|c| c.user = "x".repeat(MAX_OWNER_BYTES + 1)).is_err());
+        assert!(with(|c| c.group_add = vec!["audio".into(), "2147483647".into()]).is_ok());
+        for group in ["", "4294967295", "2147483648", "-1", "a:b"] {
+            assert_eq!(with(|c| c.group_add = vec![group.into()]).unwrap_err().field, "group_add", "{group}");
+        }
+    }
+
+    #[test]
+    fn stop_settings_are_checked() {
+        assert!(with(|c| (c.stop_signal, c.stop_timeout_secs) = ("SIGRTMIN+3".into(), Some(86_400))).is_ok());
+        assert_eq!(with(|c| c.stop_signal = "STOPP".into()).unwrap_err().field, "stop_signal");
+        assert_eq!(with(|c| c.stop_timeout_secs = Some(86_401)).unwrap_err().field, "stop_timeout_secs");
     }
 
     #[test]

@@ -9,13 +9,16 @@ use super::network::NetworkPlan;
 use super::ports::PortSpec;
 use super::sysctl::Sysctl;
 use super::tmpfs::Tmpfs;
-use super::{BoxConfig, InvalidConfig, TeeConfig, check_env, check_guest_path, check_user};
+use super::{BoxConfig, InvalidConfig, TeeConfig, check_env, check_group, check_guest_path, check_user};
+use crate::exec::Signal;
 use crate::volume::VolumeSpec;
 
 const MAX_NAME_BYTES: usize = 64;
 /// Sizes of `/dev/shm`: a page, and what no machine has. What is written there counts as memory all the same.
 const MIN_SHM_BYTES: u64 = 4096;
 const MAX_SHM_BYTES: u64 = 1 << 40;
+/// The longest grace period of a main program: more than anybody waits for.
+pub(crate) const MAX_STOP_TIMEOUT_SECS: u64 = 24 * 3600;
 /// Where the workspace is mounted.
 pub(crate) const WORKSPACE: &str = "/workspace";
 
@@ -169,7 +172,27 @@ fn check_names(config: &BoxConfig) -> Result<(), InvalidConfig> {
     if !config.working_dir.is_empty() {
         check_guest_path("working_dir", &config.working_dir)?;
     }
-    check_user(&config.user)
+    check_user("user", &config.user)?;
+    config.group_add.iter().try_for_each(|group| check_group("group_add", group))?;
+    check_stop(config)
+}
+
+fn check_stop(config: &BoxConfig) -> Result<(), InvalidConfig> {
+    if !config.stop_signal.is_empty() {
+        parse_signal("stop_signal", &config.stop_signal)?;
+    }
+    match config.stop_timeout_secs {
+        Some(seconds) if seconds > MAX_STOP_TIMEOUT_SECS => {
+            let allowed = format!("0 to {MAX_STOP_TIMEOUT_SECS} s are allowed");
+            Err(InvalidConfig { field: "stop_timeout_secs", value: format!("{seconds} s"), allowed })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The signal that `text` names.
+pub(crate) fn parse_signal(field: &'static str, text: &str) -> Result<Signal, InvalidConfig> {
+    text.parse().map_err(|_| InvalidConfig::text(field, text, Signal::ALLOWED))
 }
 
 fn check_pool(config: &BoxConfig) -> Result<(), InvalidConfig> {

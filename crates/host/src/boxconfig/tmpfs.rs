@@ -1,9 +1,11 @@
 //! `tmpfs`: file systems in the guest's memory.
 
+use bouvet_wire::owner;
+
 use super::{InvalidConfig, check_guest_path, size};
 
 const FIELD: &str = "tmpfs";
-const ALLOWED: &str = "`/path`, or `/path:` and some of size=, mode=, ro, rw, exec, noexec, suid, nosuid, dev and nodev \
+const ALLOWED: &str = "`/path`, or `/path:` and some of size=, mode=, uid=, gid=, ro, rw, exec, noexec, suid, nosuid, dev and nodev \
                        with commas between them are allowed";
 
 /// One of them.
@@ -14,6 +16,10 @@ pub(crate) struct Tmpfs {
     pub(crate) size_bytes: Option<u64>,
     /// Permission bits of its root.
     pub(crate) mode: u32,
+    /// Owner and group of its root.
+    pub(crate) uid: u32,
+    /// See [`Tmpfs::uid`].
+    pub(crate) gid: u32,
     pub(crate) read_only: bool,
     pub(crate) exec: bool,
     pub(crate) suid: bool,
@@ -30,6 +36,8 @@ impl Tmpfs {
             path: path.to_owned(),
             size_bytes: None,
             mode: 0o1777,
+            uid: 0,
+            gid: 0,
             read_only: false,
             exec: false,
             suid: false,
@@ -49,6 +57,8 @@ impl Tmpfs {
             // Zero would mean no limit to the kernel (tmpfs(5)).
             ("size", size) => self.size_bytes = Some(size::parse(size).filter(|bytes| *bytes > 0)?),
             ("mode", mode) => self.mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777)?,
+            ("uid", id) => self.uid = owner::parse_id(id).ok()??,
+            ("gid", id) => self.gid = owner::parse_id(id).ok()??,
             ("ro", "") => self.read_only = true,
             ("rw", "") => self.read_only = false,
             ("exec", "") => self.exec = true,
@@ -74,6 +84,11 @@ mod tests {
         let said = Tmpfs::parse("/a/b:size=100m,mode=700,exec,ro").unwrap();
         assert_eq!((said.size_bytes, said.mode), (Some(100 << 20), 0o700));
         assert!(said.exec && said.read_only && !said.suid);
+        let owned = Tmpfs::parse("/a:uid=2147483647,gid=50").unwrap();
+        assert_eq!((owned.uid, owned.gid), (2_147_483_647, 50));
+        for wrong in ["/x:uid=2147483648", "/x:gid=4294967295", "/x:uid=-1", "/x:gid=", "/x:uid=root"] {
+            assert_eq!(Tmpfs::parse(wrong).unwrap_err().field, "tmpfs", "{wrong}");
+        }
         for wrong in
             ["", "run", "/", "/../x", "/x:size=", "/x:size=0", "/x:mode=9", "/x:huge", "/x:size=1,,what"]
         {

@@ -102,7 +102,7 @@ pub struct ExecRequest {
     pub source: Bytes,
     /// Environment variables, beside the sandbox's own.
     pub env: BTreeMap<String, String>,
-    /// The working directory; empty for the home directory.
+    /// The working directory, relative to the sandbox's.
     pub cwd: String,
     /// What the program reads from its standard input, at most 10 MiB.
     pub stdin: Bytes,
@@ -120,7 +120,7 @@ pub struct ExecRequest {
 }
 
 impl ExecRequest {
-    /// Runs `source` in the home directory, with no input, for at most a minute.
+    /// Runs `source` in the sandbox's working directory, with no input, for at most a minute.
     ///
     /// ```
     /// use std::time::Duration;
@@ -196,7 +196,7 @@ impl ExecRequest {
             let (value, allowed) = (format!("{:?}", self.timeout), "1 ms to 24 h are allowed".into());
             return Err(InvalidConfig { field: "timeout", value, allowed });
         }
-        check_user(&self.user)?;
+        check_user("user", &self.user)?;
         if self.context.is_some() { self.validate_in_context() } else { Ok(()) }
     }
 

@@ -375,7 +375,7 @@ impl Host {
         let Some(boxes) = &self.0.boxes else { return Ok(()) };
         for kept in boxes.take_in()? {
             let record = kept.record();
-            let (id, mut config) = (record.id, record.config.clone());
+            let (id, mut config) = (record.id, record.ground.upgraded(record.config.clone()));
             let name = kept.name();
             let made = name.map_err(CreateError::from).and_then(|name| {
                 config.name = name.unwrap_or(config.name);

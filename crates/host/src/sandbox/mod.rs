@@ -37,6 +37,9 @@ use crate::volume::{VolumeError, VolumeSpec, Volumes};
 /// How long what programs use may take to be read.
 const STATS_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a main program has to end that is asked to, unless its description says: Docker's ten seconds.
+const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
+
 /// A handle to one sandbox. Dropping it changes nothing: a sandbox lives until it is destroyed, its time is
 /// over, or its host ends.
 ///
@@ -316,8 +319,20 @@ impl Sandbox {
         self.order(Order::Resume).await
     }
 
-    /// Ends its programs and gives up its VM. The main program is asked by its image's signal, and killed when it has
-    /// not ended within `grace`. What it wrote is kept if it is persistent.
+    /// How long its main program has to end that is asked to, by its description: 10 s if that says nothing.
+    ///
+    /// ```no_run
+    /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// sandbox.stop(sandbox.stop_grace()).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn stop_grace(&self) -> Duration {
+        self.0.config.stop_timeout_secs.map_or(DEFAULT_STOP_GRACE, Duration::from_secs)
+    }
+
+    /// Ends its programs and gives up its VM. The main program is asked by its image's signal, or by that of its
+    /// description, and killed when it has not ended within `grace`. If the signal cannot be sent, the program is killed
+    /// at once, and that is an error. What it wrote is kept if it is persistent.
     ///
     /// ```no_run
     /// use std::time::Duration;

@@ -283,7 +283,8 @@ impl Owner {
             }
             Cause::MainEnded(exit) => {
                 self.happen(Event::Stop);
-                self.stop(&mut live.sidecar, SIDECAR_GRACE).await;
+                // Logged; it is killed in any case.
+                drop(self.stop(&mut live.sidecar, SIDECAR_GRACE).await);
                 self.come_to_rest(live, Some(exit)).await;
                 End::Down
             }
@@ -299,34 +300,45 @@ impl Owner {
                 if was_paused && let Err(error) = live.resume(self.id).await {
                     warn!(sandbox = %self.id, %error, "a paused sandbox did not wake to stop");
                 }
-                let exit = self.stop(&mut live.main, grace).await;
-                self.stop(&mut live.sidecar, grace.min(SIDECAR_GRACE)).await;
+                let (exit, asked) = self.stop(&mut live.main, grace).await;
+                drop(self.stop(&mut live.sidecar, grace.min(SIDECAR_GRACE)).await);
                 self.come_to_rest(live, exit).await;
-                answer.send(Ok(())).ok();
+                answer.send(asked).ok();
                 End::Down
             }
         }
     }
 
-    /// Asks a program to end, and kills it if it does not within `grace`.
-    async fn stop(&mut self, program: &mut Option<Followed>, grace: Duration) -> Option<ExecExit> {
-        let program = program.as_mut()?;
+    /// Asks a program to end, and kills it if it does not within `grace`, or at once if it cannot be asked.
+    async fn stop(
+        &mut self,
+        program: &mut Option<Followed>,
+        grace: Duration,
+    ) -> (Option<ExecExit>, Result<(), ControlError>) {
+        let Some(program) = program.as_mut() else { return (None, Ok(())) };
+        let mut asked = Ok(());
         // Whoever wants it destroyed waits for nothing.
         if !grace.is_zero() && !self.doomed {
             let signal = program.stop_signal;
-            if let Err(error) = program.control.signal(signal).await {
-                warn!(sandbox = %self.id, %signal, error = %crate::chain(&error), "could not signal a program");
-            }
-            tokio::select! {
-                exit = program.ended() => return exit.ok(),
-                () = tokio::time::sleep(grace) => {}
-                () = doom(&mut self.orders, &self.state) => self.doomed = true,
+            match program.control.signal(signal).await {
+                Ok(()) | Err(ExecError::Ended) => tokio::select! {
+                    exit = program.ended() => return (exit.ok(), asked),
+                    () = tokio::time::sleep(grace) => {}
+                    () = doom(&mut self.orders, &self.state) => self.doomed = true,
+                },
+                Err(error) => {
+                    let error = crate::chain(&error);
+                    warn!(sandbox = %self.id, %signal, %error, "could not signal a program");
+                    let fact =
+                        format!("{signal} could not be sent to its program, which was killed: {error}");
+                    asked = Err(ControlError::Failed(fact));
+                }
             }
         }
         if let Err(error) = program.control.signal(Signal::KILL).await {
             warn!(sandbox = %self.id, error = %crate::chain(&error), "could not kill a program");
         }
-        tokio::time::timeout(PATIENCE, program.ended()).await.ok().and_then(Result::ok)
+        (tokio::time::timeout(PATIENCE, program.ended()).await.ok().and_then(Result::ok), asked)
     }
 
     /// Gives up the VM of a sandbox whose programs have ended, or are to.

@@ -62,6 +62,9 @@ impl Line {
             hostname: how.hostname.clone(),
             init: how.init,
             user: how.user.clone(),
+            group_add: how.group_add.clone(),
+            stop_signal: how.stop_signal.clone(),
+            stop_timeout_secs: how.stop_timeout,
             working_dir: how.workdir.clone(),
             tty: how.tty,
             idle: how.idle,
@@ -329,7 +332,8 @@ mod tests {
     #[test]
     fn every_flag_says_its_field() {
         let config = describe(
-            "-i -t --rm --name web -e A=1=2 -e HOME -e NOT_SET -v ./d:/d:ro -v /e:/e --workspace w -w /tmp -u 1:2 \
+            "-i -t --rm --name web -e A=1=2 -e HOME -e NOT_SET -v ./d:/d:ro -v /e:/e --workspace w -w /tmp -u 1:2 --group-add audio \
+             --stop-signal RTMIN+3 --stop-timeout 5 \
              -m 512m --cpus 3 --disk 1g --timeout 60 --tmpfs /t:size=1m --read-only --cap-add NET_ADMIN \
              --cap-drop ALL --security-opt no-new-privileges --entrypoint /bin/x --ulimit nofile=1:2 --pids-limit 7 \
              --cpuset-cpus 0 -c 512 --cpu-quota 20000 --cpu-period 50000 --memory-reservation 64m --memory-swap -1 \
@@ -351,6 +355,9 @@ mod tests {
             workspace: here("w").into(),
             working_dir: "/tmp".into(),
             user: "1:2".into(),
+            group_add: vec!["audio".into()],
+            stop_signal: "RTMIN+3".into(),
+            stop_timeout_secs: Some(5),
             resources: ResourceConfig {
                 vcpus: 3,
                 memory_mb: 512,

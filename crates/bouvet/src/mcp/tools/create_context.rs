@@ -20,7 +20,7 @@ struct Args {
     sandbox_id: String,
     /// python; node or javascript.
     language: String,
-    /// Its working directory; the home directory if left out.
+    /// Its working directory; the sandbox's if left out.
     #[serde(default)]
     cwd: String,
     /// Environment variables for all that runs in it.

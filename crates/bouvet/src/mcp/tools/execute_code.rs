@@ -37,7 +37,7 @@ struct Args {
     /// Environment variables for the program; not in a context, which has its own.
     #[serde(default)]
     env: BTreeMap<String, String>,
-    /// Its working directory; the home directory if left out. Not in a context, which has its own.
+    /// Its working directory; the sandbox's if left out. Not in a context, which has its own.
     #[serde(default)]
     cwd: String,
     /// What it reads from its standard input; not in a context of Node.js.
@@ -47,7 +47,7 @@ struct Args {
 
 #[tool_router(router = execute_code_tool, vis = "pub(super)")]
 impl Server {
-    /// Run a program in a sandbox, as from a file in its home directory: Python 3.11, Node.js 20 (scripts and
+    /// Run a program in a sandbox, as from a file in its working directory: Python 3.11, Node.js 20 (scripts and
     /// ES modules), Bash, or Rust (compiled, then run). Returns its exit code and what it printed. A program
     /// that fails is a normal result with a non-zero exit_code. With context_id it is a cell of a notebook: it sees
     /// the variables of the runs before, and its results are the value of its last expression and what it displays

@@ -17,7 +17,7 @@ use crate::mcp::Server;
 struct Args {
     /// The sandbox, as create_sandbox named it.
     sandbox_id: String,
-    /// The directory; relative paths start at the home directory, which `.` is.
+    /// The directory; relative paths start in the working directory, which `.` is.
     path: String,
 }
 

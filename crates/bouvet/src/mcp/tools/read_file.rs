@@ -16,7 +16,7 @@ use crate::mcp::Server;
 struct Args {
     /// The sandbox, as create_sandbox named it.
     sandbox_id: String,
-    /// The file; relative paths start at the home directory.
+    /// The file; relative paths start in the working directory.
     path: String,
     /// The byte to start at; 0 if left out.
     #[serde(default)]

@@ -27,7 +27,7 @@ struct Args {
     /// Environment variables for the program.
     #[serde(default)]
     env: BTreeMap<String, String>,
-    /// Its working directory; the home directory if left out.
+    /// Its working directory; the sandbox's if left out.
     #[serde(default)]
     cwd: String,
     /// What it reads from its standard input.
@@ -37,7 +37,7 @@ struct Args {
 
 #[tool_router(router = run_command_tool, vis = "pub(super)")]
 impl Server {
-    /// Run a shell command in a sandbox, as root, in its home directory. Returns its exit code and what it
+    /// Run a shell command in a sandbox, as its user (root by default), in its working directory. Returns its exit code and what it
     /// printed. Processes that it leaves in the background live on.
     #[tool(annotations(
         title = "Run a command",

@@ -16,7 +16,7 @@ use crate::mcp::Server;
 struct Args {
     /// The sandbox, as create_sandbox named it.
     sandbox_id: String,
-    /// The file; relative paths start at the home directory. Missing directories are made.
+    /// The file; relative paths start in the working directory. Missing directories are made.
     path: String,
     /// The content, at most 10 MiB.
     content: String,

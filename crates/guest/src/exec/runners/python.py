@@ -4,7 +4,7 @@
     python3 python.py --serve   runs one in a fork of itself for each request on standard input, so that none
                                 waits for an interpreter to start
 
-A request is one message: JSON with `file`, `cwd` and `env`, and the descriptors of standard input, output and
+A request is one message: JSON with `file`, `cwd`, `env` and `groups`, and the descriptors of standard input, output and
 errors, of a pipe for the answer and, if it has one, of its cgroup's `cgroup.procs`. The answer is the process id,
 once the fork is in its cgroup, then, when it has ended, its wait status: a 32-bit integer each, in native order.
 A fork that cannot answer is not wanted any more, and ends.
@@ -19,7 +19,7 @@ def run(path):
 
     with open(path, "rb") as file:
         source = file.read()
-    sys.argv = ["main.py"]
+    sys.argv = [path]
     sys.path[0] = ""
     # Tracebacks quote the program's lines from here, as they would from a file.
     text = source.decode("utf-8", "replace")
@@ -151,6 +151,8 @@ def become(request, stdio):
     for number, fd in enumerate(stdio):
         os.dup2(fd, number)
         os.close(fd)
+    if request["groups"]:
+        os.setgroups(request["groups"])
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
