@@ -126,6 +126,7 @@ class Server:
         own = {"BOUVET_TRANSPORT": transport, "BOUVET_HTTP_PORT": str(self.port)}
         self.environment = environment(self.directory, **(own | variables))
         self.binary = binary()
+        self.arguments: list[str] = []
         self._process: subprocess.Popen[Any] | None = None
 
     def start(self, **pipes: Any) -> Self:
@@ -133,7 +134,11 @@ class Server:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL} | pipes
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [self.binary], env=self.environment, stderr=log, cwd=self.directory.parent, **pipes
+                [self.binary, *self.arguments],
+                env=self.environment,
+                stderr=log,
+                cwd=self.directory.parent,
+                **pipes,
             )
         return self
 
