@@ -338,8 +338,6 @@ mod tests {
              --cap-drop ALL --security-opt no-new-privileges --entrypoint /bin/x --ulimit nofile=1:2 --pids-limit 7 \
              --cpuset-cpus 0 -c 512 --cpu-quota 20000 --cpu-period 50000 --memory-reservation 64m --memory-swap -1 \
              --sidecar proxy:1 --sidecar-port 99 --sidecar-env C=3 --persistent -p 8080:80 --dns 1.1.1.1 \
-             --hostname web.example --init --shm-size 128m --add-host db:192.0.2.7 --sysctl net.core.somaxconn=99 \
-             --dns-search a.example --dns-search b.example --dns-option ndots:2 --dns-opt rotate \
              --network tsi --allow example.com:443 --deny *.example.com --secret HOME@example.com,example.org --require-hardware alpine:3 sh -c true --rm",
         );
         let expected = BoxConfig {
@@ -387,13 +385,6 @@ mod tests {
             }),
             port_map: vec!["8080:80".into()],
             dns: vec!["1.1.1.1".into()],
-            dns_search: vec!["a.example".into(), "b.example".into()],
-            dns_option: vec!["ndots:2".into(), "rotate".into()],
-            extra_hosts: vec!["db:192.0.2.7".into()],
-            sysctls: vec!["net.core.somaxconn=99".into()],
-            shm_size: Some(128 << 20),
-            hostname: "web.example".into(),
-            init: true,
             allow: vec!["example.com:443".into()],
             deny: vec!["*.example.com".into()],
             secrets: vec![SecretConfig {
@@ -409,6 +400,26 @@ mod tests {
             // What the library does not have yet it refuses by the flag's name.
             Err(failed) => assert!(failed.text.contains("`--"), "{failed:?}"),
         }
+    }
+
+    #[test]
+    fn environment_flags_set_their_fields() {
+        let words = "--hostname web.example --init --shm-size 128m --add-host db:192.0.2.7 \
+                     --sysctl net.core.somaxconn=99 --dns-search a.example --dns-search b.example \
+                     --dns-option ndots:2 --dns-opt rotate";
+        let plain = describe("alpine").unwrap();
+        let expected = BoxConfig {
+            dns_search: vec!["a.example".into(), "b.example".into()],
+            dns_option: vec!["ndots:2".into(), "rotate".into()],
+            extra_hosts: vec!["db:192.0.2.7".into()],
+            sysctls: vec!["net.core.somaxconn=99".into()],
+            shm_size: Some(128 << 20),
+            hostname: "web.example".into(),
+            init: true,
+            ..plain
+        };
+        assert_eq!(describe(&format!("{words} alpine")).unwrap(), expected);
+        assert_eq!(describe("-h web alpine").unwrap().hostname, "web");
     }
 
     #[test]
