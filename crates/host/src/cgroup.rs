@@ -4,6 +4,7 @@
 //! Version 2 of the hierarchy, or version 1 where the memory controller is mounted there. In version 1 each controller
 //! has a hierarchy of its own, and so a VM has a cgroup in each that it needs.
 
+mod delegated;
 mod share;
 
 use std::fs::{self, File};

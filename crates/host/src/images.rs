@@ -9,6 +9,9 @@ use crate::engine::EngineError;
 
 /// What of a file tells its format: an ext4 superblock lies in the second KiB.
 const START_BYTES: usize = 2048;
+/// Drivers of a VM's disks and of its root file system. A kernel in which they are built in has their names as strings.
+const DRIVERS: [&str; 2] = ["virtio_blk", "overlay"];
+
 /// The first bytes of a file, where formats are told apart; zeros after its end.
 fn read_start(what: &'static str, path: &Path) -> Result<[u8; START_BYTES], EngineError> {
     let failed = |source| EngineError::Missing { what, path: path.to_owned(), source };
@@ -20,14 +23,17 @@ fn read_start(what: &'static str, path: &Path) -> Result<[u8; START_BYTES], Engi
     Ok(start)
 }
 
-/// Checks that the file at `path` is a kernel that can be booted, and says whether its modules lie beside it.
+/// Checks that the file at `path` is a kernel that can be booted, and reports whether its modules are next to it. Without
+/// modules, the drivers that every VM needs must be built in.
 ///
 /// ```
 /// use bouvet_host::{EngineError, images};
 ///
 /// let file = tempfile::NamedTempFile::new()?;
 /// std::fs::write(file.path(), "\x7fELF and so on")?;
-/// assert!(!images::check_kernel(file.path())?, "there are no modules beside it");
+/// assert!(matches!(images::check_kernel(file.path()), Err(EngineError::NoModules { .. })), "no driver is in it");
+/// std::fs::write(file.path(), "\x7fELF with virtio_blk\0, overlay\0 and so on")?;
+/// assert!(!images::check_kernel(file.path())?, "there are no modules next to it");
 /// std::fs::write(file.path(), "a bzImage, say")?;
 /// assert!(matches!(images::check_kernel(file.path()), Err(EngineError::NotAKernel(_))));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -36,7 +42,22 @@ pub fn check_kernel(path: &Path) -> Result<bool, EngineError> {
     if !read_start("kernel", path)?.starts_with(b"\x7fELF") {
         return Err(EngineError::NotAKernel(path.to_owned()));
     }
-    Ok(modules_of(path).is_file())
+    if modules_of(path).is_file() {
+        return Ok(true);
+    }
+    let failed = |source| EngineError::Missing { what: "kernel", path: path.to_owned(), source };
+    match missing_driver(&fs::read(path).map_err(failed)?) {
+        Some(driver) => Err(EngineError::NoModules { path: path.to_owned(), driver }),
+        None => Ok(false),
+    }
+}
+
+/// The first of the drivers that every VM needs whose name is not in a kernel's image: such a driver is not built in.
+fn missing_driver(kernel: &[u8]) -> Option<&'static str> {
+    DRIVERS.into_iter().find(|driver| {
+        let name = [driver.as_bytes(), &[0]].concat();
+        memchr::memmem::find(kernel, &name).is_none()
+    })
 }
 
 /// Checks that the file at `path` holds a root file system, and says which: `ext4`.

@@ -123,6 +123,14 @@ pub enum EngineError {
     /// The kernel is in a format that cannot be booted.
     #[error("the kernel `{0}` is not an uncompressed ELF image (vmlinux)")]
     NotAKernel(PathBuf),
+    /// The kernel's modules are missing, and it cannot boot without them.
+    #[error("the kernel `{path}` has no modules next to it, and the driver `{driver}` is not built in")]
+    NoModules {
+        /// The kernel.
+        path: PathBuf,
+        /// The driver that VMs need.
+        driver: &'static str,
+    },
     /// The rootfs holds no file system that the guest can mount.
     #[error("the rootfs `{0}` is not an ext4, squashfs or erofs image")]
     NotARootfs(PathBuf),

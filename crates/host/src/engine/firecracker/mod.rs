@@ -8,6 +8,7 @@ mod calls;
 #[cfg(test)]
 mod contract;
 mod jail;
+mod linkage;
 mod release;
 #[cfg(test)]
 mod scripted;
@@ -118,6 +119,11 @@ impl Firecracker {
             return Err(EngineError::Architecture("Firecracker"));
         }
         let programs = Programs::find(&own.binary, options.first_uid.is_some());
+        if programs.jail == Jail::Jailer
+            && let Some(why) = linkage::obstacle(&programs.firecracker)
+        {
+            return Err(EngineError::NoFirecracker { path: programs.firecracker, why });
+        }
         let spawner = match programs.jail {
             Jail::Jailer => Arc::new(Spawner::start_contained().map_err(EngineError::Confine)?),
             Jail::Ours | Jail::Unprivileged => options.spawner.clone(),
