@@ -4,21 +4,38 @@ ARCH ?= $(shell uname -m)
 # A configured kernel or rootfs goes before ours.
 export BOUVET_KERNEL ?= $(CURDIR)/images/output/vmlinux
 export BOUVET_ROOTFS ?= $(CURDIR)/images/output/debian-devbox.ext4
-# The server confines VMs by means that only root has. Its configuration must get through sudo.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo \
-	--preserve-env=$(shell env | sed -n 's/^\(BOUVET_[A-Z_]*\|RUST_LOG\)=.*/\1/p' | paste -sd,),BOUVET_KERNEL,BOUVET_ROOTFS,BOUVET_TRANSPORT)
+# The server confines VMs better as root. A user who may not become root runs it without. Its configuration must get
+# through sudo.
+MAY_SUDO := $(filter sudo wheel admin,$(shell id -nG 2>/dev/null))$(shell sudo -n true 2>/dev/null && echo yes)
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,$(if $(MAY_SUDO),sudo \
+	--preserve-env=$(shell env | sed -n 's/^\(BOUVET_[A-Z_]*\|RUST_LOG\)=.*/\1/p' | paste -sd,),BOUVET_KERNEL,BOUVET_ROOTFS,BOUVET_TRANSPORT))
+
+# Where `make install` puts things. DESTDIR goes before all of them, for packages.
+PREFIX ?= /usr/local
+DESTDIR ?=
+# The default of BOUVET_KERNEL and BOUVET_ROOTFS; below another prefix, where its executables look.
+IMAGE_DIR ?= $(if $(filter /usr /usr/%,$(PREFIX)),/var/lib/bouvet,$(PREFIX)/share/bouvet)
+BASH_DIR = $(PREFIX)/share/bash-completion/completions
+ZSH_DIR = $(PREFIX)/share/zsh/site-functions
+FISH_DIR = $(PREFIX)/share/fish/vendor_completions.d
 # Where cargo was installed by this very run, or by rustup without a new login.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 MEMORY_SIZES ?= 128,256,512,768,1024,4096
 
-.PHONY: help demo test memory run bench figures images kernel rootfs build check deps clean
+.PHONY: help demo install uninstall test memory run bench figures images kernel rootfs build check deps clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: deps build images ## Build everything, then use every tool once in a real VM
 	@$(AS_ROOT) target/release/bouvet demo
+
+install: ## Install binaries, images and completions that were made [PREFIX=/usr/local DESTDIR=]
+	@scripts/install.sh "$(DESTDIR)" "$(PREFIX)/bin" "$(IMAGE_DIR)" "$(BASH_DIR)" "$(ZSH_DIR)" "$(FISH_DIR)"
+
+uninstall: ## Remove what `make install` installed, but no data [PREFIX=/usr/local DESTDIR=]
+	@scripts/install.sh --remove "$(DESTDIR)" "$(PREFIX)/bin" "$(IMAGE_DIR)" "$(BASH_DIR)" "$(ZSH_DIR)" "$(FISH_DIR)"
 
 test: deps images ## Run all tests, and say how many ran and which were skipped
 	@scripts/test.sh

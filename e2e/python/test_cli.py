@@ -360,7 +360,7 @@ def test_it_works_alone(alone: Cli) -> None:
     assert alone.run("run", "base", "sh", "-c", "echo out; exit 7")[:2] == (7, "out\n")
     assert alone.ok("run", "-i", "base", "cat", stdin=b"typed\n") == "typed"
     code, _, error = alone.run("run", "--network", "shop", "base", "true")
-    assert code == 125 and "no server" in error and "`shop`" in error
+    assert code == 125 and "no bouvet server" in error and "`shop`" in error
     assert alone.ok("network", "create", "shop") == "shop"
     assert alone.ok("network", "ls", "-q").split() == ["shop"]
     assert alone.ok("network", "rm", "shop") == "shop"
@@ -379,7 +379,8 @@ def test_it_works_alone(alone: Cli) -> None:
 def test_what_is_persistent_outlives_command_and_server(alone: Cli, tmp_path: Path) -> None:
     alone.ok("run", "--persistent", "--name", "db", "base", "sh", "-c", "cat /srv/n 2>/dev/null; echo x >>/srv/n")
     assert alone.sandboxes()["db"]["state"] == "stopped"
-    assert "db" in alone.ok("ps")
+    assert "db" in alone.ok("ps", "-a")
+    assert alone.run("ps")[0] == 125
     assert alone.ok("start", "-a", "db") == "x"
     with Server(tmp_path, BOUVET_SOCKET=str(tmp_path / "run" / "bouvet.sock")) as server:
         server.start().healthy()

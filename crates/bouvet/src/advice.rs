@@ -35,11 +35,15 @@ pub(crate) fn of_start(error: &StartError) -> &'static str {
 pub(crate) fn of_engine(error: &EngineError) -> &'static str {
     match error {
         EngineError::Missing { what: "kernel", .. } | EngineError::NotAKernel(_) => {
-            "`make kernel` in the source tree makes images/output/vmlinux and the modules beside it; set \
-             BOUVET_KERNEL to it"
+            "`make kernel` in the source tree makes images/output/vmlinux and its modules, `make install` installs \
+             them; or set BOUVET_KERNEL"
+        }
+        EngineError::NoModules { .. } => {
+            "put KERNEL.modules.cpio next to the kernel: `make kernel` makes both, in images/output"
         }
         EngineError::Missing { .. } | EngineError::NotARootfs(_) => {
-            "`make rootfs` in the source tree makes images/output/debian-devbox.ext4; set BOUVET_ROOTFS to it"
+            "`make rootfs` in the source tree makes images/output/debian-devbox.ext4, `make install` installs it; or \
+             set BOUVET_ROOTFS"
         }
         EngineError::NoFirecracker { .. }
         | EngineError::OldVmm { vmm: "firecracker", .. }

@@ -9,8 +9,8 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{self, Config, VARIABLES};
-use crate::{advice, bench, command, demo, doctor, serve};
+use crate::config::{self, Config, Place, VARIABLES};
+use crate::{advice, bench, command, demo, doctor, serve, started};
 
 /// The exit code of a wrong command line or configuration, as clap has it.
 const USAGE: u8 = 2;
@@ -27,8 +27,8 @@ struct ServerLine {}
 #[command(
     name = "bouvet",
     version,
-    after_help = "Begin with `bouvet run -it base bash`. Commands speak to the server that `bouvet serve` runs, or do \
-                  without."
+    after_help = "Start with `bouvet run -it base bash`. Commands use the server that `bouvet serve` runs; many also \
+                  work without one: see docs/CLI.md."
 )]
 struct BouvetLine {
     #[command(subcommand)]
@@ -39,17 +39,17 @@ struct BouvetLine {
 enum Command {
     #[command(flatten)]
     Client(command::Command),
-    /// Run the server: for these commands, and for MCP clients
+    /// Run the server, for these commands and for MCP clients
     #[command(after_help = variables())]
     Serve,
-    /// Check whether the server can work on this machine, and say what to do where it cannot
+    /// Check whether the server can run on this machine, and how to fix what it lacks
     #[command(after_help = variables())]
     Doctor,
-    /// Start a server, use everything that it offers once, and stop it
+    /// Start a server, use each tool once, and stop it
     Demo,
-    /// Measure what sandboxes cost, as clients see it, and hold it against targets and rivals
+    /// Measure sandboxes as clients see them, and compare with targets and other tools
     #[command(
-        after_help = "Servers are started with the environment's configuration: see `bouvet serve --help`"
+        after_help = "Servers are started with the configuration of the environment: see `bouvet serve --help`"
     )]
     Bench(bench::Line),
 }
@@ -64,7 +64,7 @@ pub fn server(args: std::env::ArgsOs) -> ExitCode {
 
 /// `bouvet`.
 pub fn bouvet(args: std::env::ArgsOs) -> ExitCode {
-    let args: Vec<_> = args.collect();
+    let args = command::kill::with_signal_option(args.collect());
     match BouvetLine::try_parse_from(&args) {
         Ok(BouvetLine { command: Command::Client(command) }) => run_command(command),
         Ok(BouvetLine { command: Command::Serve }) => run_server(),
@@ -72,9 +72,13 @@ pub fn bouvet(args: std::env::ArgsOs) -> ExitCode {
         Ok(BouvetLine { command: Command::Doctor }) => run_doctor(),
         Ok(BouvetLine { command: Command::Bench(line) }) => run_bench(line),
         Err(error) => {
-            let first = args.get(1).and_then(|arg| arg.to_str()).unwrap_or_default();
-            let passes_codes_through = !OWN_COMMANDS.contains(&first);
-            usage_with(&error, if passes_codes_through { command::OURS } else { USAGE })
+            let typed: Vec<_> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            let first = typed.get(1).map(String::as_str).unwrap_or_default();
+            let code = if OWN_COMMANDS.contains(&first) { USAGE } else { command::OURS };
+            match command::docker::explain(&error, &typed) {
+                Some(text) => fail(&text, code),
+                None => usage_with(&error, code),
+            }
         }
     }
 }
@@ -113,7 +117,7 @@ fn run_command(command: command::Command) -> ExitCode {
     if let Err(text) = start_log(Some(filter.unwrap_or_else(|| COMMAND_LOG.into()))) {
         return fail(&text, command::OURS);
     }
-    match Config::load(variable) {
+    match Config::load_at(variable, &Place::here()) {
         Ok(config) => run_async(async { ended(command.run(config).await) }),
         Err(error) => fail(&error.to_string(), command::OURS),
     }
@@ -123,9 +127,13 @@ fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
+fn unknown_variables() -> Vec<config::Unknown> {
+    config::unknown_variables(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()))
+}
+
 fn run_doctor() -> ExitCode {
-    match Config::load(variable) {
-        Ok(config) => run_client(doctor::run(config)),
+    match Config::load_at(variable, &Place::here()) {
+        Ok(config) => run_client(async { doctor::run(config, &unknown_variables()).await }),
         Err(error) => fail(&error.to_string(), USAGE),
     }
 }
@@ -134,7 +142,7 @@ fn run_bench(line: bench::Line) -> ExitCode {
     if let Err(error) = line.scenarios() {
         return usage(&BouvetLine::command().error(ErrorKind::ArgumentConflict, error));
     }
-    match Config::load(variable) {
+    match Config::load_at(variable, &Place::here()) {
         Ok(config) => run_client(bench::run(line, config)),
         Err(error) => fail(&error.to_string(), USAGE),
     }
@@ -144,14 +152,11 @@ fn run_server() -> ExitCode {
     if let Err(text) = start_log(variable("RUST_LOG")) {
         return fail(&text, USAGE);
     }
-    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-    for name in config::unknown_variables(names) {
-        tracing::warn!(%name, "this variable is not known; `bouvet-mcp --help` lists all");
-    }
-    let config = match Config::load(variable) {
+    let config = match Config::load_at(variable, &Place::here()) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), USAGE),
     };
+    started::report(&config, &unknown_variables());
     run_async(async {
         match serve::serve(config).await {
             Ok(()) => ExitCode::SUCCESS,
@@ -260,6 +265,48 @@ mod tests {
             written == expected,
             "docs/CLI.md differs from the definitions of the commands, first (document, definition): {differs:?}"
         );
+    }
+
+    #[test]
+    fn each_command_has_a_rule_without_server() {
+        for (example, rule) in command::without_server::EXAMPLES {
+            let line = BouvetLine::try_parse_from(std::iter::once("bouvet").chain(example.split(' ')));
+            match line.map(|line| line.command) {
+                Ok(Command::Client(command)) => assert_eq!(command.without_server(), *rule, "{example}"),
+                other => panic!("{example}: {other:?}"),
+            }
+        }
+        for command in BouvetLine::command().get_subcommands().map(|command| command.get_name()) {
+            let is_shown = |(example, _): &(&str, _)| example.split(' ').next() == Some(command);
+            let is_own = OWN_COMMANDS.contains(&command);
+            assert!(is_own || command::without_server::EXAMPLES.iter().any(is_shown), "{command}");
+        }
+    }
+
+    #[test]
+    fn verbs_and_flags_of_docker_are_refused_by_name() {
+        let explained = |line: &str| {
+            let typed: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            match BouvetLine::try_parse_from(&typed) {
+                Err(error) => command::docker::explain(&error, &typed),
+                Ok(_) => None,
+            }
+        };
+        for missing in command::docker::MISSING {
+            let lines: Vec<_> = match missing.flags {
+                "" => vec![format!("bouvet {}", missing.verb)],
+                flags => flags.split(' ').map(|flag| format!("bouvet {} {flag}", missing.verb)).collect(),
+            };
+            for line in lines {
+                let text = explained(&line).unwrap_or_else(|| panic!("{line} is not refused by name"));
+                assert!(text.contains(missing.instead), "{line}: {text}");
+            }
+        }
+        let value = explained("bouvet run --gpus=all alpine").unwrap();
+        assert!(value.starts_with("bouvet run has no --gpus: "), "{value}");
+        assert!(explained("bouvet build -t x .").unwrap().starts_with("bouvet has no `build`: "));
+        assert_eq!(explained("bouvet frobnicate"), None, "it is not docker's");
+        assert_eq!(explained("bouvet run --frobnicate alpine"), None);
     }
 
     #[test]

@@ -3,9 +3,19 @@
 //! [`VARIABLES`] is the one table of them: the parser, the help texts and the reference in `docs/` all come
 //! from it. Values are read from an injected source, never from the environment itself.
 
+mod place;
+mod registries;
+mod transport;
+mod unknown;
+
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use self::place::Place;
+pub use self::registries::Registries;
+pub use self::transport::Transport;
+pub use self::unknown::{Unknown, unknown_variables};
 
 use bouvet_host::{
     BoxConfig, CgroupChoice, EngineChoice, FirecrackerOptions, HostOptions, ImageOptions, ImagesOptions,
@@ -40,130 +50,135 @@ pub const VARIABLES: &[Variable] = &[
         "BOUVET_KERNEL",
         "/var/lib/bouvet/vmlinux",
         "a path",
-        "Linux kernel of the VMs: an uncompressed vmlinux, with its modules in KERNEL.modules.cpio beside it",
+        "Linux kernel of the VMs: an uncompressed vmlinux, with its modules in KERNEL.modules.cpio next to it; if the default file is missing, images/output of the executable's source tree or share/bouvet of its prefix is used",
     ),
     variable(
         "BOUVET_ROOTFS",
         "/var/lib/bouvet/debian-devbox.ext4",
         "a path",
-        "root file system that all sandboxes share: an ext4, squashfs or erofs image",
+        "root file system that all sandboxes share: an ext4, squashfs or erofs image; if the default file is missing, it is looked for as BOUVET_KERNEL is",
     ),
-    variable("BOUVET_CHROOT", "/tmp/bouvet", "a path", "working directory for the state of VMs"),
+    variable(
+        "BOUVET_CHROOT",
+        "/tmp/bouvet",
+        "a path",
+        "working directory for the state of VMs; without root the default is bouvet in XDG_STATE_HOME, or ~/.local/state/bouvet",
+    ),
     variable(
         "BOUVET_TEMPLATES",
         "auto",
         "auto, off or a path",
-        "where VMs are kept that sandboxes are cloned from: auto is `templates` in BOUVET_CHROOT; off boots every sandbox",
+        "directory of the templates that sandboxes are cloned from: auto is `templates` in BOUVET_CHROOT; off boots every sandbox",
     ),
     variable(
         "BOUVET_DATA",
         "auto",
         "auto or a path",
-        "where images, persistent sandboxes and networks are kept: auto is /var/lib/bouvet for root, else bouvet in the user's own data directory",
+        "directory of images, persistent sandboxes and networks: auto is /var/lib/bouvet for root, else bouvet in XDG_DATA_HOME, or ~/.local/share/bouvet",
     ),
     variable(
         "BOUVET_INSECURE_REGISTRIES",
         "",
         "a comma-separated list",
-        "registries that may be spoken with in plain text, beside those on this machine",
+        "registries that may be used without TLS, in addition to those on this machine",
     ),
     variable(
         "BOUVET_REGISTRY_CERTIFICATES",
         "",
         "a comma-separated list",
-        "PEM files with certificates of authorities that registries' are trusted by, beside the system's",
+        "additional CA certificates (PEM files) for registries",
     ),
     variable(
         "BOUVET_ALLOWED_REGISTRIES",
         "docker.io",
         "registries, separated by commas, * for all, or none",
-        "registries from which MCP clients may take images",
+        "registries from which MCP clients may pull images",
     ),
     variable(
         "BOUVET_ALLOWED_EGRESS",
         "*",
-        "rules like *.example.com:443, separated by commas, * for all that is public, or none",
-        "what sandboxes of MCP clients may reach at most, for those that ask for a network; none gives them none",
+        "rules like *.example.com:443, separated by commas, * for all public addresses, or none",
+        "upper bound of what sandboxes of MCP clients can reach, if they request a network; none refuses them one",
     ),
     variable(
         "BOUVET_EGRESS_CERTIFICATES",
         "",
         "a comma-separated list",
-        "PEM files with certificates of authorities, beside the system's, by which servers are trusted that get secrets of sandboxes",
+        "additional CA certificates (PEM files) for servers that receive secrets of sandboxes",
     ),
     variable(
         "BOUVET_EXPOSE_ADDRESS",
         "127.0.0.1",
         "an IP address of this machine, or off",
-        "where ports are listened on that MCP clients expose: whoever reaches it reaches their servers; off takes the tool away",
+        "address for ports that MCP clients expose, reachable without authentication; off removes the tool",
     ),
-    variable("BOUVET_POOL_ENABLED", "true", "true or false", "whether sandboxes wait ready to be created"),
-    variable("BOUVET_POOL_MIN_SIZE", "3", "0 to 1000", "sandboxes that wait ready"),
-    variable("BOUVET_POOL_MAX_BOOTS", "2", "1 to 64", "sandboxes that are made ready at once"),
+    variable("BOUVET_POOL_ENABLED", "true", "true or false", "whether a pool keeps sandboxes ready"),
+    variable("BOUVET_POOL_MIN_SIZE", "3", "0 to 1000", "sandboxes that the pool keeps ready"),
+    variable("BOUVET_POOL_MAX_BOOTS", "2", "1 to 64", "sandboxes that the pool starts at once"),
     variable(
         "BOUVET_ENGINE",
         "auto",
         "auto, firecracker or qemu",
-        "what makes the VMs; auto takes the strongest that this machine can run",
+        "engine that runs the VMs; auto is firecracker where it can run, else qemu",
     ),
     variable(
         "BOUVET_FIRECRACKER",
         "/usr/local/bin/firecracker",
         "a path",
-        "Firecracker's executable; with `jailer` beside it, and the server root, VMs are jailed",
+        "Firecracker's executable; if `jailer` is next to it and the server is root, VMs are jailed",
     ),
     variable(
         "BOUVET_FIRECRACKER_HUGE_PAGES",
         "false",
         "true or false; true needs BOUVET_TEMPLATES=off",
-        "whether Firecracker's guests get memory in pages of 2 MiB, which must have been set aside",
+        "whether Firecracker's VMs use huge pages of 2 MiB, which must have been reserved",
     ),
     variable(
         "BOUVET_FIRECRACKER_CPU_TEMPLATE",
         "none",
         "none, C3, T2, T2S, T2CL, T2A or V1N1",
-        "what processor Firecracker shows its guests; none shows the one that is there",
+        "CPU template of Firecracker's VMs; none shows the machine's own processor",
     ),
     variable(
         "BOUVET_FIRECRACKER_DISK_MIB_PER_SEC",
         "0",
         "0 to 1000000",
-        "most that a VM of Firecracker may read from and write to each disk, in MiB per second; 0 for no limit",
+        "limit of reads and writes of each disk of Firecracker's VMs, in MiB per second; 0 for no limit",
     ),
     variable(
         "BOUVET_FIRECRACKER_DISK_OPS_PER_SEC",
         "0",
         "0 to 10000000",
-        "the same in operations per second; 0 for no limit",
+        "limit of reads and writes of each disk of Firecracker's VMs, in operations per second; 0 for no limit",
     ),
     variable(
         "BOUVET_KERNEL_ARGS",
         "",
         "arguments of the Linux kernel, separated by spaces",
-        "what the VMs' kernel is told beside what their engine tells it",
+        "additional arguments of the VMs' kernel",
     ),
-    variable("BOUVET_TRANSPORT", "both", "stdio, http or both", "how MCP clients reach the server"),
-    variable("BOUVET_HTTP_HOST", "0.0.0.0", "an IP address", "address that the HTTP server binds"),
-    variable("BOUVET_HTTP_PORT", "8080", "1 to 65535", "port that the HTTP server binds"),
+    variable("BOUVET_TRANSPORT", "both", "stdio, http or both", "transports for MCP clients"),
+    variable("BOUVET_HTTP_HOST", "0.0.0.0", "an IP address", "address that the HTTP server listens on"),
+    variable("BOUVET_HTTP_PORT", "8080", "1 to 65535", "port that the HTTP server listens on"),
     variable(
         "BOUVET_ALLOWED_HOSTS",
         "",
         "host names, separated by commas",
-        "names by which clients may reach the HTTP server, beside IP addresses, localhost and names without a dot",
+        "host names that clients of the HTTP server may use, in addition to IP addresses, localhost and names without a dot",
     ),
     variable(
         "BOUVET_ALLOWED_ORIGINS",
         "",
         "origins like https://app.example.com, separated by commas",
-        "web pages that may use the HTTP server, beside those of this machine",
+        "origins of web pages that may use the HTTP server, in addition to those of this machine",
     ),
     variable(
         "BOUVET_SOCKET",
         "auto",
         "auto, off or a path",
-        "Unix socket that the `bouvet` commands use: auto is /run/bouvet/bouvet.sock for root, else bouvet/bouvet.sock in XDG_RUNTIME_DIR",
+        "Unix socket of the `bouvet` commands: auto is /run/bouvet/bouvet.sock for root, else bouvet/bouvet.sock in XDG_RUNTIME_DIR, or bouvet.sock in the default of BOUVET_CHROOT",
     ),
-    variable("BOUVET_MAX_SANDBOXES", "100", "1 to 1000", "sandboxes that may exist at once"),
+    variable("BOUVET_MAX_SANDBOXES", "100", "1 to 1000", "limit of sandboxes"),
     variable(
         "BOUVET_SANDBOX_TIMEOUT_SECS",
         "3600",
@@ -180,13 +195,13 @@ pub const VARIABLES: &[Variable] = &[
         "BOUVET_CGROUP",
         "auto",
         "auto, off or the path of a delegated cgroup",
-        "where the memory of VM processes is bounded on the host",
+        "parent of the cgroups that limit the memory of VM processes: auto is the cgroup hierarchy for root, else a cgroup that is delegated to the user, else off",
     ),
     variable(
         "BOUVET_FIRST_UID",
         "1900000000",
         "1 to 2000000000",
-        "first of the user ids that VMs run as, one each, when the server is root",
+        "first of the user ids that VMs run as, one id each, if the server is root",
     ),
     variable(
         "RUST_LOG",
@@ -216,29 +231,6 @@ pub struct ConfigError {
     pub allowed: &'static str,
 }
 
-/// How MCP clients reach the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// Over standard input and output.
-    Stdio,
-    /// Over HTTP.
-    Http,
-    /// Both ways at once.
-    Both,
-}
-
-impl Transport {
-    /// Whether standard input and output are served.
-    pub fn stdio(self) -> bool {
-        matches!(self, Self::Stdio | Self::Both)
-    }
-
-    /// Whether HTTP is served.
-    pub fn http(self) -> bool {
-        matches!(self, Self::Http | Self::Both)
-    }
-}
-
 /// The HTTP side of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpConfig {
@@ -253,8 +245,8 @@ pub struct HttpConfig {
 /// Where the `bouvet` commands find the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SocketChoice {
-    /// At the usual place of whoever runs the server; `None` where there is no such place.
-    Auto(Option<PathBuf>),
+    /// At the usual place of the user who runs the server.
+    Auto(PathBuf),
     /// Nowhere.
     Off,
     /// Here.
@@ -280,29 +272,22 @@ pub struct Config {
     pub expose: Option<IpAddr>,
     /// Where MCP clients may take images from.
     pub registries: Registries,
-}
-
-/// Registries from which MCP clients may take images.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registries(Vec<String>);
-
-impl Registries {
-    /// Whether this one is among them.
-    pub fn allow(&self, registry: &str) -> bool {
-        self.0.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(registry))
-    }
-}
-
-impl std::fmt::Display for Registries {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.join(", "))
-    }
+    /// Variables that are not set, with values other than their published defaults: as this machine and user have it.
+    pub chosen: Vec<(&'static str, String)>,
+    /// Variables that are set, to values other than their published defaults.
+    pub set: Vec<(&'static str, String)>,
 }
 
 impl Config {
-    /// Reads the configuration from `source`, which gives a variable's value if it is set.
+    /// Reads the configuration from `source`, which gives a variable's value if it is set, as for this user and an
+    /// executable of which nothing is known.
     pub fn load(source: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let values = Values(&source);
+        Self::load_at(source, &Place { executable: None, ..Place::here() })
+    }
+
+    /// The same with defaults as they are at `place`.
+    pub fn load_at(source: impl Fn(&str) -> Option<String>, place: &Place) -> Result<Self, ConfigError> {
+        let values = Values { source: &source, place };
         let resources = ResourceConfig {
             vcpus: DEFAULT_VCPUS,
             memory_mb: DEFAULT_MEMORY_MIB,
@@ -318,28 +303,27 @@ impl Config {
                 port => Ok(port),
             })?,
         );
+        let host = HostOptions {
+            dir: values.state()?,
+            engine: values.engine()?,
+            firecracker: values.firecracker()?,
+            kernel: values.image("BOUVET_KERNEL")?,
+            kernel_args: values.kernel_args()?,
+            rootfs: values.image("BOUVET_ROOTFS")?,
+            max_sandboxes: values.number("BOUVET_MAX_SANDBOXES", 1..=1000)?,
+            cgroup: values.cgroup()?,
+            first_uid: values.number("BOUVET_FIRST_UID", 1..=2_000_000_000)?,
+            templates: values.templates()?,
+            pool: values.pool(&resources)?,
+            images: Some(values.images()?),
+            boxes: Some(values.data()?.join("boxes")),
+            networks: Some(values.data()?.join("networks")),
+            authorities: values.list("BOUVET_EGRESS_CERTIFICATES").into_iter().map(PathBuf::from).collect(),
+        };
         Ok(Self {
-            host: HostOptions {
-                dir: values.path("BOUVET_CHROOT")?,
-                engine: values.engine()?,
-                firecracker: values.firecracker()?,
-                kernel: values.path("BOUVET_KERNEL")?,
-                kernel_args: values.kernel_args()?,
-                rootfs: values.path("BOUVET_ROOTFS")?,
-                max_sandboxes: values.number("BOUVET_MAX_SANDBOXES", 1..=1000)?,
-                cgroup: values.cgroup()?,
-                first_uid: values.number("BOUVET_FIRST_UID", 1..=2_000_000_000)?,
-                templates: values.templates()?,
-                pool: values.pool(&resources)?,
-                images: Some(values.images()?),
-                boxes: Some(values.data()?.join("boxes")),
-                networks: Some(values.data()?.join("networks")),
-                authorities: values
-                    .list("BOUVET_EGRESS_CERTIFICATES")
-                    .into_iter()
-                    .map(PathBuf::from)
-                    .collect(),
-            },
+            chosen: values.chosen(&host),
+            set: values.set(),
+            host,
             transport: match values.text("BOUVET_TRANSPORT").to_ascii_lowercase().as_str() {
                 "stdio" => Transport::Stdio,
                 "http" => Transport::Http,
@@ -369,15 +353,6 @@ impl Config {
     }
 }
 
-/// Names among `set` that look like ours and are none of ours: misspelled, most likely.
-pub fn unknown_variables(set: impl Iterator<Item = String>) -> Vec<String> {
-    let ours = |name: &String| name.starts_with("BOUVET_") && !LATER.contains(&name.as_str());
-    set.filter(ours).filter(|name| VARIABLES.iter().all(|variable| variable.name != name)).collect()
-}
-
-/// Published variables of parts that do not exist yet; setting them is no mistake.
-const LATER: &[&str] = &["BOUVET_ROOTFS_URL"];
-
 /// The table's variable of this name.
 fn find(name: &str) -> &'static Variable {
     match VARIABLES.iter().find(|variable| variable.name == name) {
@@ -386,9 +361,60 @@ fn find(name: &str) -> &'static Variable {
     }
 }
 
-struct Values<'a>(&'a dyn Fn(&str) -> Option<String>);
+struct Values<'a> {
+    source: &'a dyn Fn(&str) -> Option<String>,
+    place: &'a Place,
+}
 
 impl Values<'_> {
+    /// An absolute path that a variable of the system's has.
+    fn absolute(&self, name: &str) -> Option<PathBuf> {
+        (self.source)(name).map(PathBuf::from).filter(|path| path.is_absolute())
+    }
+
+    fn is_set(&self, name: &str) -> bool {
+        (self.source)(name).is_some_and(|value| !value.trim().is_empty())
+    }
+
+    fn state(&self) -> Result<PathBuf, ConfigError> {
+        match self.is_set("BOUVET_CHROOT") {
+            true => self.path("BOUVET_CHROOT"),
+            false => Ok(self.place.state_dir(|name| self.absolute(name))),
+        }
+    }
+
+    fn chosen(&self, host: &HostOptions) -> Vec<(&'static str, String)> {
+        let cgroup = match &host.cgroup {
+            CgroupChoice::Detect => "auto".to_owned(),
+            CgroupChoice::Off => "off".to_owned(),
+            CgroupChoice::Below(dir) => dir.display().to_string(),
+        };
+        let paths = [&host.kernel, &host.rootfs, &host.dir].map(|path| path.display().to_string());
+        let [kernel, rootfs, dir] = paths;
+        [
+            ("BOUVET_KERNEL", kernel),
+            ("BOUVET_ROOTFS", rootfs),
+            ("BOUVET_CHROOT", dir),
+            ("BOUVET_CGROUP", cgroup),
+        ]
+        .into_iter()
+        .filter(|(name, value)| self.text(name) == find(name).default && value != find(name).default)
+        .collect()
+    }
+
+    fn set(&self) -> Vec<(&'static str, String)> {
+        let values = VARIABLES.iter().map(|variable| (variable.name, self.text(variable.name)));
+        values.filter(|(name, value)| value != find(name).default).collect()
+    }
+
+    /// A kernel or a rootfs.
+    fn image(&self, name: &str) -> Result<PathBuf, ConfigError> {
+        match self.is_set(name) {
+            true => self.path(name),
+            false => Ok(self.place.image(Path::new(find(name).default))),
+        }
+    }
+
     fn egress(&self) -> Result<Option<Vec<String>>, ConfigError> {
         const NAME: &str = "BOUVET_ALLOWED_EGRESS";
         match self.list(NAME) {
@@ -409,7 +435,7 @@ impl Values<'_> {
 
     fn templates(&self) -> Result<Option<PathBuf>, ConfigError> {
         match self.text("BOUVET_TEMPLATES").as_str() {
-            "auto" => Ok(Some(self.path("BOUVET_CHROOT")?.join("templates"))),
+            "auto" => Ok(Some(self.state()?.join("templates"))),
             "off" => Ok(None),
             _ => self.path("BOUVET_TEMPLATES").map(Some),
         }
@@ -420,24 +446,23 @@ impl Values<'_> {
         if self.text("BOUVET_DATA") != "auto" {
             return self.path("BOUVET_DATA");
         }
-        let absolute = |name: &str| (self.0)(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let own =
-            absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
-        Ok(match own {
-            Some(own) if !rustix::process::geteuid().is_root() => own.join("bouvet"),
-            _ => "/var/lib/bouvet".into(),
+        let home = || self.absolute("HOME").map(|home| home.join(".local/share"));
+        Ok(match self.absolute("XDG_DATA_HOME").or_else(home) {
+            _ if self.place.is_root => "/var/lib/bouvet".into(),
+            Some(own) => own.join("bouvet"),
+            None => self.place.state_dir(|name| self.absolute(name)).join("data"),
         })
     }
 
     fn socket(&self) -> Result<SocketChoice, ConfigError> {
         match self.text("BOUVET_SOCKET").as_str() {
             "off" => Ok(SocketChoice::Off),
-            "auto" if rustix::process::geteuid().is_root() => {
-                Ok(SocketChoice::Auto(Some(ROOT_SOCKET.into())))
-            }
+            "auto" if self.place.is_root => Ok(SocketChoice::Auto(ROOT_SOCKET.into())),
             "auto" => {
-                let runtime = (self.0)("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
-                Ok(SocketChoice::Auto(runtime.map(|dir| dir.join("bouvet/bouvet.sock"))))
+                let runtime = self.absolute("XDG_RUNTIME_DIR").map(|dir| dir.join("bouvet"));
+                // A login without a session, as by `su`, has no such directory.
+                let dir = runtime.unwrap_or_else(|| self.place.state_dir(|name| self.absolute(name)));
+                Ok(SocketChoice::Auto(dir.join("bouvet.sock")))
             }
             _ => self.path("BOUVET_SOCKET").map(SocketChoice::At),
         }
@@ -445,7 +470,7 @@ impl Values<'_> {
 
     /// With the credentials that Docker would use.
     fn images(&self) -> Result<ImageOptions, ConfigError> {
-        let set = |name: &str| (self.0)(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let set = |name: &str| (self.source)(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let docker = set("DOCKER_CONFIG").or_else(|| set("HOME").map(|home| home.join(".docker")));
         let registry = RegistryOptions {
             docker_config: docker.map(|dir| dir.join("config.json")),
@@ -470,7 +495,7 @@ impl Values<'_> {
 
     /// The value, or the default. Empty counts as not set, as in a compose file's `FOO: ${FOO}`.
     fn text(&self, name: &str) -> String {
-        let set = (self.0)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let set = (self.source)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
         set.unwrap_or_else(|| find(name).default.to_owned())
     }
 
@@ -546,7 +571,9 @@ impl Values<'_> {
 
     fn cgroup(&self) -> Result<CgroupChoice, ConfigError> {
         match self.text("BOUVET_CGROUP").as_str() {
-            "auto" => Ok(CgroupChoice::Detect),
+            // What a user has is asked of the machine where it is used: by `bouvet_host`.
+            "auto" if self.place.is_root => Ok(CgroupChoice::Detect),
+            "auto" => Ok(CgroupChoice::delegated().unwrap_or(CgroupChoice::Off)),
             "off" => Ok(CgroupChoice::Off),
             path if path.starts_with('/') => Ok(CgroupChoice::Below(path.into())),
             _ => Err(self.error("BOUVET_CGROUP")),

@@ -19,3 +19,4 @@ mod mcp;
 #[cfg(test)]
 mod reference;
 pub mod serve;
+mod started;

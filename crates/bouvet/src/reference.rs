@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 
 use clap::{Arg, Command};
 
+use crate::command::docker::{MISSING, OTHERWISE};
+use crate::command::without_server::{EXAMPLES, WithoutServer};
+
 const HEAD: &str = "# Command line
 
 <!-- generated from the definitions of the commands, do not edit: BOUVET_RECORD_DOCS=1 cargo test -p bouvet cli -->
@@ -20,16 +23,19 @@ bouvet cp web:/etc/hostname .
 bouvet rm -f web
 ```
 
-Commands speak to the server that answers on the socket (`BOUVET_SOCKET`). Where none answers, `run` makes a sandbox in
-its own process, which is gone when its program has ended, unless it is `--persistent`: then it is stopped, and
-`bouvet start -a` goes on with it. What needs somebody to stay (`run -d`, `start` without `-a`, `events`) says that it
-needs a server.
+Commands use the server that answers on the socket (`BOUVET_SOCKET`). Without a server, `run` creates the sandbox in its
+own process, and removes it when its program has ended. A `--persistent` sandbox is kept: `bouvet start -a` starts it
+again. [Without a server](#without-a-server) lists the other commands.
 
 - A sandbox is named by its name, its id, or the beginning of its id that no other has.
 - The exit code of `run`, `exec`, `wait`, `attach` and `start -a` is the program's; 128 and its number where a signal
   ended it. 127: there is no such program. 126: it cannot be run. 125: Bouvet itself failed, or the command line is wrong.
 - SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the program that a command waits for. A third
   SIGINT or SIGTERM ends the command itself.
+- After SIGTERM or SIGHUP the program has ten seconds to end; so it has after SIGINT, unless `-i` is given. Then `run` and
+  `exec` kill it, and `attach` and `start -a` leave it running. The exit code of the command is 143 after SIGTERM, 129
+  after SIGHUP and 130 after SIGINT. So `timeout 60 bouvet exec …` ends after seventy seconds at the latest.
+- Signals that are ignored when a command starts, as by `nohup`, stay ignored.
 - With `-t` and `-i` every key goes to the program. Ctrl-P Ctrl-Q leaves it running, if there is a server.
 - A sandbox of `run` never ends by age unless `--timeout` says so; `BOUVET_SANDBOX_TIMEOUT_SECS` is for MCP clients.
 - `-d base` without a program is a sandbox that stays until it is stopped, for `exec`. `-it base` runs `bash`.
@@ -39,8 +45,53 @@ needs a server.
 pub(crate) fn of(line: &mut Command) -> String {
     line.build();
     let mut text = String::from(HEAD);
+    without_server(&mut text).ok();
+    differences(line, &mut text).ok();
     describe_all(line, "## bouvet", &mut text).ok();
     text
+}
+
+/// Commands that `docker` does not have.
+const OWN: &[&str] =
+    &["attest", "bench", "completions", "demo", "doctor", "help", "resume", "serve", "sidecar"];
+
+/// What is as in `docker`, what is otherwise and what is not there.
+fn differences(line: &Command, text: &mut String) -> std::fmt::Result {
+    let names = |command: &Command| command.get_name().to_owned();
+    let shared: Vec<_> = line.get_subcommands().map(names).filter(|name| !OWN.contains(&&**name)).collect();
+    writeln!(text, "\n## Differences from docker\n\n| As docker | |\n|---|---|")?;
+    writeln!(text, "| Commands | `{}` |", shared.join("`, `"))?;
+    writeln!(text, "| Flags | those listed below with each command |")?;
+    writeln!(text, "\n| Otherwise | |\n|---|---|")?;
+    for (habit, here) in OTHERWISE {
+        writeln!(text, "| {habit} | {here} |")?;
+    }
+    writeln!(text, "\n| Not there | Instead |\n|---|---|")?;
+    for missing in MISSING {
+        let names = match missing.flags {
+            "" => format!("`{}`", missing.verb),
+            flags => format!("`{}` {}", missing.verb, quoted(flags)),
+        };
+        writeln!(text, "| {names} | {} |", cell(missing.instead))?;
+    }
+    Ok(())
+}
+
+fn quoted(names: &str) -> String {
+    names.split(' ').map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn without_server(text: &mut String) -> std::fmt::Result {
+    let of = |rule| {
+        let examples = EXAMPLES.iter().filter(move |(_, found)| *found == rule);
+        examples.map(|(example, _)| format!("`{example}`")).collect::<Vec<_>>().join(", ")
+    };
+    writeln!(text, "\n## Without a server\n\n| Commands | Where no server answers |\n|---|---|")?;
+    writeln!(text, "| {} | work by themselves |", of(WithoutServer::Works))?;
+    let stopped = "work for persistent sandboxes that have stopped (`inspect` also for images)";
+    writeln!(text, "| {} | {stopped}; for others they fail as below |", of(WithoutServer::WorksForStopped))?;
+    let fails = "fail with exit code 125: `no bouvet server is running (socket …). Start one: bouvet serve`";
+    writeln!(text, "| {} | {fails} |", of(WithoutServer::Fails))
 }
 
 /// The commands below `line`, each under a heading that begins with `head`, and those below them.

@@ -18,6 +18,7 @@ pub use crate::http::ListenError;
 use crate::http::{self, MAX_BODY_BYTES};
 use crate::mcp::stdio::Stdio;
 use crate::mcp::{Grants, Server};
+use crate::started;
 
 /// How long requests under way may take to finish once the server is to end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -80,6 +81,12 @@ pub async fn serve(mut config: Config) -> Result<(), Error> {
             warn!(%error, "the socket is not served any more");
         }
     };
+    let lives = async {
+        tokio::select! {
+            () = started::log_lives(&host) => {}
+            () = end.cancelled() => {}
+        }
+    };
     let stdio = async {
         if config.transport.stdio() {
             serve_stdio(server.clone(), &end).await;
@@ -88,7 +95,7 @@ pub async fn serve(mut config: Config) -> Result<(), Error> {
             }
         }
     };
-    let (served, (), ()) = tokio::join!(http, stdio, api);
+    let (served, (), (), ()) = tokio::join!(http, stdio, api, lives);
     info!("destroying all sandboxes");
     host.shut_down().await;
     served
@@ -98,8 +105,8 @@ pub async fn serve(mut config: Config) -> Result<(), Error> {
 /// beside each other, and only one of them can have it.
 async fn bind(choice: &SocketChoice) -> Result<Option<(Socket, UnixListener)>, SocketError> {
     let (path, is_named) = match choice {
-        SocketChoice::Off | SocketChoice::Auto(None) => return Ok(None),
-        SocketChoice::Auto(Some(path)) => (path, false),
+        SocketChoice::Off => return Ok(None),
+        SocketChoice::Auto(path) => (path, false),
         SocketChoice::At(path) => (path, true),
     };
     match Socket::bind(path).await {

@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 use super::frame::{Decoder, Frame, FrameError};
 use super::shape::FailureView;
 use crate::config::{ROOT_SOCKET, SocketChoice};
+use crate::failure::Kind;
 
 /// An answer that is one JSON value, at most: a list of everything.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -46,6 +47,44 @@ pub(crate) enum CallError {
     /// What came is not what the API says.
     #[error("the server's answer is not understood: {0}")]
     Answer(String),
+    /// There is no server, and what was named is not among what a command finds by itself.
+    #[error(transparent)]
+    NoServer(#[from] NoServer),
+}
+
+/// No server answers at any place where it could.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no bouvet server is running ({tried}). Start one: bouvet serve")]
+pub(crate) struct NoServer {
+    /// The sockets, in words.
+    tried: String,
+}
+
+impl NoServer {
+    /// `tried` has why nobody answered at each socket.
+    fn at(tried: &[(PathBuf, std::io::Error)]) -> Self {
+        let name = |(path, error): &(PathBuf, std::io::Error)| match is_nobody(error) {
+            true => path.display().to_string(),
+            false => format!("{}: {error}", path.display()),
+        };
+        let names: Vec<_> = tried.iter().map(name).collect();
+        let tried = match names.is_empty() {
+            true => "BOUVET_SOCKET is off".to_owned(),
+            false => format!("socket {}", names.join("; ")),
+        };
+        Self { tried }
+    }
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// Nobody answers.
+    #[error(transparent)]
+    NoServer(#[from] NoServer),
+    /// A server may be there, and does not serve this user.
+    #[error(transparent)]
+    Call(#[from] CallError),
 }
 
 impl From<FrameError> for CallError {
@@ -62,27 +101,45 @@ impl From<serde_json::Error> for CallError {
 
 /// Speaks to a server. Cheap to clone; every clone uses the same connection.
 #[derive(Debug, Clone)]
-pub(crate) struct Client(SendRequest<Content>);
+pub(crate) struct Client {
+    sender: SendRequest<Content>,
+    /// Why this process is the server itself: the reason why running sandboxes are not found.
+    alone: Option<NoServer>,
+}
 
 impl Client {
-    /// Connects to the server that is meant; `None` if there is none.
-    pub(crate) async fn connect(choice: &SocketChoice) -> Result<Option<Self>, CallError> {
-        let (paths, is_named) = match choice {
-            SocketChoice::Off => return Ok(None),
+    /// Connects to the server that is meant.
+    pub(crate) async fn connect(choice: &SocketChoice) -> Result<Self, ConnectError> {
+        let (mut paths, is_named) = match choice {
+            SocketChoice::Off => (Vec::new(), true),
             SocketChoice::At(path) => (vec![path.clone()], true),
             SocketChoice::Auto(own) => {
                 let root = PathBuf::from(ROOT_SOCKET);
-                (own.clone().into_iter().chain([root]).collect(), false)
+                (vec![own.clone(), root], false)
             }
         };
+        paths.dedup();
+        let mut tried = Vec::new();
         for path in paths {
             match UnixStream::connect(&path).await {
-                Ok(stream) => return Self::over(stream).await.map(Some),
-                Err(error) if is_named && !is_nobody(&error) => return Err(CallError::Connect(path, error)),
-                Err(_) => {}
+                Ok(stream) => return Ok(Self::over(stream).await?),
+                Err(error) if is_named && !is_nobody(&error) => {
+                    return Err(CallError::Connect(path, error).into());
+                }
+                Err(error) => tried.push((path, error)),
             }
         }
-        Ok(None)
+        Err(NoServer::at(&tried).into())
+    }
+
+    /// The same client of a host in this process, which has no other sandboxes than those that have stopped.
+    pub(crate) fn alone(self, reason: NoServer) -> Self {
+        Self { alone: Some(reason), ..self }
+    }
+
+    /// The reason why this process is the server itself, if it is.
+    pub(crate) fn no_server(&self) -> Option<&NoServer> {
+        self.alone.as_ref()
     }
 
     /// Speaks over `stream`.
@@ -96,7 +153,7 @@ impl Client {
             // Calls under way say what went wrong.
             connection.await.ok();
         });
-        Ok(Self(sender))
+        Ok(Self { sender, alone: None })
     }
 
     async fn send(
@@ -111,13 +168,16 @@ impl Client {
             .uri(format!("http://bouvet{path}"))
             .header("content-type", kind)
             .body(body)?;
-        let mut sender = self.0.clone();
+        let mut sender = self.sender.clone();
         sender.ready().await?;
         let response = sender.send_request(request).await?;
-        match response.status().is_success() {
-            true => Ok(response),
-            false => Err(refusal(response).await),
+        if response.status().is_success() {
+            return Ok(response);
         }
+        Err(match (refusal(response).await, &self.alone) {
+            (CallError::Refused(failure), Some(reason)) if failure.kind == NOT_FOUND => reason.clone().into(),
+            (error, _) => error,
+        })
     }
 
     /// Calls with `told` as JSON, and reads the answer as JSON.
@@ -220,6 +280,9 @@ impl Client {
         Ok(Frames { data: Box::pin(data(response)), decoder: Decoder::default() })
     }
 }
+
+/// The kind of the failure to find a sandbox.
+pub(crate) const NOT_FOUND: &str = Kind::NotFound.name();
 
 /// Calls that tell nothing.
 pub(crate) const NOTHING: Option<&()> = None;

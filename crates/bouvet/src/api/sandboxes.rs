@@ -111,8 +111,7 @@ pub(super) async fn destroy(
             Life::Created | Life::Stopped(_) | Life::Failed(_) | Life::Destroying | Life::Destroyed
         )
     {
-        let fact =
-            format!("the sandbox is {}, and only one that is stopped is removed without force", state.name());
+        let fact = format!("the sandbox is {}: stop it first, or use rm -f", state.name());
         return Err(Failure::api(StatusCode::CONFLICT, Kind::Running, fact).into());
     }
     sandbox.destroy().await;

@@ -23,7 +23,7 @@ pub(crate) struct Line {
     /// Soak: create, use and destroy this many sandboxes, and fail if anything is left [default: 1000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) cycles: Option<u32>,
-    /// Soak: how many at once [default: 1]
+    /// Soak: cycles at once [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(super) concurrency: Option<u32>,
     /// Also write everything to this file, as JSON
@@ -32,10 +32,10 @@ pub(crate) struct Line {
     /// Also draw the medians into this file, as SVG
     #[arg(long, value_name = "FILE")]
     pub(super) svg: Option<PathBuf>,
-    /// Also put the tables into this Markdown file: between its lines `<!-- bench: … -->` and `<!-- end -->`
+    /// Also write the tables to this Markdown file: between its lines `<!-- bench: … -->` and `<!-- end -->`
     #[arg(long, value_name = "FILE")]
     pub(super) markdown: Option<PathBuf>,
-    /// The block of that file which the tables go into: it begins with `<!-- bench NAME: … -->`
+    /// Block of the Markdown file for the tables: it begins with `<!-- bench NAME: … -->`
     #[arg(long, value_name = "NAME", requires = "markdown", value_parser = block)]
     pub(super) block: Option<String>,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Line {
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Scenario {
-    /// create_sandbox booted, cloned and from the pool, with the time to the first result
+    /// create_sandbox: booted, cloned and from the pool, with the time to the first result
     Creation,
     /// the same work with podman, where it is installed
     Rivals,
@@ -53,15 +53,15 @@ pub(crate) enum Scenario {
     Files,
     /// a server in a sandbox, through a port of the host
     Ports,
-    /// the network of a sandbox, beside others in user space, where they are installed
+    /// the network of a sandbox, compared with other user-mode networks where they are installed
     Network,
     /// memory of a sandbox; processor time of the pool
     Memory,
     /// many sandboxes alive at once
     Alive,
-    /// many sandboxes asked for at once
+    /// many sandboxes requested at once
     Burst,
-    /// images of 100 MB and 1 GB, pulled and started, with podman beside it where that is installed
+    /// images of 100 MB and 1 GB, pulled and started, compared with podman where it is installed
     Images,
     /// many cycles of create, run and destroy, and what they leave behind
     Soak,

@@ -10,12 +10,12 @@ use crate::api::shape::SandboxView;
 
 /// What is typed after `bouvet attach`.
 #[derive(Debug, Args)]
-#[command(after_help = "With a terminal, Ctrl-P Ctrl-Q leaves the program and lets it run.")]
+#[command(after_help = "With a terminal, Ctrl-P Ctrl-Q detaches: the program keeps running.")]
 pub(crate) struct Line {
-    /// Do not hand on standard input
+    /// Do not forward standard input
     #[arg(long)]
     no_stdin: bool,
-    /// The sandbox: its name, its id, or the beginning of its id
+    /// Sandbox: its name, its id, or the first characters of its id
     sandbox: String,
 }
 
@@ -33,7 +33,9 @@ pub(super) async fn attach(
 ) -> Result<u8, Failed> {
     let view: SandboxView = connection.client.get(&path(&["sandboxes", sandbox], &[])).await?;
     let input = may_type && view.stdin_open;
-    let terms = Terms { input, closed: false, terminal: view.tty, detachable: !connection.is_alone() };
+    // Others may use the program: a signal that it does not obey ends this command alone.
+    let (detachable, kills) = (!connection.is_alone(), connection.is_alone());
+    let terms = Terms { input, closed: false, terminal: view.tty, detachable, kills };
     terms.check()?;
     let path = path(&["sandboxes", &view.id, "attach"], query);
     let ended = session::run(&connection.client, &path, None, terms, signals).await?;

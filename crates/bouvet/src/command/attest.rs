@@ -19,28 +19,28 @@ const NONCE_BYTES: usize = 32;
 /// What is typed after `bouvet attest`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The sandbox must have been made with `--tee`. The exit code is 0 if its report is right, and 125 if not."
+    after_help = "The sandbox must have been created with `--tee`. The exit code is 0 if the report is valid, else 125."
 )]
 pub(crate) struct Line {
-    /// The sandbox: its name, its id, or the beginning of its id
+    /// Sandbox: its name, its id, or the first characters of its id
     #[arg(required_unless_present = "report")]
     sandbox: Option<String>,
-    /// Verify a report that was saved
+    /// Verify a saved report
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sandbox", "save"])]
     report: Option<PathBuf>,
-    /// What the report must carry; a random number for a sandbox's, if none is given
+    /// Nonce that the report must contain [default for a sandbox: a random one]
     #[arg(long, value_name = "HEX")]
     nonce: Option<String>,
-    /// The workload that it must be about
+    /// Workload that the report must name
     #[arg(long, value_name = "NAME")]
     workload: Option<String>,
-    /// A digest that must be right: of measurement, kernel, initramfs, rootfs or sidecar
+    /// Expected digest of measurement, kernel, initramfs, rootfs or sidecar
     #[arg(long, value_name = "PART=SHA384")]
     expect: Vec<String>,
-    /// Save the report
+    /// Save the report to a file
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// What it says as JSON
+    /// Print the contents as JSON
     #[arg(long)]
     json: bool,
 }

@@ -17,9 +17,9 @@ enum Name {
 
 /// What is typed after `bouvet completions`.
 #[derive(Debug, Args)]
-#[command(after_help = "For this session of Bash: `source <(bouvet completions bash)`")]
+#[command(after_help = "For this Bash session: `source <(bouvet completions bash)`")]
 pub(crate) struct Line {
-    /// The shell
+    /// Shell
     shell: Name,
 }
 

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use super::outcome::{Connection, Failed};
+use super::without_server::WithoutServer;
 use super::{inspect, prune, ps, rm};
 
 /// What is typed after `bouvet container`.
@@ -17,6 +18,17 @@ pub(crate) enum Line {
     Inspect(inspect::Line),
     /// Remove sandboxes, as `bouvet rm`
     Rm(rm::Line),
+}
+
+impl Line {
+    /// What it does where no server answers: the same as the short form.
+    pub(super) fn without_server(&self) -> WithoutServer {
+        match self {
+            Self::Ls(line) if line.lists_stopped() => WithoutServer::Works,
+            Self::Ls(_) => WithoutServer::Fails,
+            Self::Prune(_) | Self::Inspect(_) | Self::Rm(_) => WithoutServer::WorksForStopped,
+        }
+    }
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {

@@ -37,9 +37,9 @@ pub(crate) struct Line {
     /// Do not name files that are left out
     #[arg(short, long)]
     quiet: bool,
-    /// What is copied: a path, SANDBOX:PATH, or `-` for standard input
+    /// Source: a path, SANDBOX:PATH, or `-` for standard input
     source: String,
-    /// Where to: a path, SANDBOX:PATH, or `-` for standard output
+    /// Destination: a path, SANDBOX:PATH, or `-` for standard output
     destination: String,
 }
 

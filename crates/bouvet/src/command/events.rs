@@ -12,13 +12,12 @@ use crate::api::shape::EventView;
 /// What is typed after `bouvet events`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// As JSON, an object in each line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
-    connection.needs_server("`events`")?;
     let path = path(&["events"], &[]);
     let mut events = connection.client.lines::<EventView>(Method::GET, &path, NOTHING).await?;
     while let Some(event) = events.next().await? {

@@ -14,49 +14,47 @@ use crate::api::shape::ExecView;
 /// What is typed after `bouvet exec`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// Hand on standard input
+    /// Keep standard input open
     #[arg(short, long)]
     interactive: bool,
-    /// Give the program a terminal
+    /// Allocate a terminal for the program
     #[arg(short, long)]
     tty: bool,
-    /// Let it run on its own
+    /// Run in the background
     #[arg(short, long)]
     detach: bool,
-    /// Set a variable, or hand on this environment's
+    /// Set an environment variable; without a value, pass on the one of this environment
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
-    /// Read variables from a file, one in each line
+    /// Read environment variables from a file, one per line
     #[arg(long, value_name = "FILE")]
     env_file: Vec<std::path::PathBuf>,
     /// Not offered: a program has the rights of its sandbox
     #[arg(long, hide = true)]
     privileged: bool,
-    /// Who it runs as
+    /// User (and group) that the program runs as
     #[arg(short, long, default_value = "", value_name = "USER[:GROUP]")]
     user: String,
-    /// Where it starts
+    /// Working directory of the program
     #[arg(short, long, default_value = "", value_name = "DIR")]
     workdir: String,
-    /// Kill it after so many seconds; 0 for never
+    /// Kill the program after this many seconds; 0 for never
     #[arg(long, default_value_t = 0, value_name = "SECS")]
     timeout: u64,
-    /// The sandbox: its name, its id, or the beginning of its id
+    /// Sandbox: its name, its id, or the first characters of its id
     sandbox: String,
-    /// The program and its arguments
+    /// Program and arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "CMD")]
     command: Vec<String>,
 }
 
 pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
-    if line.detach {
-        connection.needs_server("`exec -d`")?;
-    }
     let terms = Terms {
         input: line.interactive && !line.detach,
         closed: !line.interactive,
         terminal: line.tty && !line.detach,
         detachable: false,
+        kills: true,
     };
     terms.check()?;
     if line.privileged {

@@ -28,17 +28,17 @@ const HEADS: &[(&str, &str)] = &[
 /// What is typed after `bouvet images`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// Ids alone
+    /// Print only ids
     #[arg(short, long)]
     quiet: bool,
-    /// Ids at full length
+    /// Do not shorten ids
     #[arg(long)]
     no_trunc: bool,
-    /// A template of Go's for each line, `table TEMPLATE`, or `json`: ID, Repository, Tag, Digest, CreatedAt, CreatedSince,
+    /// Go template for each line, `table TEMPLATE`, or `json`: ID, Repository, Tag, Digest, CreatedAt, CreatedSince,
     /// Size
     #[arg(long, value_name = "TEMPLATE")]
     format: Option<String>,
-    /// As a JSON array
+    /// Print a JSON array
     #[arg(long, conflicts_with = "format")]
     json: bool,
 }

@@ -18,7 +18,6 @@ pub(crate) struct Line {
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
-    connection.needs_server("`info`")?;
     let info: InfoView = connection.client.get(&path(&["info"], &[])).await?;
     match line.format.as_deref() {
         Some("json") => table::line(&fields(&info).to_string())?,

@@ -9,8 +9,9 @@ use super::outcome::{Connection, Failed};
 use super::run::image;
 use super::template::Template;
 use super::{ps, table};
-use crate::api::client::{CallError, path};
+use crate::api::client::{CallError, NOT_FOUND, path};
 use crate::api::shape::SandboxView;
+use crate::failure;
 
 /// What is typed after `bouvet inspect`.
 #[derive(Debug, Args)]
@@ -21,13 +22,13 @@ use crate::api::shape::SandboxView;
     `{{.HostConfig.RestartPolicy.Name}}`, `{{.NetworkSettings.Ports}}`, `{{.NetworkSettings.IPAddress}}`."
 )]
 pub(crate) struct Line {
-    /// A template of Go's, as in `{{.State.Status}}` or `{{json .Config}}`
+    /// Go template, as in `{{.State.Status}}` or `{{json .Config}}`
     #[arg(short, long, value_name = "TEMPLATE")]
     format: Option<String>,
-    /// Only things of this type
+    /// Only sandboxes, or only images
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     kind: Option<Kind>,
-    /// Sandboxes or images
+    /// Names or ids of sandboxes or images
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 }
@@ -81,15 +82,23 @@ async fn find(name: &str, kind: Option<Kind>, connection: &Connection) -> Result
     let is_image = kind == Some(Kind::Image);
     if !is_image {
         match connection.client.get(&path(&["sandboxes", name], &[])).await {
-            Err(CallError::Refused(failure)) if failure.kind == "not_found" && kind.is_none() => {}
+            Err(CallError::Refused(failure)) if failure.kind == NOT_FOUND && kind.is_none() => {}
+            Err(CallError::NoServer(missing)) if kind.is_none() => {
+                return find_image(name, connection, CallError::from(missing).into()).await;
+            }
             sandbox => return Ok(sandbox?),
         }
     }
-    let found = connection.client.get(&path(&["image"], &[("name", &image(name)?)])).await;
-    found.map_err(|_| {
-        let what = if is_image { "there is no image" } else { "there is no sandbox and no image" };
-        Failed::new(format!("{what} `{}`", name.escape_debug()))
-    })
+    let what = if is_image { "there is no image" } else { "there is no sandbox and no image" };
+    find_image(name, connection, Failed::new(format!("{what} `{}`", name.escape_debug()))).await
+}
+
+/// The image of this name; `missing` if there is none.
+async fn find_image(name: &str, connection: &Connection, missing: Failed) -> Result<Value, Failed> {
+    match connection.client.get(&path(&["image"], &[("name", &image(name)?)])).await {
+        Err(CallError::Refused(failure)) if failure.kind == failure::Kind::NoImage.name() => Err(missing),
+        found => Ok(found?),
+    }
 }
 
 /// Our own fields, and docker's.

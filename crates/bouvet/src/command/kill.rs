@@ -1,5 +1,7 @@
 //! `bouvet kill`.
 
+use std::ffi::OsString;
+
 use clap::Args;
 use hyper::Method;
 
@@ -9,8 +11,11 @@ use crate::api::client::{Client, path};
 
 /// What is typed after `bouvet kill`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "A signal may also be given as in kill(1): `bouvet kill -9 SANDBOX`, `bouvet kill -HUP SANDBOX`."
+)]
 pub(crate) struct Line {
-    /// The signal, by name or number
+    /// Signal, by name or number
     #[arg(short, long, default_value = "KILL")]
     signal: String,
     /// The same as `-s KILL`
@@ -27,4 +32,41 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
         Ok(client.act(Method::POST, &path).await?)
     };
     connection.each(&line.names.sandboxes, kill).await
+}
+
+/// `arguments` of `bouvet` with a signal as kill(1) takes it (`-9`, `-HUP`) in the form of an option.
+pub(crate) fn with_signal_option(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let is_kill = arguments.get(1).is_some_and(|verb| verb == "kill");
+    for argument in arguments.iter_mut().skip(2).take_while(|argument| *argument != "--").filter(|_| is_kill)
+    {
+        let signal = argument.to_str().and_then(|text| text.strip_prefix('-'));
+        // Options of one letter are lower case.
+        let signal =
+            signal.filter(|text| text.starts_with(|c: char| c.is_ascii_uppercase() || c.is_ascii_digit()));
+        if let Some(signal) = signal {
+            *argument = format!("--signal={signal}").into();
+        }
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_signals_become_options() {
+        let with = |arguments: &[&str]| -> Vec<String> {
+            let arguments = arguments.iter().map(OsString::from).collect();
+            with_signal_option(arguments)
+                .into_iter()
+                .map(|argument| argument.into_string().unwrap())
+                .collect()
+        };
+        assert_eq!(with(&["bouvet", "kill", "-9", "web"]), ["bouvet", "kill", "--signal=9", "web"]);
+        assert_eq!(with(&["bouvet", "kill", "web", "-RTMIN+3"])[3], "--signal=RTMIN+3");
+        for same in [&["bouvet", "kill", "-s", "9", "--", "-9"][..], &["bouvet", "exec", "web", "-9"]] {
+            assert_eq!(with(same), same);
+        }
+    }
 }

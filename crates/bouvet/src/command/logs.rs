@@ -15,28 +15,28 @@ use crate::api::frame::Frame;
 /// What is typed after `bouvet logs`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// Go on until its program has ended
+    /// Follow the output until the program ends
     #[arg(short, long)]
     follow: bool,
-    /// Only so many lines of what is there
+    /// Show only this many lines of the end
     #[arg(short = 'n', long, value_name = "LINES")]
     tail: Option<usize>,
-    /// The time before each line
+    /// Show the time of each line
     #[arg(short, long)]
     timestamps: bool,
-    /// Only what was printed since then: 10m ago, 2026-01-31T12:00:00Z, or seconds since 1970
+    /// Show only output since this time: 10m, 2026-01-31T12:00:00Z, or seconds since 1970
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Only what was printed until then: a time as for --since
+    /// Show only output until this time, written as for --since
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
-    /// Accepted as docker's: there are no details
+    /// Show details: accepted for compatibility, there are none
     #[arg(long)]
     details: bool,
-    /// What its sidecar has printed
+    /// Show the output of the sidecar
     #[arg(long)]
     sidecar: bool,
-    /// The sandbox: its name, its id, or the beginning of its id
+    /// Sandbox: its name, its id, or the first characters of its id
     sandbox: String,
 }
 

@@ -5,13 +5,14 @@ mod attest;
 mod completions;
 mod container;
 mod cp;
+pub(crate) mod docker;
 mod events;
 mod exec;
 mod image;
 mod images;
 mod info;
 mod inspect;
-mod kill;
+pub(crate) mod kill;
 mod load;
 mod login;
 mod logs;
@@ -45,6 +46,7 @@ mod top;
 mod usage;
 mod version;
 mod wait;
+pub(crate) mod without_server;
 
 use clap::Subcommand;
 
@@ -57,44 +59,44 @@ use crate::config::Config;
 /// What people do with sandboxes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a sandbox, and run a program in it
+    /// Create a sandbox and run a program in it
     Run(Box<run::Line>),
-    /// Make a sandbox without starting it
+    /// Create a sandbox without starting it
     Create(Box<run::Line>),
-    /// Run a program in a sandbox that is there
+    /// Run a program in a running sandbox
     Exec(Box<exec::Line>),
     /// List sandboxes
     Ps(ps::Line),
-    /// Show what a sandbox's program has printed
+    /// Show the output of a sandbox's program
     Logs(logs::Line),
-    /// Attach the terminal to a sandbox's program
+    /// Attach this terminal to a sandbox's program
     Attach(attach::Line),
-    /// Verify what a sandbox was launched from
+    /// Verify what a sandbox was started from
     Attest(attest::Line),
-    /// Speak to the control port of a sandbox's sidecar
+    /// Connect standard input and output to the control port of a sandbox's sidecar
     Sidecar(sidecar::Line),
-    /// Show where ports of a sandbox are reached
+    /// List a sandbox's published ports
     Port(port::Line),
-    /// Copy files and directories to or from a sandbox
+    /// Copy files between a sandbox and this machine
     Cp(cp::Line),
-    /// Stop sandboxes: their programs are asked to end, then killed
+    /// Stop sandboxes: programs get SIGTERM, after a grace period SIGKILL
     Stop(stop::Line),
-    /// Start sandboxes that have stopped
+    /// Start stopped sandboxes
     Start(start::Line),
-    /// Stop sandboxes, and start them again
+    /// Stop sandboxes and start them again
     Restart(restart::Line),
-    /// Have sandboxes stand still
+    /// Pause sandboxes
     Pause(Names),
-    /// Let paused sandboxes go on
+    /// Resume paused sandboxes
     #[command(visible_alias = "unpause")]
     Resume(Names),
-    /// Change what a sandbox is called
+    /// Rename a sandbox
     Rename(rename::Line),
-    /// Send sandboxes' programs a signal
+    /// Send a signal to the programs of sandboxes
     Kill(kill::Line),
-    /// Wait until sandboxes have stopped, and print their exit codes
+    /// Wait until sandboxes stop, and print their exit codes
     Wait(wait::Line),
-    /// Remove sandboxes with all that they hold
+    /// Remove sandboxes and their files
     Rm(rm::Line),
     /// Remove sandboxes that are stopped
     Prune(prune::Line),
@@ -108,7 +110,7 @@ pub(crate) enum Command {
     Top(top::Line),
     /// List images
     Images(images::Line),
-    /// Pull images from their registries
+    /// Pull images from registries
     Pull(pull::Line),
     /// Remove images
     Rmi(rmi::Line),
@@ -116,7 +118,7 @@ pub(crate) enum Command {
     Load(load::Line),
     /// Save images to an archive
     Save(save::Line),
-    /// Give an image one more name
+    /// Add a name to an image
     Tag(tag::Line),
     /// Manage images
     Image(image::Line),
@@ -124,19 +126,19 @@ pub(crate) enum Command {
     Login(login::LoginLine),
     /// Log out of a registry
     Logout(login::LogoutLine),
-    /// Show all that is known of sandboxes or images, as JSON
+    /// Show details of sandboxes or images, as JSON
     Inspect(inspect::Line),
-    /// Networks of sandboxes, and what they can reach
+    /// Manage networks and network policies
     Network(network::Line),
-    /// Show what sandboxes use
+    /// Show the CPU, memory and processes that sandboxes use
     Stats(stats::Line),
-    /// Show what happens to sandboxes, as it happens
+    /// Show events of sandboxes as they happen
     Events(events::Line),
     /// Show the versions of this command and of the server
     Version(version::Line),
-    /// Show what the server is and what it has
+    /// Show the server's engine, limits and paths
     Info(info::Line),
-    /// Print a shell's completions of these commands
+    /// Print completions of these commands for a shell
     Completions(completions::Line),
 }
 
@@ -152,7 +154,7 @@ impl Command {
         }
         let mut signals = Signals::listen()?;
         let connection = tokio::select! {
-            connection = Connection::open(config) => connection?,
+            connection = Connection::open(config, self.without_server()) => connection?,
             number = signals.next() => return Ok(signals::code(number)),
         };
         let done = self.on(&connection, &mut signals).await;

@@ -7,14 +7,14 @@ use crate::api::client::path;
 // What is written of these types, and not of their fields, would become the help of the commands that have them.
 #[derive(Debug, Args)]
 pub(crate) struct Names {
-    /// The sandboxes: their names, ids, or the beginnings of their ids
+    /// Sandboxes: names, ids, or first characters of ids
     #[arg(required = true, value_name = "SANDBOX")]
     pub(super) sandboxes: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Grace {
-    /// Seconds that the program has to end before it is killed [default: the sandbox's, or 10]
+    /// Seconds before the program is killed [default: the sandbox's, or 10]
     #[arg(short, long, value_name = "SECS")]
     time: Option<u64>,
 }

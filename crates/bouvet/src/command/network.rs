@@ -7,6 +7,7 @@ use hyper::Method;
 
 use super::outcome::{Connection, Failed};
 use super::table;
+use super::without_server::WithoutServer;
 use crate::api::client::{Client, path};
 use crate::api::shape::{MemberView, NamedNetworkView, NetworkView, NewNetworkView, PolicyView};
 
@@ -19,23 +20,23 @@ pub(crate) struct Line {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make a network, on which sandboxes reach each other: `bouvet run --network NAME`
+    /// Create a network for sandboxes of `bouvet run --network NAME`
     Create(CreateLine),
-    /// List networks, and who is on them
+    /// List networks and their sandboxes
     Ls(LsLine),
-    /// Remove networks that no sandbox is on
+    /// Remove unused networks
     Rm(RmLine),
-    /// Show or change what a sandbox can reach, and show what was refused it
+    /// Show or change what a sandbox can reach, with refused connections
     Policy(PolicyLine),
 }
 
 /// What is typed after `bouvet network create`.
 #[derive(Debug, Args)]
 struct CreateLine {
-    /// Where it is: a private block of IPv4, like 10.1.2.0/24. One that is free, if nothing is said
+    /// Private IPv4 subnet, as in 10.1.2.0/24 [default: a free one]
     #[arg(long, value_name = "SUBNET")]
     subnet: Option<String>,
-    /// What it is to be called
+    /// Name of the network
     #[arg(value_name = "NETWORK")]
     name: String,
 }
@@ -43,10 +44,10 @@ struct CreateLine {
 /// What is typed after `bouvet network ls`.
 #[derive(Debug, Args)]
 struct LsLine {
-    /// Names alone
+    /// Print only names
     #[arg(short, long)]
     quiet: bool,
-    /// As a JSON array
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
 }
@@ -54,7 +55,7 @@ struct LsLine {
 /// What is typed after `bouvet network rm`.
 #[derive(Debug, Args)]
 struct RmLine {
-    /// The networks
+    /// Networks
     #[arg(required = true, value_name = "NETWORK")]
     networks: Vec<String>,
 }
@@ -62,24 +63,34 @@ struct RmLine {
 /// What is typed after `bouvet network policy`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "With --allow, --deny or --clear the policy is replaced by what is said; connections that it does \
-    not allow are broken off."
+    after_help = "--allow, --deny and --clear replace the policy. Connections that the new policy does not allow are \
+    closed."
 )]
 struct PolicyLine {
-    /// Reach what the rule says, and nothing else that no other rule says
+    /// Let it reach only this (may be repeated)
     #[arg(long, value_name = "TARGET[:PORTS][/PROTOCOL]")]
     allow: Vec<String>,
-    /// Do not reach what the rule says
+    /// Do not let it reach this (may be repeated)
     #[arg(long, value_name = "TARGET[:PORTS][/PROTOCOL]")]
     deny: Vec<String>,
-    /// Have no rules: all that is public can be reached
+    /// Remove all rules (allow all public addresses)
     #[arg(long, conflicts_with_all = ["allow", "deny"])]
     clear: bool,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// The sandbox: its name, its id, or the beginning of its id
+    /// Sandbox: its name, its id, or the first characters of its id
     sandbox: String,
+}
+
+impl Line {
+    /// Networks are on disk; a policy is that of a running sandbox.
+    pub(super) fn without_server(&self) -> WithoutServer {
+        match self.verb {
+            Verb::Create(_) | Verb::Ls(_) | Verb::Rm(_) => WithoutServer::Works,
+            Verb::Policy(_) => WithoutServer::Fails,
+        }
+    }
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {

@@ -5,9 +5,10 @@ use std::io;
 
 use bouvet_host::chain;
 
+use super::without_server::WithoutServer;
 use crate::advice;
 use crate::api::Alone;
-use crate::api::client::{CallError, Client};
+use crate::api::client::{CallError, Client, ConnectError};
 use crate::api::shape::FailureView;
 use crate::config::Config;
 
@@ -39,6 +40,11 @@ impl Failed {
     /// The same with advice.
     pub(crate) fn hint(self, hint: impl Display) -> Self {
         Self { hint: hint.to_string(), ..self }
+    }
+
+    /// One that is no failure of the command: what was to be done needs not be done.
+    pub(super) fn not_needed(text: impl Display) -> Self {
+        Self { code: 0, ..Self::new(text) }
     }
 
     /// As it is shown.
@@ -89,16 +95,26 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Finds a server, or starts a host.
-    pub(super) async fn open(config: Config) -> Result<Self, Failed> {
-        if let Some(client) = Client::connect(&config.socket).await? {
-            return Ok(Self { client, alone: None });
-        }
-        let started = Alone::start(config.host).await;
-        let (alone, stream) =
-            started.map_err(|error| Failed::new(chain(&error)).hint(advice::of_start(&error)))?;
+    /// Finds a server, or starts a host where `rule` allows it.
+    pub(super) async fn open(config: Config, rule: WithoutServer) -> Result<Self, Failed> {
+        let missing = match Client::connect(&config.socket).await {
+            Ok(client) => return Ok(Self { client, alone: None }),
+            Err(ConnectError::Call(error)) => return Err(error.into()),
+            Err(ConnectError::NoServer(missing)) if rule == WithoutServer::Fails => {
+                return Err(Failed::new(missing));
+            }
+            Err(ConnectError::NoServer(missing)) => missing,
+        };
+        let (alone, stream) = Alone::start(config.host).await.map_err(|error| match rule {
+            WithoutServer::WorksForStopped => {
+                let text =
+                    format!("{missing}\n  stopped sandboxes cannot be used without it: {}", chain(&error));
+                Failed::new(text).hint(advice::of_start(&error))
+            }
+            _ => Failed::new(chain(&error)).hint(advice::of_start(&error)),
+        })?;
         match Client::over(stream).await {
-            Ok(client) => Ok(Self { client, alone: Some(alone) }),
+            Ok(client) => Ok(Self { client: client.alone(missing), alone: Some(alone) }),
             Err(error) => {
                 alone.end().await;
                 Err(error.into())
@@ -111,12 +127,11 @@ impl Connection {
         self.alone.is_some()
     }
 
-    /// Refuses what would be for nothing.
+    /// Refuses `what` where no server answers.
     pub(super) fn needs_server(&self, what: &str) -> Result<(), Failed> {
-        match self.is_alone() {
-            true => Err(Failed::new(format!("no server is running, and {what} needs one"))
-                .hint("start one with `bouvet serve`")),
-            false => Ok(()),
+        match self.client.no_server() {
+            Some(missing) => Err(Failed::new(format!("{what} needs a server: {missing}"))),
+            None => Ok(()),
         }
     }
 
@@ -126,25 +141,24 @@ impl Connection {
         }
     }
 
-    /// Does the same to each of `names`, and prints those with which it was done. A failure of one keeps nobody from
-    /// the others.
+    /// Does the same to each of `names`, and prints those for which it worked. A failure of one does not stop the
+    /// others. The exit code is the highest of all.
     pub(super) async fn each(
         &self,
         names: &[String],
         act: impl AsyncFn(&Client, &str) -> Result<(), Failed>,
     ) -> Result<u8, Failed> {
-        let mut failed: Option<Failed> = None;
+        let mut code = 0;
         for name in names {
             match act(&self.client, name).await {
                 Ok(()) => super::table::line(name)?,
-                Err(error) => {
-                    if let Some(before) = failed.replace(error) {
-                        super::table::complain(&before);
-                    }
+                Err(failed) => {
+                    super::table::complain(&failed);
+                    code = code.max(failed.code);
                 }
             }
         }
-        failed.map_or(Ok(0), Err)
+        Ok(code)
     }
 }
 

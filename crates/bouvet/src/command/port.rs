@@ -11,9 +11,9 @@ use crate::api::shape::PortView;
 /// What is typed after `bouvet port`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// The sandbox: its name, its id, or the beginning of its id
+    /// Sandbox: its name, its id, or the first characters of its id
     sandbox: String,
-    /// Only where this port of the sandbox is to be reached
+    /// Show only where this port of the sandbox is published
     #[arg(value_name = "PORT[/PROTOCOL]")]
     port: Option<String>,
 }

@@ -38,34 +38,34 @@ const HEADS: &[(&str, &str)] = &[
 /// What is typed after `bouvet ps`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Without a server, the persistent sandboxes that are stopped are listed.\n\nA template has the \
+    after_help = "Filters of the same field are alternatives; filters of different fields must all fit. A filter \
+    by state includes stopped sandboxes.\n\nA template has the \
     fields of docker's: ID, Names, Image, Command, CreatedAt, RunningFor, State, Status, Ports, Labels, \
     `{{.Label \"NAME\"}}`, Networks; and ExitCode, Restarts, Persistent. With `table` before it there are heads."
 )]
 pub(crate) struct Line {
-    /// Stopped ones too
+    /// Include stopped sandboxes
     #[arg(short, long)]
     all: bool,
-    /// Ids alone
+    /// Print only ids
     #[arg(short, long)]
     quiet: bool,
-    /// Ids, commands and reasons at full length
+    /// Do not shorten ids, commands and reasons
     #[arg(long)]
     no_trunc: bool,
-    /// The newest of all, so many
+    /// Show only this many of the newest sandboxes
     #[arg(short = 'n', long, value_name = "NUMBER")]
     last: Option<usize>,
-    /// The newest of all
+    /// Show only the newest sandbox
     #[arg(short, long, conflicts_with = "last")]
     latest: bool,
-    /// Only those that fit: name, id, status, exited, label, ancestor, network or publish. Those of one name are
-    /// alternatives
+    /// Show only matching sandboxes, by name, id, status, exited, label, ancestor, network or publish (may be repeated)
     #[arg(short, long, value_name = "NAME=VALUE")]
     filter: Vec<String>,
-    /// A template of Go's for each line, `table TEMPLATE`, or `json`
+    /// Go template for each line, `table TEMPLATE`, or `json`
     #[arg(long, value_name = "TEMPLATE")]
     format: Option<String>,
-    /// As a JSON array
+    /// Print a JSON array
     #[arg(long, conflicts_with = "format")]
     json: bool,
 }
@@ -85,6 +85,11 @@ impl Line {
         Ok(self.format.as_deref().map(Format::parse).transpose()?.flatten())
     }
 
+    /// Whether sandboxes are listed that have stopped: as `docker`, also where a state is named.
+    pub(super) fn lists_stopped(&self) -> bool {
+        self.filters().is_ok_and(|filters| self.is_for_stopped(&filters))
+    }
+
     fn is_for_stopped(&self, filters: &[Filter]) -> bool {
         self.all || self.latest || self.last.is_some() || filters.iter().any(Filter::is_for_stopped)
     }
@@ -92,8 +97,7 @@ impl Line {
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let (filters, format) = (line.filters()?, line.template()?);
-    // Alone, none can run.
-    let all = (line.is_for_stopped(&filters) || connection.is_alone()).to_string();
+    let all = line.is_for_stopped(&filters).to_string();
     let mut views: Vec<SandboxView> = connection.client.get(&path(&["sandboxes"], &[("all", &all)])).await?;
     views.retain(|view| filter::fits(&filters, view));
     if let Some(last) = line.last.or(line.latest.then_some(1)) {

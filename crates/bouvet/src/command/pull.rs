@@ -17,10 +17,10 @@ use crate::api::shape::PullLine;
 /// What is typed after `bouvet pull`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// Show no progress
+    /// Do not show progress
     #[arg(short, long)]
     quiet: bool,
-    /// The images
+    /// Images
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
 }

@@ -17,7 +17,6 @@ pub(crate) struct Line {
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
-    connection.needs_server("`restart`")?;
     let restart = async |client: &Client, name: &str| {
         client.act(Method::POST, &line.grace.stop(name, None)).await?;
         Ok(client.act(Method::POST, &path(&["sandboxes", name, "start"], &[])).await?)

@@ -5,15 +5,15 @@ use hyper::Method;
 
 use super::names::Names;
 use super::outcome::{Connection, Failed};
-use crate::api::client::{Client, path};
+use crate::api::client::{CallError, Client, NOT_FOUND, path};
 
 /// What is typed after `bouvet rm`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// Remove those too that run
+    /// Also remove running sandboxes; do not fail for names that do not exist
     #[arg(short, long)]
     force: bool,
-    /// Accepted as docker's: a sandbox has no volumes of its own
+    /// Remove anonymous volumes: accepted for compatibility, a sandbox has none
     #[arg(short, long)]
     volumes: bool,
     #[command(flatten)]
@@ -23,7 +23,13 @@ pub(crate) struct Line {
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let force = line.force.to_string();
     let remove = async |client: &Client, name: &str| {
-        Ok(client.act(Method::DELETE, &path(&["sandboxes", name], &[("force", &force)])).await?)
+        match client.act(Method::DELETE, &path(&["sandboxes", name], &[("force", &force)])).await {
+            // As `docker rm -f`: scripts begin with it.
+            Err(CallError::Refused(failure)) if line.force && failure.kind == NOT_FOUND => {
+                Err(Failed::not_needed(failure.error))
+            }
+            done => Ok(done?),
+        }
     };
     connection.each(&line.names.sandboxes, remove).await
 }

@@ -5,12 +5,16 @@ use hyper::Method;
 
 use super::outcome::{Connection, Failed};
 use super::run::image;
-use crate::api::client::{Client, path};
+use crate::api::client::{CallError, Client, path};
+use crate::failure::Kind;
 
 /// What is typed after `bouvet rmi`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// The images: their names, or at least twelve digits of their ids
+    /// Do not fail for images that do not exist
+    #[arg(short, long)]
+    force: bool,
+    /// Images: names, or at least twelve digits of ids
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
 }
@@ -18,7 +22,15 @@ pub(crate) struct Line {
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let remove = async |client: &Client, typed: &str| {
         let name = image(typed)?;
-        Ok(client.act(Method::DELETE, &path(&["image"], &[("name", &name)])).await?)
+        if bouvet_host::is_base_image(&name) {
+            return Err(Failed::new(format!("`{typed}` is the server's own image and cannot be removed")));
+        }
+        match client.act(Method::DELETE, &path(&["image"], &[("name", &name)])).await {
+            Err(CallError::Refused(failure)) if line.force && failure.kind == Kind::NoImage.name() => {
+                Err(Failed::not_needed(failure.error))
+            }
+            done => Ok(done?),
+        }
     };
     connection.each(&line.images, remove).await
 }

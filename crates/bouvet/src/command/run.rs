@@ -19,7 +19,10 @@ use super::signals::Signals;
 use super::{pull, table, usage};
 use crate::api::client::CallError;
 use crate::api::client::path;
-use crate::api::shape::SandboxView;
+use crate::api::shape::{NamedNetworkView, SandboxView};
+
+/// Docker's network modes that are not names of networks here.
+const OTHER_NETWORKS: &[&str] = &["host", "bridge", "default"];
 
 /// When an image is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,8 +40,9 @@ pub(super) enum PullPolicy {
 #[command(
     disable_help_flag = true,
     after_help = "IMAGE is an OCI image (`alpine`, `ghcr.io/org/app:tag`, `oci:DIRECTORY`, \
-    `docker-archive:FILE`), or an image of the server itself: `base`, with Python, Node.js, Bash and Rust, or `devbox-full`, with more packages.\n\nWithout a server \
-    (`bouvet serve`) the sandbox lives in this process, and is removed when its program ends, unless it is persistent."
+    `docker-archive:FILE`), or an image of the server: `base`, with Python, Node.js, Bash and Rust, or \
+    `devbox-full`, with more packages.\n\nWithout a \
+    server (`bouvet serve`) the sandbox runs in this process. It is removed when its program ends, unless it is persistent."
 )]
 pub(crate) struct Line {
     #[command(flatten)]
@@ -55,7 +59,7 @@ pub(crate) struct Line {
     extra: Extra,
     /// Image to run; `base` or `devbox-full` for the server's own
     image: String,
-    /// The program and its arguments, instead of the image's own
+    /// Program and arguments, instead of those of the image
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<String>,
 }
@@ -63,76 +67,76 @@ pub(crate) struct Line {
 /// How it is run, and what it sees.
 #[derive(Debug, Args)]
 struct How {
-    /// Hand on standard input
+    /// Keep standard input open
     #[arg(short, long)]
     interactive: bool,
-    /// Give the program a terminal
+    /// Allocate a terminal for the program
     #[arg(short, long)]
     tty: bool,
-    /// Let it run on its own, and print its id
+    /// Run in the background, and print the sandbox's id
     #[arg(short, long)]
     detach: bool,
-    /// Remove the sandbox when its program has ended
+    /// Remove the sandbox when its program ends
     #[arg(long)]
     rm: bool,
-    /// A name by which it is known
+    /// Name of the sandbox
     #[arg(long, default_value = "")]
     name: String,
-    /// Host name that its programs see [default: its name, or `sandbox-` and the beginning of its id]
+    /// Host name of the sandbox [default: its name, or `sandbox-` and the first characters of its id]
     #[arg(short = 'h', long, default_value = "", hide_default_value = true)]
     hostname: String,
-    /// Run a process 1 that forwards signals to the program and reaps its orphans
+    /// Run an init process that forwards signals and reaps processes
     #[arg(long)]
     init: bool,
-    /// Set a variable, or hand on this environment's
+    /// Set an environment variable; without a value, pass on the one of this environment
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<String>,
-    /// Read variables from a file, one in each line
+    /// Read environment variables from a file, one per line
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
-    /// Show a directory or file of this machine in the sandbox
+    /// Share a directory or file of this machine with the sandbox
     #[arg(short, long, value_name = "HOST:GUEST[:ro]")]
     volume: Vec<String>,
-    /// Show a directory of this machine as /workspace, where programs then start
+    /// Share a directory of this machine as /workspace, the working directory of programs
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
-    /// Where the program starts
+    /// Working directory of the program
     #[arg(short, long, default_value = "", value_name = "DIR")]
     workdir: String,
-    /// Who it runs as
+    /// User (and group) that the program runs as
     #[arg(short, long, default_value = "", value_name = "USER[:GROUP]")]
     user: String,
-    /// A group of its programs besides those of the user
+    /// Additional group of its processes
     #[arg(long, value_name = "GROUP")]
     group_add: Vec<String>,
-    /// The signal that asks the program to end, instead of the image's
+    /// Signal that asks the program to end, instead of the image's
     #[arg(long, default_value = "", value_name = "SIGNAL")]
     stop_signal: String,
-    /// Seconds that the program then has before it is killed [default: 10]
+    /// Seconds before the program is then killed [default: 10]
     #[arg(long, value_name = "SECS")]
     stop_timeout: Option<u64>,
-    /// Run no program of the image: the sandbox stays until it is stopped, for `exec`
+    /// Run no program: the sandbox runs until it is stopped, for `exec`
     #[arg(long, requires = "detach", conflicts_with_all = ["command", "entrypoint"])]
     idle: bool,
-    /// Replace the image's entry point
+    /// Override the entry point of the image
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
-    /// Keep what was written when it stops
+    /// Keep files when the sandbox stops
     #[arg(long)]
     persistent: bool,
-    /// Lead a port of this machine into it
+    /// Publish a port of the sandbox on this machine
     #[arg(short, long, value_name = "[[ADDRESS:]HOST:]GUEST[/udp]")]
     publish: Vec<String>,
-    /// An image whose program runs beside the main one, in the same VM
+    /// Image of a sidecar: a second program in the same VM
     #[arg(long, value_name = "IMAGE")]
     sidecar: Option<String>,
-    /// The port on which it takes orders: of vsock, or of its loopback
+    /// Control port of the sidecar: on vsock, or on loopback
     #[arg(long, value_name = "PORT", default_value_t = SidecarConfig::default().vsock_port, requires = "sidecar")]
     sidecar_port: u32,
-    /// Set a variable of it, or hand on this environment's
+    /// Set an environment variable of the sidecar; without a value, pass on the one of this environment
     #[arg(long, value_name = "NAME[=VALUE]", requires = "sidecar")]
     sidecar_env: Vec<String>,
-    /// When the image is pulled
+    /// When to pull the image
     #[arg(long, value_enum, default_value_t = PullPolicy::Missing)]
     pull: PullPolicy,
     /// Print help
@@ -144,29 +148,29 @@ struct How {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 struct Reach {
-    /// What it can reach: `tsi` (the internet), `none`, or the name of a network
-    #[arg(long, default_value = "tsi", value_name = "NETWORK")]
+    /// Network: `tsi` (the internet), `none`, or the name of a network
+    #[arg(long, alias = "net", default_value = "tsi", value_name = "NETWORK")]
     network: String,
-    /// Reach what the rule says, and nothing else that no other rule says
+    /// Let it reach only this (may be repeated)
     #[arg(long, value_name = "TARGET[:PORTS][/PROTOCOL]")]
     allow: Vec<String>,
-    /// Do not reach what the rule says
+    /// Do not let it reach this (may be repeated)
     #[arg(long, value_name = "TARGET[:PORTS][/PROTOCOL]")]
     deny: Vec<String>,
-    /// Address of a DNS server, instead of this machine's
+    /// DNS server, instead of this machine's
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<String>,
-    /// Domain that names are completed with, instead of this machine's; `.` for none
+    /// DNS search domain, instead of this machine's; `.` for none
     #[arg(long, value_name = "DOMAIN")]
     dns_search: Vec<String>,
-    /// Option of resolv.conf(5), instead of this machine's
+    /// DNS option (resolv.conf(5)), instead of this machine's
     #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
     dns_option: Vec<String>,
-    /// Line of /etc/hosts; the address `host-gateway` is its gateway's
+    /// Add a line to /etc/hosts; the address `host-gateway` is that of the gateway
     #[arg(long, value_name = "NAME:ADDRESS")]
     add_host: Vec<String>,
-    /// Put a secret into requests to these domains alone; the sandbox has a placeholder in the variable NAME. Its value
-    /// is this environment's, or what the file holds
+    /// Put a secret into requests to these domains only. The sandbox sees a placeholder in the variable NAME. The value
+    /// is read from FILE, else from the variable NAME of this environment
     #[arg(long, value_name = "NAME[=FILE]@DOMAIN[,DOMAIN]")]
     secret: Vec<String>,
 }
@@ -175,43 +179,43 @@ struct Reach {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Resources")]
 struct Resources {
-    /// Memory of its VM [default: 1024m]
+    /// Memory of the VM [default: 1024m]
     #[arg(short, long, value_name = "SIZE")]
     memory: Option<String>,
-    /// CPUs of its VM; a fraction bounds their time [default: 2]
+    /// CPUs of the VM; a fraction limits CPU time [default: 2]
     #[arg(long, value_name = "NUMBER")]
     cpus: Option<String>,
-    /// Size of its disk, of which it takes what is written [default: 4096m]
+    /// Size of the writable disk; it takes space as files are written [default: 4096m]
     #[arg(long, value_name = "SIZE")]
     disk: Option<String>,
-    /// Destroy it after so many seconds; 0 for never
+    /// Destroy the sandbox after this many seconds; 0 for never
     #[arg(long, default_value_t = 0, value_name = "SECS")]
     timeout: u64,
     /// Size of /dev/shm [default: a quarter of the memory]
     #[arg(long, value_name = "SIZE")]
     shm_size: Option<String>,
-    /// Processes and threads that it may have
+    /// Limit of processes and threads
     #[arg(long, value_name = "NUMBER")]
     pids_limit: Option<i64>,
-    /// A limit by its name in ulimit(1)
+    /// Limit of each process, named as in ulimit(1), as in nofile=1024
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,
-    /// CPUs of this machine that it may run on
+    /// CPUs of this machine that the VM may run on, as in 0-3,7
     #[arg(long, value_name = "LIST")]
     cpuset_cpus: Option<String>,
-    /// Its weight when CPUs are scarce
+    /// Weight of the VM when CPUs are busy
     #[arg(short, long, value_name = "NUMBER")]
     cpu_shares: Option<u64>,
-    /// Microseconds of CPU time in each period
+    /// CPU time of the VM in each period, in microseconds
     #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
     cpu_quota: Option<i64>,
-    /// Length of that period
+    /// Length of the CPU period, in microseconds
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_period: Option<u64>,
-    /// Memory that its VM keeps when this machine runs short
+    /// Memory that the VM keeps when this machine is short of memory
     #[arg(long, value_name = "SIZE")]
     memory_reservation: Option<String>,
-    /// Memory and swap that its VM may use together; -1 for no limit
+    /// Limit of memory and swap of the VM together; -1 for no limit
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     memory_swap: Option<String>,
 }
@@ -220,28 +224,28 @@ struct Resources {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Rights")]
 struct Rights {
-    /// A file system in memory
+    /// Mount a file system in memory
     #[arg(long, value_name = "PATH[:OPTIONS]")]
     tmpfs: Vec<String>,
-    /// Let nobody write to its root file system
+    /// Mount the root file system read-only
     #[arg(long)]
     read_only: bool,
-    /// Kernel setting
+    /// Kernel setting (sysctl) of the sandbox
     #[arg(long, value_name = "NAME=VALUE")]
     sysctl: Vec<String>,
-    /// A capability beside the usual ones
+    /// Add a Linux capability
     #[arg(long, value_name = "NAME")]
     cap_add: Vec<String>,
-    /// A capability that it does not get
+    /// Drop a Linux capability
     #[arg(long, value_name = "NAME")]
     cap_drop: Vec<String>,
-    /// seccomp=unconfined, seccomp=PROFILE.json or no-new-privileges
+    /// Security option: seccomp=unconfined, seccomp=PROFILE.json or no-new-privileges
     #[arg(long, value_name = "OPTION")]
     security_opt: Vec<String>,
-    /// Take nothing from its programs: root is root of the VM
+    /// Do not restrict programs: root has all rights inside the VM
     #[arg(long)]
     privileged: bool,
-    /// Refuse to run without hardware virtualization
+    /// Fail if this machine has no hardware virtualization
     #[arg(long)]
     require_hardware: bool,
 }
@@ -250,16 +254,16 @@ struct Rights {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Confidential computing")]
 struct Tee {
-    /// Have what it is launched from measured, for `attest`
+    /// Measure what the sandbox is started from, for `attest`
     #[arg(long, value_enum, value_name = "TECHNOLOGY")]
     tee: Option<Technology>,
-    /// Without the hardware: its reports say so, and prove nothing
+    /// Simulate the hardware: reports state this, and prove nothing
     #[arg(long, requires = "tee")]
     tee_simulate: bool,
-    /// What its reports call what runs; its image if nothing is said
+    /// Name of the workload in reports [default: the image]
     #[arg(long, value_name = "NAME", requires = "tee")]
     tee_workload: Option<String>,
-    /// The generation of AMD's processor [default: milan]
+    /// Generation of the AMD processor [default: milan]
     #[arg(long, value_enum, value_name = "GENERATION", requires = "tee")]
     tee_generation: Option<Generation>,
 }
@@ -289,6 +293,11 @@ impl Line {
         self.terms().check()
     }
 
+    /// Whether the sandbox goes on without this command.
+    pub(super) fn is_detached(&self) -> bool {
+        self.how.detach
+    }
+
     /// Whether what it writes is kept.
     pub(super) fn is_persistent(&self) -> bool {
         self.how.persistent
@@ -297,7 +306,7 @@ impl Line {
     /// The sandbox that is wanted.
     fn config(&self) -> Result<BoxConfig, Failed> {
         let config = self.describe(&|name| std::env::var_os(name)?.into_string().ok())?;
-        config.validate().map_err(|error| usage::of(&error))?;
+        config.validate().map_err(|error| usage::of_typed(&error, |flag| self.typed_size(flag)))?;
         if self.how.detach && self.how.rm && self.how.persistent {
             return Err(
                 Failed::new("`--rm` removes what `--persistent` keeps").hint("leave one of them away")
@@ -324,15 +333,25 @@ impl Line {
         Ok(config)
     }
 
+    /// The size that was typed for `flag`.
+    fn typed_size(&self, flag: &str) -> Option<&str> {
+        match flag {
+            "--memory" => self.resources.memory.as_deref(),
+            "--disk" => self.resources.disk.as_deref(),
+            "--memory-reservation" => self.resources.memory_reservation.as_deref(),
+            _ => None,
+        }
+    }
+
     fn terms(&self) -> Terms {
         let input = self.how.interactive && !self.how.detach;
-        Terms { input, closed: false, terminal: self.how.tty && !self.how.detach, detachable: true }
+        let terminal = self.how.tty && !self.how.detach;
+        Terms { input, closed: false, terminal, detachable: true, kills: true }
     }
 }
 
 /// Makes a sandbox without starting it.
 pub(super) async fn create(mut line: Line, connection: &Connection) -> Result<u8, Failed> {
-    connection.needs_server("`create`")?;
     line.how.detach = true;
     let config = line.prepare(connection).await?;
     let id = make(&config, false, connection).await?;
@@ -348,11 +367,9 @@ async fn make(config: &BoxConfig, start: bool, connection: &Connection) -> Resul
 }
 
 pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
-    if line.how.detach {
-        connection.needs_server("`run -d`")?;
-    }
     let config = line.config()?;
     if let NetworkMode::Bridge { network } = &config.network {
+        refuse_mode(network, connection).await?;
         // Others would be sandboxes of other commands.
         connection.needs_server(&format!("the network `{network}`"))?;
     }
@@ -392,6 +409,19 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
     let path = path(&["run"], &[]);
     let ended = session::run(&connection.client, &path, Some(start.into()), terms, signals).await?;
     Ok(ended.code())
+}
+
+/// Refuses a network mode of Docker's, unless a network has this name.
+async fn refuse_mode(name: &str, connection: &Connection) -> Result<(), Failed> {
+    if !OTHER_NETWORKS.contains(&name) {
+        return Ok(());
+    }
+    let networks: Vec<NamedNetworkView> = connection.client.get(&path(&["networks"], &[])).await?;
+    if networks.iter().any(|network| network.name == name) {
+        return Ok(());
+    }
+    Err(Failed::new(format!("bouvet has no network mode `{name}`"))
+        .hint("leave --network away for the internet (tsi), and publish ports with -p"))
 }
 
 /// Has the image in the cache, so that it is seen to come.

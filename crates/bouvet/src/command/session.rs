@@ -1,12 +1,14 @@
 //! This process stands for a program in a sandbox: its input, output, signals and terminal are passed on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::outcome::Failed;
@@ -19,8 +21,16 @@ use crate::api::{WINDOW_BYTES, cost_bytes};
 
 /// Frames that wait to be sent.
 const WAITING: usize = 64;
-/// Whoever sends so many signals that ask a program to end wants out.
+/// So many SIGINT and SIGTERM end the command itself at once.
 const IMPATIENT: u32 = 3;
+/// Time that a program has to end after the first signal that asks it to: as long as `bouvet stop` gives it.
+const END_GRACE: Duration = Duration::from_secs(10);
+/// Time in which a killed program's end is reported.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+const SIGHUP: i32 = SignalKind::hangup().as_raw_value();
+const SIGINT: i32 = SignalKind::interrupt().as_raw_value();
+const SIGTERM: i32 = SignalKind::terminate().as_raw_value();
+const SIGKILL: i32 = 9;
 
 /// How this process stands for the program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +43,8 @@ pub(super) struct Terms {
     pub(super) terminal: bool,
     /// Whether the program goes on when two keys were typed.
     pub(super) detachable: bool,
+    /// Whether a program is killed that does not end within the grace period of a signal. Else it is left running.
+    pub(super) kills: bool,
 }
 
 impl Terms {
@@ -42,6 +54,12 @@ impl Terms {
             true => Err(Failed::new("standard input is no terminal").hint("leave `-t` away")),
             false => Ok(()),
         }
+    }
+
+    /// Whether a signal starts the grace period. SIGINT does not where somebody may type: an interpreter handles it, and
+    /// takes the next line.
+    fn ends(self, number: i32) -> bool {
+        matches!(number, SIGTERM | SIGHUP) || (number == SIGINT && !self.input)
     }
 }
 
@@ -110,6 +128,34 @@ fn size(terms: Terms) -> Option<Frame> {
     Some(Frame::Resize { rows, columns })
 }
 
+/// A program that was asked to end.
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    /// The first signal that asked.
+    number: i32,
+    /// When the program is killed or, once it was killed, left.
+    at: Instant,
+    killed: bool,
+}
+
+impl Ending {
+    /// Waits until its time is over. Returns the signal.
+    async fn wait(ending: Option<Self>) -> i32 {
+        match ending {
+            Some(ending) => {
+                tokio::time::sleep_until(ending.at).await;
+                ending.number
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The end of a program that was killed: the signal is what ended it.
+    fn after_kill(self) -> Option<Ended> {
+        self.killed.then_some(Ended::Signal(self.number))
+    }
+}
+
 struct Session {
     frames: mpsc::Sender<Frame>,
     /// Bytes of input that may be sent.
@@ -117,25 +163,18 @@ struct Session {
 }
 
 impl Session {
-    async fn stand(self, mut received: Frames, terms: Terms, signals: &mut Signals) -> Result<Ended, Failed> {
+    async fn stand(self, received: Frames, terms: Terms, signals: &mut Signals) -> Result<Ended, Failed> {
         let mut resized = signal(SignalKind::window_change())?;
-        let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
-        let (mut typing, mut asked) = (std::pin::pin!(self.type_in(terms)), 0);
-        let mut typed = false;
+        // Output that nobody reads must not hold signals up.
+        let mut output = std::pin::pin!(self.output(received));
+        let (mut typing, mut typed) = (std::pin::pin!(self.type_in(terms)), false);
+        let (mut asked, mut ending) = (0, None::<Ending>);
         loop {
             tokio::select! {
-                frame = received.next() => match frame? {
-                    Some(Frame::Stdout(data)) => print(&mut stdout, &data).await?,
-                    Some(Frame::Stderr(data)) => print(&mut stderr, &data).await?,
-                    Some(Frame::Taken(bytes)) => self.window.add_permits(bytes as usize),
-                    Some(Frame::Exit(json)) => return Ok(Ended::Exit(read(&json)?)),
-                    Some(Frame::Error(json)) => {
-                        return Err(read::<crate::api::shape::FailureView>(&json)?.into());
-                    }
-                    Some(Frame::Sandbox(json)) => drop(read::<SandboxView>(&json)?),
-                    Some(_) => return Err(Failed::new("the server sent what is none of its frames")),
-                    None => return Err(Failed::new("the server went away before the program had ended")),
-                },
+                exit = &mut output => {
+                    let exit = exit?;
+                    return Ok(ending.and_then(Ending::after_kill).unwrap_or(Ended::Exit(exit)));
+                }
                 left = &mut typing, if !typed => {
                     typed = true;
                     if left? {
@@ -143,15 +182,45 @@ impl Session {
                     }
                 }
                 number = signals.next() => {
-                    asked += u32::from(matches!(number, 2 | 15));
+                    asked += u32::from(matches!(number, SIGINT | SIGTERM));
                     if asked >= IMPATIENT {
                         return Ok(Ended::Signal(number));
                     }
+                    if ending.is_none() && terms.ends(number) {
+                        ending = Some(Ending { number, at: Instant::now() + END_GRACE, killed: false });
+                    }
                     self.send(Frame::Signal(number.to_string())).await;
                 }
+                number = Ending::wait(ending) => match ending.as_mut() {
+                    Some(ending) if terms.kills && !ending.killed => {
+                        ending.killed = true;
+                        ending.at = Instant::now() + KILL_TIMEOUT;
+                        self.send(Frame::Signal(SIGKILL.to_string())).await;
+                    }
+                    _ => return Ok(Ended::Signal(number)),
+                },
                 _ = resized.recv() => if let Some(size) = size(terms) {
                     self.send(size).await;
                 }
+            }
+        }
+    }
+
+    /// Prints what the program prints, until it has ended.
+    async fn output(&self, mut received: Frames) -> Result<ExitView, Failed> {
+        let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+        loop {
+            match received.next().await? {
+                Some(Frame::Stdout(data)) => print(&mut stdout, &data).await?,
+                Some(Frame::Stderr(data)) => print(&mut stderr, &data).await?,
+                Some(Frame::Taken(bytes)) => self.window.add_permits(bytes as usize),
+                Some(Frame::Exit(json)) => return read(&json),
+                Some(Frame::Error(json)) => {
+                    return Err(read::<crate::api::shape::FailureView>(&json)?.into());
+                }
+                Some(Frame::Sandbox(json)) => drop(read::<SandboxView>(&json)?),
+                Some(_) => return Err(Failed::new("unexpected frame from the server")),
+                None => return Err(Failed::new("the server closed the connection before the program ended")),
             }
         }
     }

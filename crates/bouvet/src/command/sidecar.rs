@@ -11,10 +11,10 @@ use crate::api::client::path;
 /// What is typed after `bouvet sidecar`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Standard input goes to its control port, and what comes from there to standard output."
+    after_help = "Standard input is sent to the control port; its answers are printed to standard output."
 )]
 pub(crate) struct Line {
-    /// The sandbox: its name, its id, or the beginning of its id
+    /// Sandbox: its name, its id, or the first characters of its id
     sandbox: String,
 }
 

@@ -11,14 +11,21 @@ use crate::api::client::path;
 /// What is typed after `bouvet start`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// Stay attached to its program, and end with it
+    /// Attach to the program, and end when it ends
     #[arg(short, long)]
     attach: bool,
-    /// Hand on standard input too
+    /// Also forward standard input
     #[arg(short, long, requires = "attach")]
     interactive: bool,
     #[command(flatten)]
     names: Names,
+}
+
+impl Line {
+    /// Whether the command stays until the program has ended.
+    pub(super) fn is_attached(&self) -> bool {
+        self.attach
+    }
 }
 
 pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
@@ -29,7 +36,6 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
         let query = [("start", "true")];
         return super::attach::attach(sandbox, line.interactive, &query, connection, signals).await;
     }
-    connection.needs_server("`start` without `-a`")?;
     let started = connection.each(&line.names.sandboxes, async |client, name| {
         Ok(client.act(Method::POST, &path(&["sandboxes", name, "start"], &[])).await?)
     });

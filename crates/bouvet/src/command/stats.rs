@@ -19,13 +19,13 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 /// What is typed after `bouvet stats`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// Show it once
+    /// Print once and exit
     #[arg(long)]
     no_stream: bool,
-    /// As a JSON array
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
-    /// The sandboxes; all that run, if none is named
+    /// Sandboxes [default: all that run]
     #[arg(value_name = "SANDBOX")]
     sandboxes: Vec<String>,
 }

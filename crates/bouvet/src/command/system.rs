@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use hyper::Method;
 
 use super::outcome::{Connection, Failed};
+use super::without_server::WithoutServer;
 use super::{image, info, prune, table};
 use crate::api::client::{CallError, path};
 use crate::api::shape::NamedNetworkView;
@@ -25,6 +26,16 @@ pub(crate) struct Prune {
     /// Images too that no sandbox uses
     #[arg(short, long)]
     all: bool,
+}
+
+impl Line {
+    /// What it does where no server answers.
+    pub(super) fn without_server(&self) -> WithoutServer {
+        match self {
+            Self::Prune(_) => WithoutServer::Works,
+            Self::Info(_) => WithoutServer::Fails,
+        }
+    }
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {

@@ -49,7 +49,11 @@ pub(super) fn line(text: &str) -> Result<(), Failed> {
 
 /// Says why one of several things was not done.
 pub(super) fn complain(failed: &Failed) {
-    note(&format!("error: {}", failed.words()));
+    match (failed.code, failed.text.as_str()) {
+        (_, "") => {}
+        (0, text) => note(text),
+        _ => note(&format!("error: {}", failed.words())),
+    }
 }
 
 /// Says something that is no result.

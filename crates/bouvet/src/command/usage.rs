@@ -59,10 +59,23 @@ fn flag(field: &str) -> Option<&'static str> {
     })
 }
 
-/// A description that cannot be had, in words of this command line.
+/// An invalid description, in words of this command line.
 pub(super) fn of(error: &InvalidConfig) -> Failed {
+    of_typed(error, |_| None)
+}
+
+/// The same, where `typed` has the size that was typed for a flag.
+pub(super) fn of_typed<'a>(error: &InvalidConfig, typed: impl Fn(&str) -> Option<&'a str>) -> Failed {
     let name = flag(error.field).unwrap_or(error.field);
-    Failed::new(format!("`{name}` is {}; {}", error.value, error.allowed))
+    let (value, allowed) = (&error.value, &error.allowed);
+    Failed::new(match typed(name) {
+        // Docker's sizes are bytes, and people mean megabytes.
+        Some(typed) if typed.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("{name} {typed} means {typed} bytes; {allowed}, as in 512m")
+        }
+        Some(typed) => format!("{name} {} is {value}; {allowed}", typed.escape_debug()),
+        None => format!("`{name}` is {value}; {allowed}"),
+    })
 }
 
 /// A flag with a value that it cannot have.
@@ -83,7 +96,24 @@ pub(super) fn mib(flag: &str, text: &str) -> Result<u32, Failed> {
 
 #[cfg(test)]
 mod tests {
+    use bouvet_host::{BoxConfig, ResourceConfig};
+
     use super::*;
+
+    #[test]
+    fn size_errors_show_what_was_typed() {
+        let error = |memory_mb| {
+            let resources = ResourceConfig { memory_mb, ..ResourceConfig::default() };
+            BoxConfig { resources, ..BoxConfig::default() }.validate().unwrap_err()
+        };
+        let text = |memory_mb, typed| of_typed(&error(memory_mb), |_| Some(typed)).text;
+        assert_eq!(
+            text(1, "100"),
+            "--memory 100 means 100 bytes; 128 to 1048576 MiB are allowed, as in 512m"
+        );
+        assert_eq!(text(64, "64m"), "--memory 64m is 64 MiB; 128 to 1048576 MiB are allowed");
+        assert_eq!(of(&error(64)).text, "`--memory` is 64 MiB; 128 to 1048576 MiB are allowed");
+    }
 
     #[test]
     fn sizes_are_read_in_mib() {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::outcome::Failed;
 use super::table;
 use super::template::Template;
-use crate::api::client::{Client, path};
+use crate::api::client::{Client, ConnectError, path};
 use crate::config::Config;
 
 /// What is typed after `bouvet version`.
@@ -20,9 +20,10 @@ pub(crate) struct Line {
 pub(super) async fn run(line: &Line, config: &Config) -> Result<u8, Failed> {
     let platform = format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH);
     let client = json!({ "Version": env!("CARGO_PKG_VERSION"), "ApiVersion": "1", "Platform": platform });
-    let server = match Client::connect(&config.socket).await? {
-        None => Value::Null,
-        Some(server) => {
+    let server = match Client::connect(&config.socket).await {
+        Err(ConnectError::NoServer(_)) => Value::Null,
+        Err(ConnectError::Call(error)) => return Err(error.into()),
+        Ok(server) => {
             let info: Value = server.get(&path(&["info"], &[])).await?;
             json!({
                 "Version": info["version"],

@@ -11,7 +11,7 @@ use crate::api::shape::ExitView;
 
 /// What is typed after `bouvet wait`.
 #[derive(Debug, Args)]
-#[command(after_help = "The exit code is the last sandbox's.")]
+#[command(after_help = "The exit code is that of the last sandbox.")]
 pub(crate) struct Line {
     #[command(flatten)]
     names: Names,

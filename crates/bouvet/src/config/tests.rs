@@ -1,7 +1,37 @@
 use super::*;
 
 fn load(set: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    Config::load(|name| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+    load_as(&Place { is_root: true, uid: 0, executable: None }, set)
+}
+
+fn load_as(place: &Place, set: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let find = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+    Config::load_at(find, place)
+}
+
+#[test]
+fn users_other_than_root_need_no_variables() {
+    let user = Place { is_root: false, uid: 1000, executable: None };
+    let set = [("HOME", "/home/ann"), ("XDG_RUNTIME_DIR", "/run/user/1000")];
+    let config = load_as(&user, &set).unwrap();
+    assert_eq!(config.host.dir.to_str(), Some("/home/ann/.local/state/bouvet"));
+    assert_eq!(config.host.templates, Some("/home/ann/.local/state/bouvet/templates".into()));
+    assert_eq!(config.host.boxes, Some("/home/ann/.local/share/bouvet/boxes".into()));
+    assert_eq!(config.socket, SocketChoice::Auto("/run/user/1000/bouvet/bouvet.sock".into()));
+    assert_ne!(config.host.cgroup, CgroupChoice::Detect, "the hierarchy is root's");
+    assert!(config.chosen.iter().any(|(name, _)| *name == "BOUVET_CGROUP"), "{:?}", config.chosen);
+    let config = load_as(&user, &set[..1]).unwrap();
+    assert_eq!(config.socket, SocketChoice::Auto("/home/ann/.local/state/bouvet/bouvet.sock".into()));
+}
+
+#[test]
+fn values_that_are_set_are_not_replaced() {
+    let user = Place { is_root: false, uid: 1000, executable: None };
+    let set = [("HOME", "/home/ann"), ("BOUVET_CHROOT", "/srv/b"), ("BOUVET_CGROUP", "/sys/fs/cgroup/b")];
+    let config = load_as(&user, &set).unwrap();
+    assert_eq!(config.host.dir.to_str(), Some("/srv/b"));
+    assert_eq!(config.host.cgroup, CgroupChoice::Below("/sys/fs/cgroup/b".into()));
+    assert!(config.chosen.is_empty(), "{:?}", config.chosen);
 }
 
 #[test]
@@ -142,8 +172,16 @@ fn ports_are_exposed_to_this_machine_unless_somebody_says_otherwise() {
 
 #[test]
 fn misspelled_variables_are_found() {
-    let set = ["BOUVET_HTTP_PROT", "BOUVET_HTTP_PORT", "BOUVET_POOL_ENABLED", "HOME"];
-    assert_eq!(unknown_variables(set.map(str::to_owned).into_iter()), ["BOUVET_HTTP_PROT"]);
+    let set =
+        ["BOUVET_HTTP_PROT", "BOUVET_HTTP_PORT", "bouvet_chroot", "BOUVET_ROOTFS_URL", "BOUVET_XYZ", "HOME"];
+    let found = unknown_variables(set.map(str::to_owned).into_iter());
+    let texts: Vec<_> = found.iter().map(ToString::to_string).collect();
+    let expected = [
+        "the variable BOUVET_HTTP_PROT is not known; did you mean BOUVET_HTTP_PORT?",
+        "the variable BOUVET_XYZ is not known",
+        "the variable bouvet_chroot is not known; did you mean BOUVET_CHROOT?",
+    ];
+    assert_eq!(texts, expected);
 }
 
 /// The reference in `docs/` is this table; BOUVET_RECORD_DOCS=1 writes it there.

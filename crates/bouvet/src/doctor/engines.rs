@@ -34,8 +34,8 @@ fn kernel(path: &Path, checked: Result<bool, EngineError>) -> Finding {
         Ok(true) => Finding::ok("kernel", format!("{}, with its modules", path.display())),
         Ok(false) => Finding::warning(
             "kernel",
-            format!("{}, without modules beside it", path.display()),
-            "put `KERNEL.modules.cpio` beside it, unless it has virtio, ext4 and overlayfs built in",
+            format!("{}, without modules next to it", path.display()),
+            "put `KERNEL.modules.cpio` next to it, unless virtio, overlayfs and the rootfs's file system are built in",
         ),
         Err(error) => Finding::error("kernel", chain(&error), advice::of_engine(&error)),
     }
@@ -80,11 +80,11 @@ fn bounded(cgroup: &CgroupChoice) -> Finding {
     match cgroup {
         CgroupChoice::Off => Finding::warning(
             "cgroups",
-            "off: the memory of VM processes is not bounded on this machine",
-            "unset BOUVET_CGROUP, or name a cgroup in it that was delegated to this user",
+            "off: the memory of VM processes is not limited on this machine",
+            "unset BOUVET_CGROUP, and start the server as root or in a delegated cgroup: `systemd-run --user --scope`",
         ),
         CgroupChoice::Detect | CgroupChoice::Below(_) => {
-            Finding::ok("cgroups", "bound the memory of each VM's process")
+            Finding::ok("cgroups", "limit the memory of each VM's process")
         }
     }
 }
@@ -129,8 +129,8 @@ fn judge_unused(engine: EngineChoice, probed: Result<EngineFacts, StartError>, k
 
 /// Whether this was found out about the kernel or the rootfs already.
 fn is_of_images(error: &StartError) -> bool {
-    use EngineError::{Missing, NotAKernel, NotARootfs};
-    matches!(error, StartError::Engine(Missing { .. } | NotAKernel(_) | NotARootfs(_)))
+    use EngineError::{Missing, NoModules, NotAKernel, NotARootfs};
+    matches!(error, StartError::Engine(Missing { .. } | NotAKernel(_) | NoModules { .. } | NotARootfs(_)))
 }
 
 fn untried(engine: EngineChoice) -> Finding {

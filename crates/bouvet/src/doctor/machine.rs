@@ -26,11 +26,11 @@ const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let host = &config.host;
     let mut findings = vec![processor(std::env::consts::ARCH), kvm(Kvm::find(), host.engine), memory(config)];
-    findings.push(space("disk space", "BOUVET_CHROOT", &host.dir));
+    findings.extend(space("disk space", "BOUVET_CHROOT", &host.dir));
     if let Some(templates) = &host.templates
         && !templates.starts_with(&host.dir)
     {
-        findings.push(space("templates", "BOUVET_TEMPLATES", templates));
+        findings.extend(space("templates", "BOUVET_TEMPLATES", templates));
     }
     findings.push(mke2fs(bouvet_host::check_mke2fs().await));
     findings.push(descriptors(getrlimit(Resource::Nofile).maximum, host.max_sandboxes));
@@ -52,10 +52,10 @@ fn processor(architecture: &str) -> Finding {
 fn kvm(kvm: Kvm, engine: EngineChoice) -> Finding {
     let (text, advice) = match kvm {
         Kvm::Hardware => {
-            return Finding::ok("/dev/kvm", "can be used, and hardware stands behind it");
+            return Finding::ok("/dev/kvm", "works, with hardware virtualization");
         }
         Kvm::Software => (
-            "can be used, but the processor reports neither vmx nor svm: software stands behind it"
+            "works, but is itself emulated (the processor has neither vmx nor svm); Bouvet emulates without it"
                 .to_owned(),
             "take a bare-metal instance, or switch on nested virtualization for this one",
         ),
@@ -88,23 +88,26 @@ fn memory(config: &Config) -> Finding {
     let total_mb = info.totalram.saturating_mul(info.mem_unit.into()) / 1024 / 1024;
     let pool = config.host.pool.as_ref().map_or(0, |pool| pool.size);
     let pooled_mb = u64::from(pool) * u64::from(config.sandbox.resources.memory_mb);
-    let text = format!("{total_mb} MiB; the {pool} sandboxes of the pool may use {pooled_mb} of them");
+    let noun = if pool == 1 { "sandbox" } else { "sandboxes" };
+    let text = format!("{total_mb} MiB; the pool ({pool} {noun}) may use {pooled_mb} MiB");
     if pooled_mb > total_mb {
         return Finding::warning("memory", text, "set BOUVET_POOL_MIN_SIZE lower");
     }
     Finding::ok("memory", text)
 }
 
-/// How much of the file system is free that `dir` is on, or will be.
-fn space(subject: &'static str, variable: &str, dir: &Path) -> Finding {
+/// How much of the file system is free that `dir` is on, or will be. `None`: it is none that has space, which is an error
+/// of the directory.
+fn space(subject: &'static str, variable: &str, dir: &Path) -> Option<Finding> {
     let there: PathBuf = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/")).into();
     match rustix::fs::statvfs(&there) {
-        Ok(found) => judge_space(subject, variable, dir, found.f_bavail * found.f_frsize / 1024 / 1024),
-        Err(error) => Finding::error(
+        Ok(found) if found.f_blocks == 0 => None,
+        Ok(found) => Some(judge_space(subject, variable, dir, found.f_bavail * found.f_frsize / 1024 / 1024)),
+        Err(error) => Some(Finding::error(
             subject,
             format!("`{}` cannot be used: {error}", there.display()),
             format!("set {variable} to a directory of your own"),
-        ),
+        )),
     }
 }
 
@@ -234,7 +237,8 @@ mod tests {
             [error, error, warning, warning, ok]
         });
         let missing = Path::new("/nonexistent/deep/down");
-        assert_ne!(space("disk space", "BOUVET_CHROOT", missing).text, "", "of what it will be on");
+        assert!(space("disk space", "BOUVET_CHROOT", missing).is_some(), "of what it will be on");
+        assert_eq!(space("disk space", "BOUVET_CHROOT", Path::new("/proc/x")), None);
     }
 
     #[test]

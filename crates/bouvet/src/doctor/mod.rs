@@ -3,16 +3,18 @@
 
 mod engines;
 mod machine;
+mod setup;
 
 use std::io::Write as _;
 
 use anyhow::bail;
 
-use crate::config::Config;
+pub(crate) use self::setup::examine as examine_setup;
+use crate::config::{Config, Unknown};
 
 /// How one thing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
+pub(crate) enum Level {
     /// As it should be.
     Ok,
     /// The server works, but less well than it could.
@@ -23,12 +25,12 @@ enum Level {
 
 /// What was found out about one thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Finding {
-    subject: &'static str,
-    level: Level,
-    text: String,
+pub(crate) struct Finding {
+    pub(crate) subject: &'static str,
+    pub(crate) level: Level,
+    pub(crate) text: String,
     /// What to do about it; there is something wherever the level is not [`Level::Ok`].
-    advice: Option<String>,
+    pub(crate) advice: Option<String>,
 }
 
 impl Finding {
@@ -60,22 +62,32 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// Examines everything and prints what it finds. Fails if there is an error among them.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
-    let mut levels = Vec::new();
-    let mut tell = |finding: Finding| {
+/// Examines everything and prints what it finds. Fails if there is an error among them. `unknown` are variables that are
+/// set and not known.
+pub(crate) async fn run(config: Config, unknown: &[Unknown]) -> anyhow::Result<()> {
+    let (mut levels, mut broken) = (Vec::new(), Vec::new());
+    let mut show = |finding: Finding| {
+        // One cause is one error: an engine fails too where the directory cannot be used.
+        if finding.level == Level::Error && broken.contains(&finding.subject) {
+            return;
+        }
         // A closed standard output is no reason to stop.
         writeln!(std::io::stdout(), "{finding}").ok();
         levels.push(finding.level);
+        if finding.level == Level::Error {
+            broken.push(finding.subject);
+        }
     };
-    machine::examine(&config).await.into_iter().for_each(&mut tell);
-    engines::examine(&config).await.into_iter().for_each(&mut tell);
+    setup::examine(&config, unknown).into_iter().for_each(&mut show);
+    machine::examine(&config).await.into_iter().for_each(&mut show);
+    engines::examine(&config).await.into_iter().for_each(&mut show);
     let count = |level| levels.iter().filter(|found| **found == level).count();
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
     writeln!(std::io::stdout(), "\nchecks: {}, errors: {errors}, warnings: {warnings}", levels.len()).ok();
     match errors {
         0 => Ok(()),
-        _ => bail!("this machine is not ready for the server"),
+        1 => bail!("the server cannot run with 1 error: see ERROR above"),
+        errors => bail!("the server cannot run with {errors} errors: see ERROR above"),
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Its name in JSON.
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
             Self::NotFound => "not_found",
@@ -84,7 +84,6 @@ impl Kind {
             Self::Starting => "try again in a moment",
             Self::Paused => "`bouvet resume` lets it go on",
             Self::Stopped => "`bouvet start` starts it again",
-            Self::Running => "stop it first, or remove it with `bouvet rm --force`",
             Self::NoMain => "`bouvet exec` runs a program in it",
             Self::NoSidecar => "`bouvet run --sidecar` makes a sandbox with one",
             Self::NoNetwork => "`bouvet run --network` makes a sandbox with one",
@@ -103,6 +102,7 @@ impl Kind {
             Self::Full => "`bouvet rm` removes what is not needed",
             Self::Unavailable => "try again; if that fails too, the server's log says more",
             Self::Invalid
+            | Self::Running
             | Self::NoFile
             | Self::NotThat
             | Self::Conflict

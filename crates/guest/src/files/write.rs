@@ -300,10 +300,10 @@ fn copy_into(mut content: File, path: &Path, shape: &Shape) -> Result<(), Status
     let length = content.metadata().map_err(failed)?.len();
     let mut file = no_link(File::options().write(true)).open(path).map_err(failed)?;
     if length > 0 {
-        match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length) {
-            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => return Err(failed(error.into())),
-            // A file system that reserves nothing.
-            _ => {}
+        let reserved = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, length);
+        // Any other error: a file system that reserves nothing.
+        if let Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) = reserved {
+            return Err(failed(error.into()));
         }
     }
     let copied =

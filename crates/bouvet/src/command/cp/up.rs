@@ -48,8 +48,9 @@ async fn standard_input(remote: &Remote, to: &str) -> Result<Skipped, Failed> {
                 chunk.truncate(length);
                 Bytes::from(chunk)
             });
-            let is_last = !matches!(&read, Ok(chunk) if !chunk.is_empty());
-            if (read.is_err() || !is_last) && chunks.blocking_send(read).is_err() || is_last {
+            let is_end = matches!(&read, Ok(chunk) if chunk.is_empty());
+            let is_broken = read.is_err();
+            if is_end || chunks.blocking_send(read).is_err() || is_broken {
                 return;
             }
         }

@@ -87,16 +87,16 @@ impl Scope<'_> {
     fn pipe(&self, pipe: &Pipe, dot: &Value) -> Result<Value, String> {
         let mut last = None;
         for command in pipe {
-            last = Some(self.command(command, dot, last)?);
+            last = Some(self.command(command, dot, last.as_ref())?);
         }
         Ok(last.unwrap_or_default())
     }
 
-    fn command(&self, words: &[Operand], dot: &Value, piped: Option<Value>) -> Result<Value, String> {
+    fn command(&self, words: &[Operand], dot: &Value, piped: Option<&Value>) -> Result<Value, String> {
         let (first, rest) = words.split_first().ok_or("a command is empty")?;
         let arguments = || -> Result<Vec<Value>, String> {
             let given: Result<Vec<_>, _> = rest.iter().map(|word| self.operand(word, dot)).collect();
-            Ok(given?.into_iter().chain(piped.clone()).collect())
+            Ok(given?.into_iter().chain(piped.cloned()).collect())
         };
         match first {
             Operand::Function(name) => call(name, &arguments()?),

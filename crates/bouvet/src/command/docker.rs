@@ -1,0 +1,171 @@
+//! What `docker` has and Bouvet does not: known by name, so that an error explains it and the reference lists it.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// One verb or flag of `docker`'s that is refused.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Missing {
+    /// The command below `bouvet`; with a space, one of a group.
+    pub(crate) verb: &'static str,
+    /// Its flags, separated by spaces; empty: the verb itself is missing.
+    pub(crate) flags: &'static str,
+    /// What to use instead, or why there is nothing.
+    pub(crate) instead: &'static str,
+}
+
+const fn verb(verb: &'static str, instead: &'static str) -> Missing {
+    Missing { verb, flags: "", instead }
+}
+
+const fn flags(verb: &'static str, flags: &'static str, instead: &'static str) -> Missing {
+    Missing { verb, flags, instead }
+}
+
+const NO_BUILD: &str =
+    "build the image with another tool, and run it as docker-archive:FILE or oci:DIRECTORY";
+const ONE_MACHINE: &str =
+    "a server is one machine; start each sandbox with `bouvet run`, and join them with --network";
+const REGISTRY: &str = "use your registry's own tools, or skopeo; Bouvet only pulls";
+const LIMITED: &str = "the VM is the limit: see --memory, --cpus and --disk";
+const OWN_NAMESPACES: &str =
+    "each sandbox is a VM with its own kernel: it shares no namespace with this machine";
+const KEYS: &str = "the keys are Ctrl-P Ctrl-Q";
+const ADDRESSES: &str = "addresses are assigned; sandboxes on a network find each other by name";
+const HEALTH: &str = "health checks are not run; test the program with `bouvet exec`";
+const LOG: &str = "output is kept by the server, within a limit: `bouvet logs`";
+const VERIFY: &str = "images are verified by digest: NAME@sha256:…";
+
+/// All that is refused by name.
+pub(crate) const MISSING: &[Missing] = &[
+    verb("build", NO_BUILD),
+    verb("builder", NO_BUILD),
+    verb("buildx", NO_BUILD),
+    verb("checkpoint", "`bouvet pause` keeps a sandbox in memory; --persistent keeps its disk"),
+    verb("commit", "`bouvet run --persistent` keeps what a sandbox writes"),
+    verb("compose", ONE_MACHINE),
+    verb("config", ONE_MACHINE),
+    verb("context", "BOUVET_SOCKET names the server"),
+    verb("export", "`bouvet cp SANDBOX:/ DIRECTORY` copies the files"),
+    verb("history", "`bouvet inspect IMAGE` shows the image's configuration"),
+    verb(
+        "import",
+        "make an archive of `docker save` or an OCI layout, and run it as docker-archive:FILE or oci:DIRECTORY",
+    ),
+    verb("init", NO_BUILD),
+    verb("manifest", REGISTRY),
+    verb("model", "run the model's server in a sandbox"),
+    verb("node", ONE_MACHINE),
+    verb("plugin", "there are no plugins"),
+    verb("push", REGISTRY),
+    verb("scout", "scan the image with another tool before it is run"),
+    verb("search", "search on the registry's own pages"),
+    verb("secret", "`bouvet run --secret` puts a secret into requests"),
+    verb("service", ONE_MACHINE),
+    verb("stack", ONE_MACHINE),
+    verb("swarm", ONE_MACHINE),
+    verb("trust", VERIFY),
+    verb("update", "limits are fixed when a sandbox is created: remove it, and run it with others"),
+    verb("volume", "there are no named volumes: share a directory of this machine with -v HOST:GUEST"),
+    verb("network connect", "a sandbox joins its network when it is created: `bouvet run --network`"),
+    verb("network disconnect", "a sandbox is on its network until it is removed"),
+    verb("network inspect", "see `bouvet network ls --json`"),
+    flags("run", "-a --attach", "without -d all output is shown; -i forwards standard input"),
+    flags("run", "--annotation", "use --label"),
+    flags(
+        "run",
+        "--blkio-weight --blkio-weight-device --cpu-count --cpu-percent --cpu-rt-period --cpu-rt-runtime --cpuset-mems \
+         --device-read-bps --device-read-iops --device-write-bps --device-write-iops --io-maxbandwidth --io-maxiops \
+         --kernel-memory --memory-swappiness --oom-kill-disable --oom-score-adj",
+        LIMITED,
+    ),
+    flags("run", "--cgroup-parent", "BOUVET_CGROUP sets where the server puts VMs"),
+    flags("run", "--cgroupns --ipc --pid --userns --uts", OWN_NAMESPACES),
+    flags("run", "--detach-keys", KEYS),
+    flags("run", "--device --device-cgroup-rule --gpus", "a sandbox has no devices of this machine"),
+    flags("run", "--disable-content-trust", VERIFY),
+    flags("run", "--domainname", "--hostname sets the host name; --dns-search the domain"),
+    flags("run", "--expose", "sandboxes on a network reach every port; -p publishes one on this machine"),
+    flags(
+        "run",
+        "--health-cmd --health-interval --health-retries --health-start-interval --health-start-period \
+         --health-timeout --no-healthcheck",
+        HEALTH,
+    ),
+    flags("run", "--ip --ip6 --link-local-ip --mac-address", ADDRESSES),
+    flags("run", "--isolation --runtime", "every sandbox is a VM; BOUVET_ENGINE chooses what makes it"),
+    flags("run", "--link --network-alias", ADDRESSES),
+    flags("run", "--log-driver --log-opt", LOG),
+    flags("run", "--sig-proxy", "signals are passed on to the program"),
+    flags("run", "--storage-opt", "--disk sets the size of the disk"),
+    flags("run", "--use-api-socket", "a sandbox never reaches the server's socket"),
+    flags("run", "--volume-driver --volumes-from", "share a directory of this machine with -v HOST:GUEST"),
+    flags("exec", "--detach-keys", KEYS),
+    flags("attach", "--detach-keys", KEYS),
+    flags("attach", "--sig-proxy", "signals are passed on to the program"),
+    flags("start", "--detach-keys", KEYS),
+    flags("start", "--checkpoint --checkpoint-dir", "a persistent sandbox starts from its disk"),
+    flags("ps", "-s --size", "`bouvet inspect` shows the limits, `bouvet stats` what is used"),
+    flags("images", "-a --all", "all images are listed; there are no layers among them"),
+    flags("images", "--digests --tree", "use --no-trunc, or --json"),
+    flags("rm", "-l --link", ADDRESSES),
+    flags("rmi", "--no-prune", "what no image needs is always removed"),
+    flags("pull", "-a --all-tags", "name each tag"),
+    flags("pull", "--disable-content-trust", VERIFY),
+    flags("stats", "-a --all --no-trunc", "running sandboxes are shown; see `bouvet ps -a`"),
+    flags("inspect", "-s --size", "`bouvet inspect` shows the limits, `bouvet stats` what is used"),
+    flags(
+        "network create",
+        "-d --driver --attachable --aux-address --config-from --config-only --gateway --ingress --internal --ip-range \
+         --ipv4 --ipv6 -o --opt --scope",
+        "a network is a switch in the server: --subnet alone is set",
+    ),
+];
+
+/// What works, but not as `docker` has it: the habit, and what Bouvet does.
+#[cfg(test)]
+pub(crate) const OTHERWISE: &[(&str, &str)] = &[
+    ("`run IMAGE` without `-d`", "needs no server: the sandbox is created in the command's own process"),
+    ("`run base`", "`base` is the server's own image, with Python, Node.js, Bash and Rust"),
+    (
+        "`run --network host`, `bridge`",
+        "the default is `tsi`: the internet, within the policy; `-p` publishes ports",
+    ),
+    ("`run -v NAME:/data`", "HOST is a path, as in `./data:/data`; there are no named volumes"),
+    ("`run --memory`, `--cpus`", "they size the VM: 1024m and 2 by default; 128m is the minimum"),
+    ("`run --privileged`", "root is root of the VM, not of this machine"),
+    ("a stopped sandbox", "starts with a clean disk, unless it is `--persistent`"),
+    ("the end of the server", "ends its sandboxes; those that are `--persistent` can be started again"),
+    ("`ps -f status=exited`", "is `state=stopped`; both are accepted"),
+    ("`images`, `ps`", "have other columns; `--json` is for programs"),
+];
+
+/// What an error of clap's is about, if it is a verb or a flag of `docker`'s. `names` are the arguments.
+pub(crate) fn explain(error: &clap::Error, arguments: &[String]) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let typed = arguments.get(1)?.as_str();
+    let below = |name: &str| format!("{typed} {name}");
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let name = text(ContextKind::InvalidSubcommand)?;
+            let path = if name == typed { name.to_owned() } else { below(name) };
+            let missing = MISSING.iter().find(|missing| missing.flags.is_empty() && missing.verb == path)?;
+            Some(format!("bouvet has no `{path}`: {}", missing.instead))
+        }
+        ErrorKind::UnknownArgument => {
+            // clap shows a flag with its value in some cases.
+            let flag = text(ContextKind::InvalidArg)?.split(['=', ' ']).next()?;
+            let group = arguments.get(2).map(|name| below(name));
+            let is_it = |missing: &&Missing| {
+                let is_verb = missing.verb == typed || Some(missing.verb) == group.as_deref();
+                is_verb && missing.flags.split(' ').any(|known| known == flag)
+            };
+            let missing = MISSING.iter().find(is_it)?;
+            Some(format!("bouvet {} has no {flag}: {}", missing.verb, missing.instead))
+        }
+        _ => None,
+    }
+    .map(|text| format!("{text}; docs/CLI.md lists what differs from docker"))
+}

@@ -1,0 +1,181 @@
+//! The configuration as it meets this machine: what the server warns of when it starts, and `doctor` shows.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use bouvet_host::CgroupChoice;
+use rustix::fs::{Access, access, statfs};
+
+use super::Finding;
+use crate::config::{Config, Unknown};
+
+/// `f_type` of file systems in memory: statfs(2).
+const TMPFS: i64 = 0x0102_1994;
+const RAMFS: i64 = 0x8584_58f6;
+/// Processes that may wait for each processor before VMs are slow to start, on average over a minute.
+const MAX_LOAD_PER_CPU: f64 = 2.0;
+/// `sysinfo` counts loads in these fractions: sysinfo(2).
+const LOAD_UNITS: f64 = 65536.0;
+
+/// What is found out, and variables that are not known.
+pub(crate) fn examine(config: &Config, unknown: &[Unknown]) -> Vec<Finding> {
+    let mut findings: Vec<_> = unknown.iter().map(misspelled).collect();
+    findings.extend(chosen(config));
+    findings.push(directory(&config.host.dir));
+    findings.extend(config.host.boxes.as_deref().and_then(Path::parent).map(data));
+    findings.extend(config.expose.map(|address| expose(address, can_bind(address))));
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    #[expect(clippy::cast_precision_loss, reason = "loads and processors are small numbers")]
+    findings.push(load(rustix::system::sysinfo().loads[0] as f64 / LOAD_UNITS, cpus as f64));
+    findings
+}
+
+fn misspelled(unknown: &Unknown) -> Finding {
+    Finding::warning(
+        "variables",
+        unknown.to_string(),
+        "correct its name, or unset it; `bouvet serve --help` lists all",
+    )
+}
+
+/// The defaults that depend on user and machine.
+fn chosen(config: &Config) -> Option<Finding> {
+    let values: Vec<_> = config.chosen.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let cgroup = match config.host.cgroup {
+        CgroupChoice::Off if config.chosen.iter().any(|(name, _)| *name == "BOUVET_CGROUP") => {
+            " (no cgroup is delegated to this user)"
+        }
+        _ => "",
+    };
+    (!values.is_empty())
+        .then(|| Finding::ok("defaults", format!("for this machine and user: {}{cgroup}", values.join(", "))))
+}
+
+/// The directory in which the server makes its own, or the nearest above it that exists.
+fn existing(dir: &Path) -> &Path {
+    dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"))
+}
+
+fn directory(dir: &Path) -> Finding {
+    let there = existing(dir);
+    let advice = "set BOUVET_CHROOT to a directory of your own, on a disk";
+    if let Err(error) = access(there, Access::WRITE_OK | Access::EXEC_OK) {
+        let text = format!("`{}` cannot be written: {error}", there.display());
+        return Finding::error("directory", text, advice);
+    }
+    match statfs(there) {
+        // /proc, for example: there is nothing to write to.
+        Ok(found) if found.f_blocks == 0 => {
+            let text = format!("`{}` is on a file system without space", dir.display());
+            Finding::error("directory", text, advice)
+        }
+        Ok(found) => judge_directory(dir, found.f_type),
+        Err(error) => {
+            Finding::error("directory", format!("`{}` cannot be used: {error}", there.display()), advice)
+        }
+    }
+}
+
+fn judge_directory(dir: &Path, file_system: i64) -> Finding {
+    match file_system {
+        TMPFS | RAMFS => Finding::warning(
+            "directory",
+            format!(
+                "`{}` is in memory (tmpfs): files that a sandbox writes count as memory of its VM, which can end it",
+                dir.display()
+            ),
+            "set BOUVET_CHROOT to a directory on a disk",
+        ),
+        _ => Finding::ok("directory", format!("`{}` can be written", dir.display())),
+    }
+}
+
+fn data(dir: &Path) -> Finding {
+    match access(existing(dir), Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => Finding::ok("data", format!("`{}` can be written", dir.display())),
+        Err(error) => Finding::error(
+            "data",
+            format!("`{}` cannot be written: {error}", dir.display()),
+            "set BOUVET_DATA to a directory of your own",
+        ),
+    }
+}
+
+fn can_bind(address: IpAddr) -> io::Result<()> {
+    std::net::TcpListener::bind((address, 0)).map(drop)
+}
+
+fn expose(address: IpAddr, bound: io::Result<()>) -> Finding {
+    match bound {
+        Ok(()) => Finding::ok("expose", format!("ports are exposed on {address}")),
+        Err(error) => Finding::warning(
+            "expose",
+            format!("ports cannot be exposed on {address}: {error}"),
+            "set BOUVET_EXPOSE_ADDRESS to an address of this machine, or to off",
+        ),
+    }
+}
+
+fn load(load: f64, cpus: f64) -> Finding {
+    let text = format!("{load:.1} on {cpus} processors");
+    match load > MAX_LOAD_PER_CPU * cpus {
+        true => Finding::warning(
+            "load",
+            format!("{text}: VMs start slowly, and may miss their deadlines"),
+            "end other work, or start fewer sandboxes at once (BOUVET_POOL_MAX_BOOTS, BOUVET_POOL_MIN_SIZE)",
+        ),
+        false => Finding::ok("load", text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn directory_in_memory_is_a_warning() {
+        let level = |file_system| judge_directory(Path::new("/tmp/bouvet"), file_system).level;
+        let ext4 = 0xef53;
+        assert_eq!([TMPFS, RAMFS, ext4].map(level), [Level::Warning, Level::Warning, Level::Ok]);
+        assert_eq!(directory(Path::new("/dev/shm/bouvet")).level, Level::Warning);
+    }
+
+    #[test]
+    fn directory_without_space_is_one_error() {
+        let finding = directory(Path::new("/proc/x"));
+        assert_eq!((finding.subject, finding.level), ("directory", Level::Error), "{finding}");
+    }
+
+    #[test]
+    fn data_that_cannot_be_written_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        // Not even root makes a directory in a file.
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert_eq!(data(&dir.path().join("file/x")).level, Level::Error);
+        assert_eq!(data(&dir.path().join("deep/down")).level, Level::Ok);
+    }
+
+    #[test]
+    fn expose_address_of_another_machine_is_a_warning() {
+        // RFC 5737: no machine has it.
+        let address = "192.0.2.1".parse().unwrap();
+        let finding = expose(address, can_bind(address));
+        assert_eq!(finding.level, Level::Warning, "{finding}");
+        let own = "127.0.0.1".parse().unwrap();
+        assert_eq!(expose(own, can_bind(own)).level, Level::Ok);
+    }
+
+    #[test]
+    fn load_above_its_limit_is_a_warning() {
+        assert_eq!((load(4.0, 2.0).level, load(4.1, 2.0).level), (Level::Ok, Level::Warning));
+    }
+
+    #[test]
+    fn misspelled_variable_suggests_the_known_one() {
+        let unknown = crate::config::unknown_variables(["BOUVET_CHROTT".to_owned()].into_iter());
+        let finding = misspelled(&unknown[0]);
+        assert_eq!(finding.text, "the variable BOUVET_CHROTT is not known; did you mean BOUVET_CHROOT?");
+    }
+}
