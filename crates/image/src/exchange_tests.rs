@@ -33,8 +33,7 @@ async fn saved(images: &Images, names: &[&str]) -> Vec<u8> {
     let written = Written::default();
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     images.save(&names, written.clone()).await.unwrap();
-    let bytes = written.0.lock().unwrap().clone();
-    bytes
+    written.0.lock().unwrap().clone()
 }
 
 async fn load(images: &Images, archive: Vec<u8>) -> Result<Vec<crate::load::LoadedImage>, LoadError> {

@@ -62,8 +62,8 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
     }
     if line.quiet {
         // The base image has no id.
-        let in_cache = images.iter().filter(|image| !image.id.is_empty());
-        in_cache.map(|image| table::line(&id(image, line.no_trunc))).collect::<Result<(), _>>()?;
+        let mut in_cache = images.iter().filter(|image| !image.id.is_empty());
+        in_cache.try_for_each(|image| table::line(&id(image, line.no_trunc)))?;
         return Ok(0);
     }
     if let Some(format) = line.template()? {

@@ -11,7 +11,7 @@ use crate::failure::Kind;
 /// What is typed after `bouvet rmi`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// Do not fail for images that do not exist
+    /// Also remove the names of images in use, and do not fail for images that do not exist
     #[arg(short, long)]
     force: bool,
     /// Images: names, or at least twelve digits of ids
@@ -20,12 +20,14 @@ pub(crate) struct Line {
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
+    let force = line.force.to_string();
     let remove = async |client: &Client, typed: &str| {
         let name = image(typed)?;
         if bouvet_host::is_base_image(&name) {
             return Err(Failed::new(format!("`{typed}` is the server's own image and cannot be removed")));
         }
-        match client.act(Method::DELETE, &path(&["image"], &[("name", &name)])).await {
+        let path = path(&["image"], &[("name", &name), ("force", &force)]);
+        match client.act(Method::DELETE, &path).await {
             Err(CallError::Refused(failure)) if line.force && failure.kind == Kind::NoImage.name() => {
                 Err(Failed::not_needed(failure.error))
             }

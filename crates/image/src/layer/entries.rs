@@ -364,7 +364,7 @@ impl<R: Read + Seek> Scan<R> {
                 let mut reader = MapReader::default();
                 loop {
                     stored = stored.checked_sub(BLOCK).ok_or_else(invalid)?;
-                    let mut block = [0; BLOCK as usize];
+                    let mut block = [0; 512];
                     self.fill(&mut block)?;
                     if let Some(parts) = reader.block(&block).map_err(|()| invalid())? {
                         break parts;

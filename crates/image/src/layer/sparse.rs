@@ -44,7 +44,7 @@ impl Records {
             b"size" | b"realsize" => self.size = Some(digits()?),
             b"numblocks" => self.parts = Some(digits()?),
             // Format 0.0 repeats these two.
-            b"offset" if self.numbers.len() % 2 == 0 => self.numbers.push(digits()?),
+            b"offset" if self.numbers.len().is_multiple_of(2) => self.numbers.push(digits()?),
             b"numbytes" if self.numbers.len() % 2 == 1 => self.numbers.push(digits()?),
             b"map" if value.is_empty() => self.numbers.clear(),
             b"map" => {
@@ -63,7 +63,7 @@ impl Records {
             (0, 0 | 1) => {
                 let parts: Vec<Part> = self.numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
                 let has_all = self.parts.is_none_or(|wanted| wanted == parts.len() as u64);
-                let is_even = self.numbers.len() % 2 == 0;
+                let is_even = self.numbers.len().is_multiple_of(2);
                 (is_even && has_all && parts.len() as u64 <= MAX_PARTS).then_some((size, Map::Here(parts)))
             }
             _ => None,
