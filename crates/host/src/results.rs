@@ -1,7 +1,7 @@
 //! What a program in a context shows: values, each in several forms. Bounded, whatever the guest says.
 
 use bouvet_wire::limits::{
-    MAX_PATH_BYTES, MAX_RESULT_BYTES, MAX_RESULT_PARTS, MAX_RESULTS, MAX_RESULTS_BYTES,
+    MAX_PATH_BYTES, MAX_RESULT_BYTES, MAX_RESULT_ID_BYTES, MAX_RESULT_PARTS, MAX_RESULTS, MAX_RESULTS_BYTES,
 };
 use bouvet_wire::mime::is_mime_type;
 use bouvet_wire::v1;
@@ -121,7 +121,7 @@ impl Results {
         let v1::ExecResult { parts, id, update, earlier } = result;
         let are_sound =
             parts.iter().all(|part| is_mime_type(&part.mime_type) && part.path.len() <= MAX_PATH_BYTES);
-        if parts.len() > MAX_RESULT_PARTS || !are_sound {
+        if parts.len() > MAX_RESULT_PARTS || id.len() > MAX_RESULT_ID_BYTES || !are_sound {
             return Err("it sent a malformed result".into());
         }
         let forms = parts.into_iter().map(|part| Form {

@@ -57,6 +57,9 @@ pub const MAX_RESULT_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of each stream that are kept for a context's next run, of what is printed between two.
 pub const MAX_EARLIER_BYTES: usize = 64 * 1024;
 
+/// Length of the name by which a later result may replace one.
+pub const MAX_RESULT_ID_BYTES: usize = 256;
+
 /// Forms of one result, and the length of their names.
 pub const MAX_RESULT_PARTS: usize = 16;
 /// See [`MAX_RESULT_PARTS`].

@@ -5,7 +5,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use bouvet_wire::limits::{MAX_PATH_BYTES, MAX_RESULT_BYTES, MAX_RESULT_PARTS, MAX_RESULT_TEXT_BYTES};
+use bouvet_wire::limits::{
+    MAX_PATH_BYTES, MAX_RESULT_BYTES, MAX_RESULT_ID_BYTES, MAX_RESULT_PARTS, MAX_RESULT_TEXT_BYTES,
+};
 use bouvet_wire::mime::is_mime_type;
 use bouvet_wire::v1;
 use bytes::Bytes;
@@ -21,8 +23,6 @@ use super::relay::{Earlier, Relay};
 
 /// The line before a result: a name, a length and perhaps a path for each of its forms.
 const MAX_HEADER_BYTES: u64 = 16 * 1024;
-/// The name by which a result may be replaced.
-const MAX_RESULT_ID_BYTES: usize = 256;
 
 /// What a context says.
 #[derive(Debug, PartialEq)]

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{CreateError, FindError};
+use super::{CreateError, FindError, rest};
 use crate::boxconfig::PortSpec;
+use crate::boxconfig::restart::Restart;
 use crate::ports::{Led, MappedPort};
 use crate::sandbox::state::State;
 use crate::sandbox::{Sandbox, SandboxId};
@@ -27,9 +28,12 @@ impl Registry {
         if live >= limit as usize {
             return Err(CreateError::AtCapacity(limit));
         }
+        let policy = |sandbox: &Sandbox| Restart::parse(&sandbox.config().restart).unwrap_or_default();
         let ended = |sandbox: &&Sandbox| {
             matches!(sandbox.state(), State::Failed(_) | State::Stopped(_))
                 && !sandbox.info().config.persistent
+                // One that is about to start again has not ended.
+                && !rest::wants_restart(sandbox, policy(sandbox), true)
         };
         let mut old: Vec<_> = self.sandboxes.values().filter(ended).cloned().collect();
         old.sort_by_key(|sandbox| sandbox.info().created_at);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bouvet_wire::frame::MAX_DISCARDED_BYTES;
 use bouvet_wire::limits::{
-    MAX_CONTEXTS, MAX_LIST_ENTRIES, MAX_MESSAGE_BYTES, MAX_PATH_BYTES, MAX_RESULT_BYTES,
+    MAX_CONTEXTS, MAX_LIST_ENTRIES, MAX_MESSAGE_BYTES, MAX_PATH_BYTES, MAX_RESULT_BYTES, MAX_RESULT_ID_BYTES,
 };
 use bouvet_wire::v1::{self, exec_output::Output};
 use futures_util::{StreamExt as _, stream};
@@ -403,8 +403,10 @@ async fn results_that_nobody_asked_for_fail_their_call() {
         ..v1::ResultPart::default()
     };
     let long_path = Output::Result(v1::ExecResult { parts: vec![long_path], ..v1::ExecResult::default() });
+    let long_id = v1::ExecResult { id: "x".repeat(MAX_RESULT_ID_BYTES + 1), ..v1::ExecResult::default() };
     let context = Some(uuid::Uuid::nil().to_string().parse().unwrap());
     for outputs in [
+        vec![Output::Result(long_id)],
         vec![result("a/b", 1); 33],
         vec![result("a/b", MAX_RESULT_BYTES); 5],
         vec![result("a/b\n", 1)],
