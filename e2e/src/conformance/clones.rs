@@ -145,7 +145,7 @@ pub async fn a_clone_begins_clean(vmm: Vmm) {
     let Some(site) = Site::pooled(vmm, None).await else { return };
     let sandbox = site.host.create(small()).await.unwrap();
     let left = sh(&sandbox, "ls -A /tmp /run/bouvet").await;
-    assert_eq!(left, "/run/bouvet:\ncontext.js\ncontext.py\nnode.js\npython.py\n\n/tmp:");
+    assert_eq!(left, "/run/bouvet:\ncell.js\ncontext\ncontext.js\ncontext.py\nnode.js\npython.py\n\n/tmp:");
     assert_eq!(sh(&sandbox, "ls -d /sys/fs/cgroup/user/program-* | wc -l").await, "1");
     site.end().await;
 }
