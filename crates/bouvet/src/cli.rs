@@ -154,7 +154,10 @@ fn run_server() -> ExitCode {
     }
     let config = match Config::load_at(variable, &Place::here()) {
         Ok(config) => config,
-        Err(error) => return fail(&error.to_string(), USAGE),
+        Err(error) => {
+            started::warn_of_unknown(&unknown_variables());
+            return fail(&error.to_string(), USAGE);
+        }
     };
     started::report(&config, &unknown_variables());
     run_async(async {

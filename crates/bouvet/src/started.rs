@@ -33,6 +33,13 @@ pub(crate) fn report(config: &Config, unknown: &[Unknown]) {
     }
 }
 
+/// Logs variables that are not known, where the configuration cannot be read: one may be the cause.
+pub(crate) fn warn_of_unknown(unknown: &[Unknown]) {
+    for variable in unknown {
+        warn!("{variable}");
+    }
+}
+
 /// Logs what happens to the sandboxes of `host`, for as long as this is polled. The host itself logs how they are made
 /// and how they end.
 pub(crate) async fn log_lives(host: &Host) {
