@@ -1,7 +1,8 @@
 #!/bin/bash
 # Runs all tests, and says at the end how many ran, and how many were skipped and why.
 #
-# REQUIRE_VM=1 turns every skip for lack of a VM into a failure, and REQUIRE_KVM=1 those for lack of Firecracker or KVM.
+# REQUIRE_VM=1 turns every skip for lack of a VM into a failure, and REQUIRE_KVM=1 those for lack of Firecracker or KVM;
+# CONTRIBUTING.md has the others.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
