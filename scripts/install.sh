@@ -1,9 +1,9 @@
 #!/bin/bash
-# Installs what `make demo`, or `make build images`, has made; with --remove it removes that again.
+# Installs the executables and images that `make demo`, or `make build images`, has made; with --remove it removes them.
 #
 #   scripts/install.sh [--remove] DESTDIR BIN_DIR IMAGE_DIR BASH_DIR ZSH_DIR FISH_DIR
 #
-# The images that are installed are images/output/*, or what BOUVET_KERNEL and BOUVET_ROOTFS name.
+# The images that are installed are images/output/*, or those that BOUVET_KERNEL and BOUVET_ROOTFS name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +26,7 @@ die() {
 may_write() {
     local dir=$1
     until [[ -e $dir ]]; do dir=$(dirname "$dir"); done
-    [[ -w $dir ]] || die "cannot write to $1: use sudo, or PREFIX=\$HOME/.local"
+    [[ -d $dir && -w $dir ]] || die "cannot write to $1: use sudo, or PREFIX=\$HOME/.local"
 }
 
 if [[ $remove ]]; then
