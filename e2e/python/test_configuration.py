@@ -63,6 +63,15 @@ def test_a_misspelled_variable_is_warned_of(start: Start) -> None:
     assert "WARN" in log and "BOUVET_HTTP_PROT" in log
 
 
+def test_doctor_warns_of_misspelled_variables_first() -> None:
+    variables = {"BOUVET_HTTP_PROT": "8080", "BOUVET_TRANSPORT": "tcp"}
+    command = [bouvet.binary().with_name("bouvet"), "doctor"]
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "warning  variables    the variable BOUVET_HTTP_PROT is not known; did you mean" in ended.stdout
+    assert ended.stderr.startswith("error: BOUVET_TRANSPORT is `tcp`")
+
+
 @pytest.mark.usefixtures("vm")
 @pytest.mark.parametrize(
     ("variable", "target"), [("BOUVET_KERNEL", "make kernel"), ("BOUVET_ROOTFS", "make rootfs")]

@@ -134,7 +134,10 @@ fn unknown_variables() -> Vec<config::Unknown> {
 fn run_doctor() -> ExitCode {
     match Config::load_at(variable, &Place::here()) {
         Ok(config) => run_client(async { doctor::run(config, &unknown_variables()).await }),
-        Err(error) => fail(&error.to_string(), USAGE),
+        Err(error) => {
+            doctor::warn_of_unknown(&unknown_variables());
+            fail(&error.to_string(), USAGE)
+        }
     }
 }
 

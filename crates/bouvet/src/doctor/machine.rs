@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bouvet_host::{EngineChoice, Kvm, ToolError, chain};
+use bouvet_host::{Acceleration, EngineChoice, Kvm, ToolError, chain};
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::Finding;
@@ -25,7 +25,9 @@ const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let host = &config.host;
-    let mut findings = vec![processor(std::env::consts::ARCH), kvm(Kvm::find(), host.engine), memory(config)];
+    let found = Kvm::find();
+    let memory = memory(config, found);
+    let mut findings = vec![processor(std::env::consts::ARCH), kvm(found, host.engine), memory];
     findings.extend(space("disk space", "BOUVET_CHROOT", &host.dir));
     if let Some(templates) = &host.templates
         && !templates.starts_with(&host.dir)
@@ -83,21 +85,37 @@ fn kvm(kvm: Kvm, engine: EngineChoice) -> Finding {
     }
 }
 
-fn memory(config: &Config) -> Finding {
+fn memory(config: &Config, kvm: Kvm) -> Finding {
     let info = rustix::system::sysinfo();
     let total_mb = info.totalram.saturating_mul(info.mem_unit.into()) / 1024 / 1024;
     let pool = config.host.pool.as_ref().map_or(0, |pool| pool.size);
-    let pooled_mb = u64::from(pool) * u64::from(config.sandbox.resources.memory_mb);
-    let noun = if pool == 1 { "sandbox" } else { "sandboxes" };
-    let text = format!("{total_mb} MiB; the pool ({pool} {noun}) may use {pooled_mb} MiB");
-    if pooled_mb > total_mb {
+    let guest_mb = config.sandbox.resources.memory_mb;
+    // Firecracker uses KVM also where software stands behind it; QEMU does not.
+    let acceleration = match (kvm, config.host.resolved_engine()) {
+        (Kvm::Hardware, _) | (_, EngineChoice::Firecracker) => Acceleration::Hardware,
+        _ => Acceleration::Software,
+    };
+    let sandbox_mb = u64::from(guest_mb) + acceleration.process_mb(guest_mb);
+    judge_memory(total_mb, sandbox_mb, pool, config.host.max_sandboxes)
+}
+
+/// `sandbox_mb` is for the VM of the default size and its process.
+fn judge_memory(total_mb: u64, sandbox_mb: u64, pool: u32, max_sandboxes: u32) -> Finding {
+    let mb_of = |sandboxes: u32| u64::from(sandboxes) * sandbox_mb;
+    let text = format!(
+        "{total_mb} MiB; a sandbox of the default size may use {sandbox_mb} MiB with its VM's process: {} MiB for the pool \
+         of {pool}, {} MiB for all {max_sandboxes}",
+        mb_of(pool),
+        mb_of(max_sandboxes)
+    );
+    if mb_of(pool) > total_mb {
         return Finding::warning("memory", text, "set BOUVET_POOL_MIN_SIZE lower");
     }
     Finding::ok("memory", text)
 }
 
-/// How much of the file system is free that `dir` is on, or will be. `None`: it is none that has space, which is an error
-/// of the directory.
+/// Free space of the file system of `dir`, which may not exist yet. `None`: the file system has no space at all, which is an
+/// error of the directory.
 fn space(subject: &'static str, variable: &str, dir: &Path) -> Option<Finding> {
     let there: PathBuf = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/")).into();
     match rustix::fs::statvfs(&there) {
@@ -227,6 +245,18 @@ mod tests {
         let advice = |found| kvm(found, EngineChoice::Auto).advice.unwrap();
         assert!(advice(Kvm::Missing { processor: true }).contains("modprobe"));
         assert!(advice(Kvm::Denied).contains("usermod"));
+    }
+
+    #[test]
+    fn memory_for_the_pool_is_required() {
+        // 256 MiB, and 264 MiB for QEMU.
+        let judge = |total_mb| judge_memory(total_mb, 520, 3, 100);
+        assert_eq!((judge(1560).level, judge(1559).level), (Level::Ok, Level::Warning));
+        assert_eq!(
+            judge(4096).text,
+            "4096 MiB; a sandbox of the default size may use 520 MiB with its VM's process: 1560 MiB for the pool of 3, \
+             52000 MiB for all 100"
+        );
     }
 
     #[test]

@@ -91,6 +91,14 @@ pub(crate) async fn run(config: Config, unknown: &[Unknown]) -> anyhow::Result<(
     }
 }
 
+/// Prints warnings of variables that are set and not known, where the configuration is invalid: one may be the cause.
+pub(crate) fn warn_of_unknown(unknown: &[Unknown]) {
+    for finding in setup::misspelled(unknown) {
+        // A closed standard output is no reason to stop.
+        writeln!(std::io::stdout(), "{finding}").ok();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

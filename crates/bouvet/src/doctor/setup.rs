@@ -18,9 +18,9 @@ const MAX_LOAD_PER_CPU: f64 = 2.0;
 /// `sysinfo` counts loads in these fractions: sysinfo(2).
 const LOAD_UNITS: f64 = 65536.0;
 
-/// What is found out, and variables that are not known.
+/// Warnings of `unknown` variables, and findings about the configuration.
 pub(crate) fn examine(config: &Config, unknown: &[Unknown]) -> Vec<Finding> {
-    let mut findings: Vec<_> = unknown.iter().map(misspelled).collect();
+    let mut findings = misspelled(unknown);
     findings.extend(chosen(config));
     findings.push(directory(&config.host.dir));
     findings.extend(config.host.boxes.as_deref().and_then(Path::parent).map(data));
@@ -31,12 +31,9 @@ pub(crate) fn examine(config: &Config, unknown: &[Unknown]) -> Vec<Finding> {
     findings
 }
 
-fn misspelled(unknown: &Unknown) -> Finding {
-    Finding::warning(
-        "variables",
-        unknown.to_string(),
-        "correct its name, or unset it; `bouvet serve --help` lists all",
-    )
+pub(super) fn misspelled(unknown: &[Unknown]) -> Vec<Finding> {
+    let advice = "correct its name, or unset it; `bouvet serve --help` lists all";
+    unknown.iter().map(|unknown| Finding::warning("variables", unknown.to_string(), advice)).collect()
 }
 
 /// The defaults that depend on user and machine.
@@ -175,7 +172,7 @@ mod tests {
     #[test]
     fn misspelled_variable_suggests_the_known_one() {
         let unknown = crate::config::unknown_variables(["BOUVET_CHROTT".to_owned()].into_iter());
-        let finding = misspelled(&unknown[0]);
-        assert_eq!(finding.text, "the variable BOUVET_CHROTT is not known; did you mean BOUVET_CHROOT?");
+        let findings = misspelled(&unknown);
+        assert_eq!(findings[0].text, "the variable BOUVET_CHROTT is not known; did you mean BOUVET_CHROOT?");
     }
 }

@@ -94,7 +94,31 @@ impl Acceleration {
             Self::None => "none",
         }
     }
+
+    /// MiB that the process of a VM may use in addition to the memory of its guest.
+    ///
+    /// ```
+    /// use bouvet_host::Acceleration;
+    ///
+    /// assert_eq!(Acceleration::Hardware.process_mb(256), 128);
+    /// assert_eq!(Acceleration::Software.process_mb(256), 128 + 128 + 8, "translated code, and tables of pages");
+    /// ```
+    pub fn process_mb(self, guest_mb: u32) -> u64 {
+        match self {
+            Self::Hardware | Self::SoftwareKvm => PROCESS_MB,
+            Self::Software => PROCESS_MB + u64::from(TRANSLATION_MB) + u64::from(guest_mb) / MEMORY_PER_TLB,
+            Self::None => 0,
+        }
+    }
 }
+
+/// MiB of a VMM itself: heap, stacks, libraries, and the cached pages of its disks.
+const PROCESS_MB: u64 = 128;
+/// MiB that QEMU may use for translated code. The default of 1 GiB lets a VM of 256 MiB grow to four times
+/// that; 32 MiB makes Node.js translate the same code over and over.
+const TRANSLATION_MB: u32 = 128;
+/// Guest memory for each byte of the tables in which emulated processors look up pages (QEMU's `CPUTLBEntry`).
+const MEMORY_PER_TLB: u64 = 32;
 
 /// Why an engine cannot be used, or could not start a VM.
 ///

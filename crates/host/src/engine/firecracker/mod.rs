@@ -36,9 +36,6 @@ use crate::images;
 use crate::kvm::Kvm;
 use crate::undo::Undo;
 
-/// What Firecracker itself takes, beside the guest's memory: heap, stacks, and the cached pages of its disks.
-const OVERHEAD_MB: u64 = 128;
-
 /// What can be asked of Firecracker beside what every VM is.
 ///
 /// ```
@@ -177,8 +174,9 @@ impl Firecracker {
         mut shown: Vec<Shown>,
         undo: &mut Undo,
     ) -> Result<FirecrackerVm, EngineError> {
+        let own_mb = self.acceleration().process_mb(spec.memory_mb);
         let of_template_mb = self.template_mb(spec, &shown)?;
-        let cgroup = prepare::cgroup(self.cgroups.as_ref(), spec, OVERHEAD_MB + of_template_mb, undo)?;
+        let cgroup = prepare::cgroup(self.cgroups.as_ref(), spec, own_mb + of_template_mb, undo)?;
         shown.push(self.shown(jail::BASE, &spec.rootfs)?);
         if let Some(sidecar) = &spec.sidecar {
             shown.push(self.shown(jail::SIDECAR, sidecar)?);

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use crate::engine::TRANSLATION_MB;
+
 /// The numbers by which QEMU knows the descriptors that it inherits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fds {
@@ -42,10 +44,6 @@ pub(super) struct Machine {
     /// Whether the scratch disk outlives the VM.
     pub(super) durable: bool,
 }
-
-/// MiB that QEMU may use for translated code. The default of 1 GiB lets a VM of 256 MiB grow to four times
-/// that; 32 MiB makes Node.js translate the same code over and over.
-pub(super) const TRANSLATION_MB: u32 = 128;
 
 /// Everything after the program's name.
 pub(super) fn command_line(machine: Machine, begin: Begin, fds: Fds, kernel_args: &str) -> Vec<OsString> {

@@ -26,7 +26,7 @@ use tokio::process::ChildStdout;
 use tokio::time::Instant;
 use tracing::debug;
 
-use self::args::{Begin, Fds, Machine, TRANSLATION_MB};
+use self::args::{Begin, Fds, Machine};
 use self::qmp::{Qmp, QmpError};
 
 use super::log::Log;
@@ -41,11 +41,6 @@ use crate::kvm::Kvm;
 use crate::undo::Undo;
 
 const BINARY: &str = "qemu-system-x86_64";
-/// What QEMU itself takes, beside the guest's memory and translated code: heap, stacks, libraries, and the
-/// cached pages of its disks.
-const OVERHEAD_MB: u64 = 128;
-/// Guest memory for each byte of the tables in which emulated processors look up pages (QEMU's `CPUTLBEntry`).
-const MEMORY_PER_TLB: u64 = 32;
 /// State of the processors and devices of one VM: some 75 KB.
 const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
 const FREEZE_DEADLINE: Duration = Duration::from_secs(30);
@@ -117,7 +112,7 @@ impl Qemu {
         ([first, second], memory): ([OwnedFd; 2], Option<File>),
         undo: &mut Undo,
     ) -> Result<QemuVm, EngineError> {
-        let own_mb = OVERHEAD_MB + if self.hardware { 0 } else { emulation_mb(&spec) };
+        let own_mb = self.acceleration().process_mb(spec.memory_mb);
         let cgroup = prepare::cgroup(self.cgroups.as_ref(), &spec, own_mb, undo)?;
         let VmSpec { name, slot, vcpus, memory_mb, rootfs, sidecar, scratch, durable, aloud, .. } = spec;
         let sockets = Sockets::pair().map_err(|error| EngineError::Prepare("the VM's sockets", error))?;
@@ -178,11 +173,6 @@ impl Qemu {
             std::array::from_fn(|i| self.spawner.fd(i));
         Fds { link, console, control, base, scratch, first, second, sidecar: None }
     }
-}
-
-/// MiB that QEMU takes to emulate the VM of `spec`: translated code, and what finds pages of the guest quickly.
-fn emulation_mb(spec: &VmSpec) -> u64 {
-    u64::from(TRANSLATION_MB) + u64::from(spec.memory_mb) / MEMORY_PER_TLB
 }
 
 /// The sockets between us and a QEMU: link, console, control.
