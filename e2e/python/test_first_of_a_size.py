@@ -10,7 +10,7 @@ from test_cli import Cli, Terminal
 
 WORDS = "making the first sandbox of this size, about a minute; the next take a second"
 SIZE_MIB = 200
-# What the server gives by default.
+# The server's default.
 DISK_MIB = 2048
 
 

@@ -63,7 +63,7 @@ def old_binary(vm: None) -> Path:
 
 
 def states(directory: Path) -> dict[str, tuple[int, int, int]]:
-    """Of every file there that is not empty: what any write to it changes. Their holes would take minutes to read."""
+    """Attributes that any write changes, of every file that is not empty. Reading their holes would take minutes."""
     files = [path for path in directory.rglob("*") if path.is_file() and path.stat().st_size > 0]
     found = {str(path.relative_to(directory)): path.stat() for path in files}
     return {name: (stat.st_size, stat.st_blocks, stat.st_mtime_ns) for name, stat in found.items()}

@@ -515,7 +515,7 @@ async fn saved_images_are_read_by_skopeo_and_loaded() {
     let loaded = other.images.load("app.tar", archive, |_| ()).await.unwrap();
     assert_eq!(loaded[0].references, ["docker.io/library/app:v1"]);
 
-    // What others save is loaded.
+    // Archives of other tools are loaded.
     let theirs = cache.dir.path().join("theirs.tar");
     layout.save("v1", &theirs);
     let unnamed =

@@ -62,7 +62,7 @@ struct Layer {
     opaque: BTreeSet<String>,
 }
 
-/// What a tree has by now, as far as the next layer must know: whether a path is a directory.
+/// Paths of a tree for the next layer: whether each is a directory.
 type There = BTreeMap<String, bool>;
 
 fn ancestors(path: &str) -> impl Iterator<Item = &str> {
@@ -165,7 +165,7 @@ impl Layer {
         if !is_there || holds_target || !suits || !keeps_own || has_implied {
             return;
         }
-        // What is below something hidden is hidden with it.
+        // Paths below a hidden one are hidden with it.
         self.hidden.retain(|at| !at.starts_with(&inside));
         self.opaque.retain(|at| !at.starts_with(&inside) && (all_in_it || *at != path));
         if all_in_it {
@@ -175,7 +175,7 @@ impl Layer {
         }
     }
 
-    /// What is there with this layer over `below`.
+    /// Paths with this layer over `below`.
     fn over(&self, below: &There) -> There {
         let mut there = below.clone();
         let mut remove = |path: &str, itself: bool| {
@@ -331,7 +331,7 @@ fn listed(root: &Path, reader: Reader) -> BTreeMap<String, String> {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             let name = path.strip_prefix(root).unwrap().display().to_string();
-            // What a guest needs beside the trees.
+            // Files that a guest needs, which are not of the trees.
             if !name.starts_with('t') || name.starts_with("tmp") {
                 continue;
             }

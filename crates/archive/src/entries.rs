@@ -67,7 +67,7 @@ pub(crate) struct Entry {
     stored: u64,
 }
 
-/// What extensions said of the entry after them.
+/// Values of extension headers, for the entry that follows them.
 #[derive(Default)]
 struct Said {
     path: Option<Vec<u8>>,
@@ -221,7 +221,7 @@ impl<R: Read> Entries<R> {
             _ => return Err(ReadError::Truncated),
         }
         if block.iter().all(|byte| *byte == 0) {
-            // What follows the end is padding. A writer that is not read to its end would fail.
+            // The rest is padding. It is read too: a writer whose stream is closed early would fail.
             io::copy(&mut self.stream, &mut io::sink()).map_err(ReadError::Read)?;
             return Ok(None);
         }

@@ -23,7 +23,7 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// What a file is that no copy can have.
+/// Words for a kind of file that cannot be copied.
 fn special(kind: rustix::fs::FileType) -> &'static str {
     match kind {
         rustix::fs::FileType::Fifo => "is a named pipe",

@@ -20,7 +20,7 @@ const MAX_DEPTH: usize = 2048;
 /// The name by which GNU tar marks an extension with a target that does not fit into a header.
 const LONG_LINK: &[u8] = b"././@LongLink";
 
-/// What is packed.
+/// A file or directory to pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// Where it is. A symbolic link is packed as a link.

@@ -26,7 +26,7 @@ const MAX_ENTRIES: u64 = 10_000_000;
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 128 * 1024;
 
-/// Who owns the files that are made.
+/// Owner of the files that are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     /// The user of this process.
@@ -78,9 +78,9 @@ pub enum UnpackError {
     Kind {
         /// Where.
         path: PathBuf,
-        /// What is there.
+        /// Kind of the existing file.
         there: &'static str,
-        /// What the archive has.
+        /// Kind of the entry in the archive.
         by: &'static str,
     },
     /// There are too many entries.
@@ -117,12 +117,12 @@ struct Unpacker<'a> {
     /// Hashes of the names of files that were made: only to these may hard links lead.
     made: HashSet<u64>,
     hasher: RandomState,
-    /// What directories get when all is in them.
+    /// Attributes that directories get after their content.
     directories: Vec<(PathBuf, About)>,
     serial: u64,
 }
 
-/// What an entry says of its file.
+/// Attributes of a file in the archive.
 #[derive(Debug, Clone, Copy)]
 struct About {
     mode: u32,
@@ -299,7 +299,7 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// What is there.
+    /// Kind of the existing file.
     fn kind(&self, place: &Place) -> rustix::io::Result<Option<FileType>> {
         match rustix::fs::statat(&place.parent, &place.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(about) => Ok(Some(FileType::from_raw_mode(about.st_mode))),
@@ -339,7 +339,7 @@ impl Unpacker<'_> {
                 .map_err(|error| failed(error.into()))
         });
         if filled.is_err() {
-            // What cannot be removed was never the caller's file.
+            // A temporary file that stays has no name that the caller knows.
             rustix::fs::unlinkat(&place.parent, &young, AtFlags::empty()).ok();
         }
         filled

@@ -180,7 +180,7 @@ impl Place {
     }
 }
 
-/// How an archive describes its images.
+/// Formats in which an archive describes its images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// As `docker save`.

@@ -256,7 +256,7 @@ async fn call(
     Ok((program, answer))
 }
 
-/// What the program prints; nothing if it fails. It keeps our environment, by which such programs find the account that
+/// Returns the program's output; nothing if it fails. It keeps our environment, by which such programs find the account that
 /// they speak for.
 async fn run(path: &Path, verb: &str, told: &[u8]) -> io::Result<Option<Vec<u8>>> {
     #[expect(clippy::disallowed_methods, reason = "the one place in this crate that starts processes")]

@@ -87,7 +87,7 @@ async fn saved_images_load_with_every_file() {
     // The same tree makes the same file system, byte by byte.
     assert!(std::fs::read(&again.rootfs).unwrap() == std::fs::read(&image.rootfs).unwrap());
 
-    // What was saved twice is the same archive; an image by its id has no name in it.
+    // Two saves give the same archive; an image that is saved by its id has no name in it.
     assert!(saved(&elsewhere, &["registry.example/team/app:1"]).await == archive);
     let unnamed = saved(&images, &[&image.id.to_string()]).await;
     let third = tempfile::tempdir().unwrap();

@@ -410,9 +410,9 @@ async fn changed_archives_and_layouts_are_read_again() {
     fs::write(&index, fs::read_to_string(other.dir.path().join("index.json")).unwrap()).unwrap();
     File::open(&index).unwrap().set_modified(modified).unwrap();
     assert!(images.get_unchanged(&reference).await.unwrap().is_none());
-    // What an image was, and that it is there, can be asked still.
+    // The old image can still be looked up.
     assert_eq!(images.get(&reference.to_string()).await.unwrap().unwrap().id, first);
-    // What is gone has not changed.
+    // A file that is gone has not changed.
     fs::remove_file(&index).unwrap();
     assert_eq!(images.get_unchanged(&reference).await.unwrap().unwrap().id, first);
 }

@@ -29,7 +29,7 @@ pub enum LoadError {
     /// The archive does not arrive, or cannot be unpacked.
     #[error("could not read the archive `{name}`")]
     Read {
-        /// What it is called.
+        /// Name of the file.
         name: String,
         /// The cause.
         #[source]
@@ -38,7 +38,7 @@ pub enum LoadError {
     /// It is no archive of images.
     #[error("could not find the images in `{name}`")]
     Contents {
-        /// What it is called.
+        /// Name of the file.
         name: String,
         /// The cause.
         #[source]
@@ -50,7 +50,7 @@ pub enum LoadError {
     /// One of its images cannot be used.
     #[error("could not load an image of `{name}`")]
     Image {
-        /// What the archive is called.
+        /// Name of the archive.
         name: String,
         /// The cause.
         #[source]

@@ -243,7 +243,7 @@ mod tests {
         let auth = STANDARD.encode("alice:se:cret");
         assert_eq!(place.document(), json!({ "auths": { &registry: { "auth": auth } } }));
 
-        // What else is in the file stays; an older spelling of the registry goes.
+        // Other entries of the file stay; an older spelling of the registry is removed.
         let old = format!("http://{registry}/v1/");
         let text = json!({ "auths": { &old: {}, "other": { "auth": "x" } }, "psFormat": "table" });
         fs::write(place.config(), text.to_string()).unwrap();

@@ -116,10 +116,10 @@ pub(crate) struct Pull<'a> {
     pub(crate) progress: Arc<Progress>,
 }
 
-/// What is pulled, and under which names it is known then.
+/// The image to pull, and the names that it gets.
 #[derive(Clone, Copy)]
 pub(crate) enum Wanted<'a> {
-    /// What a reference means, under that reference.
+    /// The image of a reference, under that reference.
     Reference(&'a Reference),
     /// An image of an archive, under the archive's names.
     Archive(&'a Place, &'a Listed),

@@ -28,7 +28,7 @@ use crate::pull::blocking;
 
 /// Read at a time.
 const PIECE_BYTES: usize = 128 << 10;
-/// What a header's own field for a name or a link takes.
+/// Bytes of a header's own field for a name or a link.
 const MAX_SHORT_NAME: usize = 100;
 
 /// Why an image cannot be saved.

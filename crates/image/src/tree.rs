@@ -108,7 +108,7 @@ impl Tree {
         }
     }
 
-    /// What a hard link to `path` is to, if that is not a directory.
+    /// The target of a hard link to `path`, if it is not a directory.
     fn linkable(&mut self, path: &[u8]) -> Result<Option<Id>, MergeError> {
         let (parent, name) = split(path);
         let found = self.directory(parent, false)?.and_then(|parent| self.child(parent, name));
@@ -239,7 +239,7 @@ impl Tree {
     }
 }
 
-/// What a part of a path is.
+/// Kinds of parts of a path.
 enum Step {
     Directory(usize),
     /// With what it holds.

@@ -135,7 +135,7 @@ impl Layer {
         true
     }
 
-    /// What a late hard link is to: something of this layer, or of those below.
+    /// The target of a late hard link, in this layer or in those below.
     fn target(&mut self, below: &mut Self, target: &str, steps: usize) -> Option<String> {
         // Where there are whiteouts alone, what is below stays.
         let (parent, name) = above(target);
@@ -149,7 +149,7 @@ impl Layer {
         }
     }
 
-    /// What is there with this layer over `below`; nothing if that cannot be.
+    /// Lays this layer over `below`; nothing if that cannot be done.
     fn over(mut self, below: Paths) -> Option<Paths> {
         let mut below = Self { there: below, ..Self::default() };
         let steps = self.late.len();

@@ -193,7 +193,7 @@ pub async fn python_cells_follow_the_habits_of_notebooks(host: &Host) {
     skipped("REQUIRE_TABLES", "there is no IPython where programs run");
 }
 
-/// What only IPython understands, in a context that has run cells without it.
+/// Syntax of IPython alone, in a context that has run cells without it.
 async fn in_ipython(python: &Notebook<'_>) {
     let printed = |result: &ExecResult| result.stdout.text();
     assert_eq!(printed(&python.run("!echo hello $indented").await), "hello 6\n");

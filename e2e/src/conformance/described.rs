@@ -139,7 +139,7 @@ pub async fn programs_that_cannot_be_executed_say_why(host: &Host) {
     assert!(matches!(&error, ExecError::NoProgram(why) if why.contains("no program")), "{error}");
 }
 
-/// What a program of a language says of itself.
+/// Programs that print facts about themselves, one for each language.
 const SELF: &str = "import os, resource\n\
     print(os.getcwd(), os.getuid(), sorted(os.getgroups()), os.environ['HOME'], os.environ['A'], end=' ')\n\
     mask = os.umask(0); print(oct(mask), resource.getrlimit(resource.RLIMIT_NOFILE))";

@@ -21,7 +21,7 @@ macro_rules! conform_memory {
 
 /// Sizes in MiB; `BOUVET_TEST_MEMORY_MIB` names others.
 const SIZES: &str = "128,768";
-/// How long one program may take to write to all memory of a large sandbox, emulated on a busy machine.
+/// Time limit for one program to write to all memory of a large sandbox, emulated on a busy machine.
 const FILL_SECONDS: u64 = 300;
 
 /// Takes nine tenths of what programs may still have, and writes to each page.
@@ -72,7 +72,7 @@ async fn assert_limits_hold(sandbox: &Sandbox, size: &str) {
     eprintln!("{size} MiB: a program had {} bytes", printed.trim_start_matches("True ").trim());
 }
 
-/// What the memory of frozen VMs takes in this process, which is their host.
+/// Bytes of memory of frozen VMs in this process, which is their host.
 fn frozen_bytes() -> u64 {
     let descriptors = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
     let is_memory = |path: &std::path::PathBuf| {

@@ -91,7 +91,7 @@ pub async fn node_awaits_a_promise_as_last_value(host: &Host) {
     let result = node.try_run(request).await.unwrap();
     assert!(result.exit.timed_out && result.exit.exit_code == 130 && result.exit.context_death.is_none());
     assert_eq!(node.value("Promise.resolve()").await, "");
-    // What comes between two runs ends neither the context nor the next run.
+    // Errors between two runs end neither the context nor the next run.
     node.run("setTimeout(() => { Promise.reject(new Error('between')); throw new Error('thrown') }, 1); 1")
         .await;
     node.run("await 1").await;

@@ -379,7 +379,7 @@ pub async fn a_server_may_listen_on_ipv6_alone_and_so_may_the_host(host: &Host) 
 }
 
 pub async fn server_on_its_own_address_is_reached(host: &Host) {
-    // What a sandbox without a network calls itself. The loopback address refuses.
+    // The own address of a sandbox without a network. The loopback address refuses.
     const OWN: &str = "127.0.1.1";
     let sandbox = create(host).await;
     let own = server(&sandbox, 0, OWN).await;

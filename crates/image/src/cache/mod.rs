@@ -122,7 +122,7 @@ pub struct ImageInfo {
     pub in_use: bool,
 }
 
-/// What was removed because nothing used it.
+/// Unused images that were removed.
 ///
 /// ```
 /// assert_eq!(bouvet_image::cache::Pruned::default().bytes, 0);
@@ -131,7 +131,7 @@ pub struct ImageInfo {
 pub struct Pruned {
     /// The images.
     pub images: Vec<ImageInfo>,
-    /// What they and layers took on disk.
+    /// Bytes on disk of these images and of layers.
     pub bytes: u64,
 }
 
@@ -146,7 +146,7 @@ struct About {
 struct Pulled {
     reference: String,
     id: Digest,
-    /// Of the file that a local reference was read from.
+    /// Stamp of the file that a local reference was read from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stamp: Option<Stamp>,
 }
@@ -163,7 +163,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// Of the archive, or of the layout's index. `None` if `reference` means a registry, or the file cannot be looked at.
+    /// Stamp of the archive, or of the layout's index. `None` if `reference` means a registry, or the file is unreadable.
     pub(crate) fn of(reference: &Reference) -> Option<Self> {
         let path = match reference.source() {
             Source::Registry(_) => return None,

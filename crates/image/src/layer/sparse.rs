@@ -12,7 +12,7 @@ const MAX_DIGITS: usize = 20;
 /// A stretch of data: where in the file, and how many bytes.
 pub(super) type Part = (u64, u64);
 
-/// What PAX records say of a sparse file.
+/// PAX records of a sparse file.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Records {
     pub(super) name: Option<Vec<u8>>,

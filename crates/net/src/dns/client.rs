@@ -1,4 +1,4 @@
-//! What a sandbox's programs do with names before they ask: the words of resolv.conf(5) beside its servers.
+//! Settings of resolv.conf(5) other than its servers, by which a sandbox's programs complete and look up names.
 
 use std::path::Path;
 

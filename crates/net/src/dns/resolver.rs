@@ -19,11 +19,11 @@ use super::servers::{Servers, Upstream};
 /// From a question to its answer or to giving up, however many servers are asked: the longest that a C library waits for
 /// one server (`RES_MAXRETRANS`). A client that gives up earlier asks again.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How long the servers of several have together to answer, before they are asked again. A single one has all the time.
+/// Time for several servers together to answer, before they are asked again. A single one has all the time.
 const ROUNDS: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(10), Duration::from_secs(15)];
 /// When a datagram is repeated that got no answer; each further time after twice as long.
 const REPEAT_AFTER: Duration = Duration::from_millis(2500);
-/// How often a question is put that fails at once; more often where there are more servers.
+/// Least number of attempts of a question that fails at once; there are more with more servers.
 const MIN_ATTEMPTS: usize = 2;
 /// Questions that wait for name servers at once. Others wait for their turn, within the deadline.
 const MAX_IN_FLIGHT: usize = 64;

@@ -183,7 +183,7 @@ async fn slow(delay: Duration) -> (SocketAddr, tokio::task::JoinHandle<()>) {
             let socket = Arc::clone(&socket);
             tokio::spawn(async move {
                 tokio::time::sleep(delay).await;
-                // Whoever asked may have gone.
+                // The caller may have been dropped.
                 socket.send_to(&bytes(&answered(&asked, RIGHT)), from).await.ok();
             });
         }
