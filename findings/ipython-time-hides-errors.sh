@@ -1,14 +1,13 @@
 #!/bin/bash
 # Guess: in IPython, `run_cell` reports the failure of every cell whose code raises an error.
-# What happens: `%time`, `%%time` and `%prun`-like magics print the traceback and return; `success` is True and both error
-# fields are None. Only a `showtraceback` of one's own sees the error.
-# Versions: IPython 8.5.0 and 9.18.1.
+# Found: `%time` and `%%time` print the traceback and return; `success` is True and both error fields are None. Only a
+# `showtraceback` of one's own sees the error.
+# Versions: IPython 8.5.0, which Debian 12 has, and 9.18.1; Python 3.11.
 # Why it matters: a sandbox that takes the exit status of a cell from IPython's result calls failed code successful.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 python3 -m venv "$dir/venv"
-"$dir/venv/bin/pip" install -q --disable-pip-version-check ipython==8.5.0 traitlets==5.9.0
 cat > "$dir/try.py" <<'PYTHON'
 import sys
 import IPython
@@ -21,8 +20,14 @@ print("1 / 0        success:", plain.success, "error:", repr(plain.error_in_exec
 print("%time 1 / 0  success:", timed.success, "error:", repr(timed.error_in_exec))
 sys.exit(not (plain.success is False and timed.success is True))
 PYTHON
-HOME=$dir "$dir/venv/bin/python" "$dir/try.py"
-# Output seen (without the tracebacks):
+for version in 8.5.0 9.18.1; do
+    "$dir/venv/bin/pip" install -q --disable-pip-version-check "ipython==$version"
+    HOME=$dir "$dir/venv/bin/python" "$dir/try.py"
+done
+# Seen, without the tracebacks:
 #   IPython 8.5.0
+#   1 / 0        success: False error: ZeroDivisionError('division by zero')
+#   %time 1 / 0  success: True error: None
+#   IPython 9.18.1
 #   1 / 0        success: False error: ZeroDivisionError('division by zero')
 #   %time 1 / 0  success: True error: None

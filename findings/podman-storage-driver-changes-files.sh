@@ -1,10 +1,10 @@
 #!/bin/bash
 # Guess: podman gives an image the same files whatever its storage driver.
-# It does not. Case 1: a layer removes a directory and makes it again (`.wh.d`, then `d/`). With vfs `d` is new; with
+# Found: it does not. Case 1: a layer removes a directory and makes it again (`.wh.d`, then `d/`). With vfs `d` is new; with
 # overlay the removed files are back. Case 2: a layer has `lib/x` where a lower layer has a link `lib -> usr/lib`. With
 # vfs the file goes to `usr/lib`; with overlay a directory replaces the link, and all of `/lib` is gone.
 # Versions: podman 4.3.1, Linux 5.10 or newer with overlayfs. Needs root.
-# Why it matters: who merges layers has no single reference; images are tested on overlay, so that is the one to follow.
+# Why it matters: a program that merges layers has no single reference. People test images on overlay, so follow that one.
 set -euo pipefail
 podman_version=4.3.1+ds1-8+deb12u1+b3
 [[ $(id -u) == 0 ]] || { echo "run as root" >&2; exit 2; }
@@ -89,3 +89,9 @@ expect remade overlay "d d/new d/old"
 expect linked vfs "lib->usr/lib usr usr/lib usr/lib/a usr/lib/x"
 expect linked overlay "lib lib/x usr usr/lib usr/lib/a"
 exit $failed
+# Seen:
+#   podman version 4.3.1
+#   remade, vfs: d d/new
+#   remade, overlay: d d/new d/old
+#   linked, vfs: lib->usr/lib usr usr/lib usr/lib/a usr/lib/x
+#   linked, overlay: lib lib/x usr usr/lib usr/lib/a

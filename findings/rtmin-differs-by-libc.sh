@@ -1,10 +1,9 @@
 #!/bin/sh
 # Guess: a signal's name means one number on a Linux machine, as in `STOPSIGNAL SIGRTMIN+3` of an image.
-# What happens: the C library takes the first real-time signals for itself, and each takes as many as it needs. SIGRTMIN is
-# 34 in programs of glibc and 35 in those of musl (Alpine). The same name in an image and in `kill` inside it can be two
-# signals: a program of Alpine that waits for its SIGRTMIN+3 (38) ignores Docker's (37).
-# Seen with Debian's gcc 12, glibc 2.36 and musl 1.2.3-1. Who passes signals into sandboxes must fix the numbers (34 to 64, as
-# Docker's) and take plain numbers too.
+# Found: each C library keeps as many of the first real-time signals for itself as it needs. SIGRTMIN is 34 in programs of
+# glibc and 35 in those of musl (Alpine). A program of Alpine that waits for its SIGRTMIN+3 (38) ignores Docker's (37).
+# Versions: glibc 2.36, musl 1.2.3-1, gcc 12.2 (which must be installed).
+# Why it matters: a sandbox must define which number a name means (34 to 64, as Docker does), and accept plain numbers too.
 set -eu
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
@@ -14,7 +13,7 @@ cat > rtmin.c <<'C'
 #include <stdio.h>
 int main(void) { printf("%d %d\n", SIGRTMIN, SIGRTMAX); return 0; }
 C
-apt-get -o APT::Sandbox::User=root download -qq musl musl-dev > /dev/null
+apt-get -o APT::Sandbox::User=root download -qq musl=1.2.3-1 musl-dev=1.2.3-1 > /dev/null
 for package in ./*.deb; do dpkg -x "$package" root; done
 include=$(echo root/usr/include/*-linux-musl)
 lib=$(echo root/usr/lib/*-linux-musl)
@@ -27,3 +26,6 @@ glibc=$(./glibc) musl=$(./musl)
 echo "SIGRTMIN SIGRTMAX with glibc: $glibc"
 echo "SIGRTMIN SIGRTMAX with musl:  $musl"
 [ "$glibc" = "34 64" ] && [ "$musl" = "35 64" ]
+# Seen:
+#   SIGRTMIN SIGRTMAX with glibc: 34 64
+#   SIGRTMIN SIGRTMAX with musl:  35 64

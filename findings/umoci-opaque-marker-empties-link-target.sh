@@ -1,9 +1,9 @@
 #!/bin/bash
-# Guess: a layer that replaces a symbolic link by an opaque directory leaves what the link was to alone.
-# With umoci that depends on the order of two entries. If `srv/site/.wh..wh..opq` stands before the directory `srv/site`
+# Guess: a layer that replaces a symbolic link by an opaque directory leaves the target of the link alone.
+# Found: with umoci that depends on the order of two entries. If `srv/site/.wh..wh..opq` stands before the directory `srv/site`
 # (the image specification asks for whiteouts first), umoci follows the link of the lower layer, and empties `/data`.
-# Version: umoci 0.4.7.
-# Why it matters: files of an image are lost in silence. Whiteouts are only right if links of lower layers are not followed.
+# Versions: umoci 0.4.7.
+# Why it matters: files of an image are silently lost. An unpacker must not follow links of lower layers for whiteouts.
 set -euo pipefail
 umoci_version=0.4.7+ds-3+b7
 
@@ -47,3 +47,7 @@ for order in "directory-first site marker" "marker-first marker site"; do
     [[ $found == "$expected" ]] || { echo "  changed: it was: $expected"; failed=1; }
 done
 exit $failed
+# Seen:
+#   umoci version 0.4.7+ds-3+b7
+#   directory-first: data data/keep srv srv/site
+#   marker-first: data srv srv/site

@@ -395,7 +395,10 @@ const GIVEN: &str = r#"
 import os, resource, socket
 with socket.socket() as server:
     server.bind(("0.0.0.0", 80))
-socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as ping:
+    ping.settimeout(60)
+    ping.sendto(b"\x08" + bytes(7) + b"payload", ("127.0.0.1", 0))
+    assert ping.recv(99).endswith(b"payload")
 for name in ("NOFILE", "NPROC", "CORE", "MEMLOCK", "STACK"):
     print(name, *resource.getrlimit(getattr(resource, "RLIMIT_" + name)))
 for name, least in {"fs/inotify/max_user_watches": 65536, "fs/inotify/max_user_instances": 1024,
