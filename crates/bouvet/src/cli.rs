@@ -201,7 +201,7 @@ fn start_log(filter: Option<String>) -> Result<(), String> {
     Ok(())
 }
 
-/// What the MCP library's service reports is the daily life of clients: answers that are errors, calls that are cancelled,
+/// The MCP library's service reports the daily life of clients: answers that are errors, calls that are cancelled,
 /// clients that leave. So are the warnings of its sessions.
 const MCP_LIBRARY: &str = "rmcp::service=off,rmcp::transport::streamable_http_server::session=error";
 

@@ -571,7 +571,7 @@ impl Values<'_> {
 
     fn cgroup(&self) -> Result<CgroupChoice, ConfigError> {
         match self.text("BOUVET_CGROUP").as_str() {
-            // What a user has is asked of the machine where it is used: by `bouvet_host`.
+            // `bouvet_host` finds out which cgroup the machine delegated to the user.
             "auto" if self.place.is_root => Ok(CgroupChoice::Detect),
             "auto" => Ok(CgroupChoice::delegated().unwrap_or(CgroupChoice::Off)),
             "off" => Ok(CgroupChoice::Off),

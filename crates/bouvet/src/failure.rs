@@ -119,13 +119,9 @@ impl Failure {
         )
     }
 
-    /// Whoever called has taken it back.
+    /// The caller cancelled the call.
     pub(crate) fn cancelled() -> Self {
-        Self::new(
-            Status::GONE,
-            "this call was cancelled, and its program killed",
-            "Call again to run it anew.",
-        )
+        Self::new(Status::GONE, "this call was cancelled, and its program killed", "Call again to repeat it.")
     }
 
     /// An argument that is wrong by itself.

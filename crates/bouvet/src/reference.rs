@@ -55,7 +55,7 @@ pub(crate) fn of(line: &mut Command) -> String {
 const OWN: &[&str] =
     &["attest", "bench", "completions", "demo", "doctor", "help", "resume", "serve", "sidecar"];
 
-/// What is as in `docker`, what is otherwise and what is not there.
+/// Lists what works as in `docker`, what differs and what is missing.
 fn differences(line: &Command, text: &mut String) -> std::fmt::Result {
     let names = |command: &Command| command.get_name().to_owned();
     let shared: Vec<_> = line.get_subcommands().map(names).filter(|name| !OWN.contains(&&**name)).collect();

@@ -1,4 +1,4 @@
-//! What an operator reads in the log of a server: what it was started with, and the life of its sandboxes.
+//! The log of a server, for its operator: its configuration, and the life of its sandboxes.
 
 use bouvet_host::{Happening, Host, HostEvent, State, Watched};
 use tracing::{error, info, warn};

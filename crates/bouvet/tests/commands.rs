@@ -42,7 +42,7 @@ impl Site {
         self.command(arguments).output().unwrap()
     }
 
-    /// What it prints to standard error, if it fails as commands of ours do.
+    /// Runs a command that must fail with our exit code, and returns its standard error.
     fn failure(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(125), "{arguments:?}: {output:?}");

@@ -22,7 +22,7 @@ const WAITING_CHUNKS: usize = 4;
 /// Permission bits that files may get: the host's caller owns this sandbox.
 const MODE_MASK: u32 = 0o7777;
 
-/// What is at a path.
+/// Reports the file at a path.
 pub(crate) fn stat(place: &Place, request: &v1::StatRequest) -> Result<v1::StatReply, Status> {
     let path = resolve(place, &request.path)?;
     let about = fs::symlink_metadata(&path).map_err(|error| status(&path, &error))?;
@@ -81,7 +81,7 @@ fn pack_status(error: &PackError) -> Status {
     }
 }
 
-/// What is written goes to the caller, chunk by chunk.
+/// A stream to write, whose bytes are sent to the caller in chunks.
 struct Chunks {
     answers: mpsc::Sender<Result<v1::PackOutput, Status>>,
     chunk: BytesMut,
@@ -185,7 +185,7 @@ fn unpack_from(
     Ok(reply)
 }
 
-/// What comes from the caller, as a stream of bytes.
+/// Chunks from the caller, as a stream to read.
 struct Received {
     chunks: mpsc::Receiver<io::Result<Bytes>>,
     chunk: Bytes,

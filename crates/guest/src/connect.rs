@@ -112,7 +112,7 @@ async fn dial(start: &v1::ConnectStart, addresses: &[IpAddr]) -> io::Result<Box<
     for address in addresses {
         match TcpStream::connect((*address, port)).await {
             Ok(stream) => {
-                // Whoever sends little at a time has decided so at the other end.
+                // The sender at the other end decides how much it sends at a time.
                 stream.set_nodelay(true)?;
                 return Ok(Box::new(stream));
             }

@@ -116,7 +116,7 @@ struct Line {
 /// A datagram that may be refused yet, where it was sent.
 struct Unconfirmed {
     data: Bytes,
-    /// How many other addresses it may be sent to.
+    /// Number of other addresses that the datagram may be sent to.
     turns: usize,
 }
 

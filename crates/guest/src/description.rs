@@ -62,7 +62,7 @@ impl Description {
         match self.identity("") {
             Ok(identity) if identity.uid == 0 => self.root_home.clone(),
             Ok(identity) => identity.home,
-            // Whoever starts a program is told.
+            // The start of a program reports the error.
             Err(_) => ROOT.into(),
         }
     }

@@ -103,7 +103,7 @@ fn mount_tmpfs(tmpfs: &v1::Tmpfs) -> io::Result<()> {
     Ok(())
 }
 
-/// What is mounted at `path` and below, to be mounted again.
+/// Clones the mounts at `path` and below, to mount them elsewhere.
 fn hold(path: &str) -> io::Result<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;

@@ -90,7 +90,7 @@ impl Identity {
             return;
         }
         let owner = Some(Uid::from_raw(self.uid));
-        // What cannot be given away, such as `/dev/null`, anybody may open.
+        // Files whose owner cannot be changed, such as `/dev/null`, are open to everybody.
         rustix::fs::fchown(rustix::stdio::stdin(), owner, None).ok();
         rustix::fs::fchown(rustix::stdio::stdout(), owner, None).ok();
         rustix::fs::fchown(rustix::stdio::stderr(), owner, None).ok();

@@ -28,7 +28,7 @@ pub(crate) enum Error {
     File(&'static str, #[source] io::Error),
 }
 
-/// What was last applied: a clone that waited has its names already.
+/// The names that were applied last: a clone that waited has its names already.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     hostname: String,

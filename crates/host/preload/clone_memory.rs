@@ -61,7 +61,7 @@ unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> Result<usize, u
     if result < FIRST_ERROR { Ok(result) } else { Err(result.wrapping_neg()) }
 }
 
-/// What a caller of `mmap` asks for.
+/// Arguments of a call of `mmap`.
 #[derive(Clone, Copy)]
 struct Mapping {
     address: usize,

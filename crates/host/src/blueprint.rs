@@ -129,7 +129,7 @@ impl Blueprint {
         self.env.splice(0..0, variables);
     }
 
-    /// Who its programs run as; empty for root.
+    /// User that its programs run as; empty for root.
     pub(crate) fn user(&self) -> &str {
         &self.user
     }

@@ -151,7 +151,7 @@ impl Boxes {
     /// The ids of the images that sandboxes here were made from, of all hosts.
     pub(crate) fn images(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        // What has no record is no sandbox.
+        // A directory without a record is not a sandbox.
         let records = entries.filter_map(|entry| {
             let text = fs::read(entry.path().join(RECORD)).ok()?;
             serde_json::from_slice::<Record>(&text).ok()
@@ -243,7 +243,7 @@ impl Kept {
         Ok(Some(policy))
     }
 
-    /// What it is called, if that was changed since it was made.
+    /// The sandbox's name, if it was changed since its creation.
     pub(crate) fn name(&self) -> Result<Option<String>, KeepError> {
         let text = match fs::read(self.dir.join(NAME)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::boxconfig::InvalidConfig;
 
-/// How much of what a program in a context shows is sent. Larger forms are kept in files of the sandbox.
+/// Limits of the results of a program in a context. Larger forms are kept in files of the sandbox.
 ///
 /// ```
 /// use bouvet_host::{ExecRequest, Program, ResultLimits};
@@ -20,11 +20,11 @@ use crate::boxconfig::InvalidConfig;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResultLimits {
-    /// Of one form that is not an image, at most 2 MiB.
+    /// Bytes of one form that is not an image, at most 2 MiB.
     pub form_bytes: u32,
-    /// Of all these together. With the images, at most 8 MiB.
+    /// Bytes of all forms that are not images. With the images, at most 8 MiB.
     pub forms_bytes: u32,
-    /// Of all images together. One may take half of what is left; a larger one is made smaller where the sandbox has
+    /// Bytes of all images. One may take half of what is left; a larger one is made smaller where the sandbox has
     /// Pillow.
     pub images_bytes: u32,
 }

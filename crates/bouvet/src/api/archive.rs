@@ -25,7 +25,7 @@ pub(super) struct StatQuery {
 #[serde(deny_unknown_fields)]
 pub(super) struct PackQuery {
     path: String,
-    /// Of the top entry in the archive; `.`: only a directory's content has names.
+    /// Name of the top entry in the archive; `.`: only a directory's content has names.
     name: String,
 }
 

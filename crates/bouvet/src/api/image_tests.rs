@@ -34,7 +34,7 @@ fn archive(name: &str) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-/// Of 1024 zeros.
+/// The digest of a layer of 1024 zeros.
 fn bouvet_image_digest(layer: &[u8]) -> String {
     bouvet_host::Digest::of(layer).to_string()
 }
@@ -110,7 +110,7 @@ async fn base_image_is_not_removed_tagged_or_saved() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_loaded_or_saved_is_told_at_once() {
+async fn load_and_save_errors_arrive_at_once() {
     let site = Site::start().await;
     let failure = refused(&site, &["images", "save"], &json!({ "names": ["none"] })).await;
     assert_eq!((failure.kind.as_str(), failure.hint.is_empty()), ("no_image", false));

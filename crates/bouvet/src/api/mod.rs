@@ -108,7 +108,7 @@ async fn version() -> Response {
     said(&json!({ "version": env!("CARGO_PKG_VERSION"), "api": 1 }))
 }
 
-/// What the server is, and what it has.
+/// Reports the server's version, engine and counts.
 async fn info(axum::extract::State(host): axum::extract::State<Host>) -> Response {
     let sandboxes = host.list();
     let count = |wanted: &[&str]| sandboxes.iter().filter(|info| wanted.contains(&info.state.name())).count();
@@ -155,7 +155,7 @@ async fn health(axum::extract::State(host): axum::extract::State<Host>) -> Respo
     }))
 }
 
-/// What a template is of.
+/// Size of a template's VM.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TemplateQuery {

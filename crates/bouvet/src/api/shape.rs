@@ -105,7 +105,7 @@ impl SandboxView {
     }
 }
 
-/// What the server is, and what it has.
+/// Facts about the server and its sandboxes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InfoView {
     pub(crate) version: String,
@@ -113,7 +113,7 @@ pub(crate) struct InfoView {
     pub(crate) engine_version: String,
     /// `hardware` or what stands in for it.
     pub(crate) acceleration: String,
-    /// Of the server's machine.
+    /// Kernel of the server's machine.
     pub(crate) kernel_version: String,
     pub(crate) operating_system: String,
     pub(crate) architecture: String,
@@ -313,7 +313,7 @@ pub(crate) struct ListingView {
     pub(crate) truncated: bool,
 }
 
-/// What is at a path of a sandbox.
+/// The file at a path of a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StatView {
     /// `file`, `directory`, `symlink` or `other`: of the entry itself.
@@ -344,7 +344,7 @@ impl From<SkippedFile> for SkippedView {
     }
 }
 
-/// What was unpacked.
+/// Files that were unpacked and skipped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UnpackedView {
     pub(crate) entries: u64,
@@ -367,7 +367,7 @@ pub(crate) struct ImageView {
     pub(crate) in_use: bool,
 }
 
-/// What was removed because nothing used it.
+/// Unused things that were removed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PrunedView {
     pub(crate) removed: Vec<ImageView>,

@@ -6,7 +6,7 @@ use super::outcome::{Connection, Failed};
 use super::without_server::WithoutServer;
 use super::{inspect, prune, ps, rm};
 
-/// What is typed after `bouvet container`.
+/// Verbs of sandboxes, in docker's long form.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Line {
     /// List sandboxes, as `bouvet ps`
@@ -21,7 +21,7 @@ pub(crate) enum Line {
 }
 
 impl Line {
-    /// What it does where no server answers: the same as the short form.
+    /// The rule of the short form.
     pub(super) fn without_server(&self) -> WithoutServer {
         match self {
             Self::Ls(line) if line.lists_stopped() => WithoutServer::Works,

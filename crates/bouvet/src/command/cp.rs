@@ -120,7 +120,7 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
 /// Files that are named at most.
 const MAX_NAMED: usize = 1000;
 
-/// What was left out.
+/// Files that were not copied.
 #[derive(Debug, Default)]
 struct Skipped {
     /// The first of them.
@@ -158,7 +158,7 @@ impl Remote {
         path(&["sandboxes", &self.sandbox, "archive"], query)
     }
 
-    /// What is at a path; `None`: nothing.
+    /// The file at a path; `None` if there is none.
     async fn stat(&self, at: &str) -> Result<Option<StatView>, Failed> {
         match self.client.get::<StatView>(&path(&["sandboxes", &self.sandbox, "stat"], &[("path", at)])).await
         {

@@ -1,4 +1,4 @@
-//! What `docker` has and Bouvet does not: known by name, so that an error explains it and the reference lists it.
+//! Verbs and flags of `docker` that Bouvet lacks: known by name, so that an error explains them and the reference lists them.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
@@ -9,7 +9,7 @@ pub(crate) struct Missing {
     pub(crate) verb: &'static str,
     /// Its flags, separated by spaces; empty: the verb itself is missing.
     pub(crate) flags: &'static str,
-    /// What to use instead, or why there is nothing.
+    /// The alternative, or the reason why there is none.
     pub(crate) instead: &'static str,
 }
 
@@ -121,7 +121,7 @@ pub(crate) const MISSING: &[Missing] = &[
     ),
 ];
 
-/// What works, but not as `docker` has it: the habit, and what Bouvet does.
+/// Differences in what both have: the habit from `docker`, and what Bouvet does.
 #[cfg(test)]
 pub(crate) const OTHERWISE: &[(&str, &str)] = &[
     ("`run IMAGE` without `-d`", "needs no server: the sandbox is created in the command's own process"),
@@ -139,7 +139,7 @@ pub(crate) const OTHERWISE: &[(&str, &str)] = &[
     ("`images`, `ps`", "have other columns; `--json` is for programs"),
 ];
 
-/// What an error of clap's is about, if it is a verb or a flag of `docker`'s. `names` are the arguments.
+/// Explains an error of clap's that is about a verb or a flag of `docker`'s. `arguments` are those that were typed.
 pub(crate) fn explain(error: &clap::Error, arguments: &[String]) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),

@@ -14,7 +14,7 @@ use crate::api::shape::ImageView;
 /// Digits of an image's id that are shown.
 const ID_DIGITS: usize = 12;
 
-/// What fields of a template are called above their column.
+/// Heads of columns, by the field of a template.
 const HEADS: &[(&str, &str)] = &[
     ("ID", "IMAGE ID"),
     ("Repository", "REPOSITORY"),

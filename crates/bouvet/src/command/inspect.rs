@@ -33,7 +33,7 @@ pub(crate) struct Line {
     names: Vec<String>,
 }
 
-/// What is looked for.
+/// Kind of thing to inspect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
     /// Docker's word for a sandbox.

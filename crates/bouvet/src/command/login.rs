@@ -67,7 +67,7 @@ fn credentials(line: &LoginLine) -> Result<(String, String), Failed> {
         if read as u64 > MAX_PASSWORD_BYTES {
             return Err(Failed::new(format!("the password has more than {MAX_PASSWORD_BYTES} bytes")));
         }
-        // Of a file or an `echo`; a password may end in blanks.
+        // A file or `echo` ends in a line break; a password may end in blanks.
         password.trim_end_matches(['\r', '\n']).to_owned()
     } else if asks {
         let hidden = terminal::Hidden::new()?;

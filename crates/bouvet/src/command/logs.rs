@@ -65,7 +65,7 @@ fn time(flag: &str, text: Option<&str>) -> Result<Option<String>, Failed> {
             None => humantime::parse_rfc3339_weak(text).map_err(|_| wrong())?,
         },
     };
-    // What RFC 3339 cannot write is not meant.
+    // RFC 3339 writes no later times.
     let last = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(253_402_300_799);
     if time > last {
         return Err(wrong());
@@ -90,7 +90,7 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
         match frame {
             Frame::Stdout(data) => print(&mut stdout, &data).await?,
             Frame::Stderr(data) => print(&mut stderr, &data).await?,
-            _ => return Err(Failed::new("the server sent what is none of its frames")),
+            _ => return Err(Failed::new("the server sent an unknown frame")),
         }
     }
     Ok(0)

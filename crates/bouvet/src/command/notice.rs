@@ -15,7 +15,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// Templates are begun when images are there; from then on at most so many polls find one.
 const POLLS: u32 = 40;
 
-/// What a person reads meanwhile.
+/// Text for a person who waits.
 pub(crate) const FIRST_OF_ITS_SIZE: &str =
     "making the first sandbox of this size, about a minute; the next take a second";
 
@@ -29,7 +29,7 @@ struct Template {
 }
 
 impl Notice {
-    /// Of a sandbox with `resources`. Silent where standard error is no terminal: the server's log has it.
+    /// Watches the creation of a sandbox with `resources`. Silent without a terminal: the server logs the same.
     pub(super) fn watch(client: &Client, resources: &ResourceConfig) -> Self {
         if !io::stderr().is_terminal() {
             return Self(None);

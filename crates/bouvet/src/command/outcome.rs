@@ -42,7 +42,7 @@ impl Failed {
         Self { hint: hint.to_string(), ..self }
     }
 
-    /// One that is no failure of the command: what was to be done needs not be done.
+    /// A message that is not a failure of the command: the work was not needed.
     pub(super) fn not_needed(text: impl Display) -> Self {
         Self { code: 0, ..Self::new(text) }
     }

@@ -11,7 +11,7 @@ use super::{table, usage};
 use crate::api::client::{CallError, path};
 use crate::api::shape::SandboxView;
 
-/// What is typed after `bouvet prune`.
+/// Options of `bouvet prune`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Sandboxes that are stopped, have failed or were never started are removed. A persistent one \

@@ -16,7 +16,7 @@ use crate::api::shape::{PortView, SandboxView};
 
 /// Characters of a command that are shown.
 const COMMAND_CHARS: usize = 24;
-/// What fields of a template are called above their column.
+/// Heads of columns, by the field of a template.
 const HEADS: &[(&str, &str)] = &[
     ("ID", "ID"),
     ("Names", "NAMES"),

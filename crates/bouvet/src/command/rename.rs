@@ -6,7 +6,7 @@ use hyper::Method;
 use super::outcome::{Connection, Failed};
 use crate::api::client::path;
 
-/// What is typed after `bouvet rename`.
+/// Arguments of `bouvet rename`.
 #[derive(Debug, Args)]
 #[command(after_help = "Its host name stays as it was.")]
 pub(crate) struct Line {

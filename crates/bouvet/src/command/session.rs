@@ -1,4 +1,4 @@
-//! This process stands for a program in a sandbox: its input, output, signals and terminal are passed on.
+//! This process represents a program in a sandbox: it forwards input, output, signals and the terminal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,9 @@ use crate::api::shape::{ExitView, SandboxView};
 use crate::api::{WINDOW_BYTES, cost_bytes};
 
 /// Frames that wait to be sent.
-const WAITING: usize = 64;
-/// So many SIGINT and SIGTERM end the command itself at once.
-const IMPATIENT: u32 = 3;
+const OUTGOING_QUEUE_FRAMES: usize = 64;
+/// Number of SIGINT and SIGTERM after which the command itself ends at once.
+const MAX_END_SIGNALS: u32 = 3;
 /// Time that a program has to end after the first signal that asks it to: as long as `bouvet stop` gives it.
 const END_GRACE: Duration = Duration::from_secs(10);
 /// Time in which a killed program's end is reported.
@@ -35,7 +35,7 @@ const SIGKILL: i32 = 9;
 /// How this process stands for the program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Terms {
-    /// Whether it hands on its standard input.
+    /// Whether it forwards its standard input.
     pub(super) input: bool,
     /// Whether the program's input is at its end from the beginning.
     pub(super) closed: bool,
@@ -51,7 +51,7 @@ impl Terms {
     /// Refuses to hand on keys where there are none.
     pub(super) fn check(self) -> Result<(), Failed> {
         match self.input && self.terminal && !terminal::is_input() {
-            true => Err(Failed::new("standard input is no terminal").hint("leave `-t` away")),
+            true => Err(Failed::new("standard input is not a terminal").hint("omit `-t`")),
             false => Ok(()),
         }
     }
@@ -83,7 +83,7 @@ impl Ended {
                     super::table::note("the sandbox ran out of memory");
                 }
                 if exit.timed_out {
-                    super::table::note("the program's time was over");
+                    super::table::note("the program's time limit was reached");
                 }
                 // As wait(2) cuts it.
                 u8::try_from(exit.exit_code & 0xff).unwrap_or(u8::MAX)
@@ -102,7 +102,7 @@ pub(super) async fn run(
     terms: Terms,
     signals: &mut Signals,
 ) -> Result<Ended, Failed> {
-    let (frames, sent) = mpsc::channel(WAITING);
+    let (frames, sent) = mpsc::channel(OUTGOING_QUEUE_FRAMES);
     for frame in start
         .map(Frame::Start)
         .into_iter()
@@ -183,7 +183,7 @@ impl Session {
                 }
                 number = signals.next() => {
                     asked += u32::from(matches!(number, SIGINT | SIGTERM));
-                    if asked >= IMPATIENT {
+                    if asked >= MAX_END_SIGNALS {
                         return Ok(Ended::Signal(number));
                     }
                     if ending.is_none() && terms.ends(number) {

@@ -15,9 +15,9 @@ const PASSED: [SignalKind; 6] = [
     SignalKind::user_defined2(),
 ];
 /// Signals that wait to be passed on. Of more, people do not mean each.
-const WAITING: usize = 16;
+const QUEUED_SIGNALS: usize = 16;
 
-/// What the kernel reports of this process, with the mask of ignored signals in it.
+/// The kernel's report on this process, which contains the mask of ignored signals.
 const STATUS: &str = "/proc/self/status";
 
 /// Signals that come, by number.
@@ -28,7 +28,7 @@ impl Signals {
     /// From now on none of them ends this process by itself. Signals that this process was started to ignore, as by
     /// `nohup`, stay ignored.
     pub(super) fn listen() -> io::Result<Self> {
-        let (sender, receiver) = mpsc::channel(WAITING);
+        let (sender, receiver) = mpsc::channel(QUEUED_SIGNALS);
         let status = std::fs::read_to_string(STATUS).unwrap_or_default();
         for kind in PASSED.into_iter().filter(|kind| !is_ignored(&status, kind.as_raw_value())) {
             let (mut signals, sender) = (signal(kind)?, sender.clone());

@@ -9,7 +9,7 @@ use super::{image, info, prune, table};
 use crate::api::client::{CallError, path};
 use crate::api::shape::NamedNetworkView;
 
-/// What is typed after `bouvet system`.
+/// Verbs of the whole server.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Line {
     /// Remove stopped sandboxes, and networks that no sandbox is on
@@ -29,7 +29,7 @@ pub(crate) struct Prune {
 }
 
 impl Line {
-    /// What it does where no server answers.
+    /// The rule where no server answers.
     pub(super) fn without_server(&self) -> WithoutServer {
         match self {
             Self::Prune(_) => WithoutServer::Works,

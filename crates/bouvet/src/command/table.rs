@@ -62,7 +62,7 @@ pub(super) fn note(text: &str) {
     writeln!(io::stderr(), "{text}").ok();
 }
 
-/// How long ago something was, in docker's words.
+/// Time since an event, in docker's words.
 pub(super) fn ago(time: &str, now: SystemTime) -> String {
     match humantime::parse_rfc3339(time) {
         Ok(time) => format!("{} ago", human(now.duration_since(time).unwrap_or_default())),
@@ -70,7 +70,7 @@ pub(super) fn ago(time: &str, now: SystemTime) -> String {
     }
 }
 
-/// How long something lasted, in docker's words.
+/// A duration, in docker's words.
 pub(super) fn human(duration: Duration) -> String {
     let seconds = duration.as_secs();
     // As docker does, hours are rounded.

@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 /// What is read at once.
 const READ_BYTES: usize = 16 * 1024;
 /// Reads that wait.
-const WAITING: usize = 4;
+const QUEUED_KEYS: usize = 4;
 
-/// A terminal that hands on every key, until this is dropped: also when a panic unwinds.
+/// A terminal that forwards every key, until this is dropped: also when a panic unwinds.
 #[derive(Debug)]
 pub(super) struct Raw(Termios);
 
@@ -69,7 +69,7 @@ pub(super) fn size() -> Option<(u16, u16)> {
 /// What comes on standard input, to its end. Read by a thread of its own, which nobody waits for at the end: it may hang
 /// in a read that never returns.
 pub(super) fn input() -> io::Result<mpsc::Receiver<Bytes>> {
-    let (sender, receiver) = mpsc::channel(WAITING);
+    let (sender, receiver) = mpsc::channel(QUEUED_KEYS);
     std::thread::Builder::new().name("stdin".into()).spawn(move || {
         let mut buffer = vec![0; READ_BYTES];
         loop {

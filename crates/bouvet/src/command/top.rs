@@ -10,10 +10,10 @@ use crate::api::client::path;
 use crate::api::frame::Frame;
 use crate::api::shape::{ExecView, ExitView, FailureView};
 
-/// How long `ps` may take.
+/// Time limit of `ps` in the sandbox.
 const TIMEOUT_SECS: u64 = 60;
 
-/// What is typed after `bouvet top`.
+/// Arguments of `bouvet top`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "The sandbox's own `ps` is run: other options than its own are not known, and an image without \
@@ -52,7 +52,7 @@ pub(super) async fn run(line: Line, connection: &Connection) -> Result<u8, Faile
             _ => {}
         }
     }
-    Err(Failed::new("the server broke the answer off"))
+    Err(Failed::new("the server ended its answer too early"))
 }
 
 fn without_ps(failed: Failed) -> Failed {

@@ -1,8 +1,8 @@
-//! What each command does where no server answers.
+//! The rule of each command where no server answers.
 
 use super::Command;
 
-/// What a command does where no server answers.
+/// The rule of a command where no server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WithoutServer {
     /// Works: the command does what it needs itself.
@@ -14,7 +14,7 @@ pub(crate) enum WithoutServer {
 }
 
 impl Command {
-    /// What it does where no server answers.
+    /// The rule where no server answers.
     pub(crate) fn without_server(&self) -> WithoutServer {
         use WithoutServer::{Fails, Works, WorksForStopped};
         match self {

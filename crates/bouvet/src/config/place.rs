@@ -7,7 +7,7 @@ const PROFILES: &[&str] = &["release", "debug"];
 /// The working directory of a server that root runs.
 const ROOT_DIR: &str = "/tmp/bouvet";
 
-/// Who runs the server, and by which executable.
+/// The user who runs the server, and the executable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// Whether it is root.

@@ -1,6 +1,6 @@
 //! Transports of MCP clients.
 
-/// How MCP clients reach the server.
+/// Transports by which MCP clients reach the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// Over standard input and output.

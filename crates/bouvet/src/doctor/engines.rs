@@ -1,4 +1,4 @@
-//! What VMs boot from, and what makes them: each engine is made ready as the server does it.
+//! The kernel, the rootfs and the engines: each engine is prepared as by the server.
 
 use std::path::Path;
 
@@ -134,10 +134,10 @@ fn is_of_images(error: &StartError) -> bool {
 }
 
 fn untried(engine: EngineChoice) -> Finding {
-    Finding::ok(name(engine), "installed; the rest was not tried, for want of a kernel or a rootfs")
+    Finding::ok(name(engine), "installed; not tried further, as the kernel or the rootfs is missing")
 }
 
-/// What an error is about.
+/// Subject of a finding about this error.
 fn subject(engine: EngineChoice, error: &StartError) -> &'static str {
     match error {
         StartError::Cgroup(_) => "cgroups",

@@ -1,4 +1,4 @@
-//! The configuration as it meets this machine: what the server warns of when it starts, and `doctor` shows.
+//! The configuration on this machine: findings that the server logs when it starts, and `doctor` shows.
 
 use std::io;
 use std::net::IpAddr;

@@ -5,7 +5,7 @@ use bouvet_host::{ConnectError, ContextError, ExecError, FileError, chain};
 
 use super::{Failure, Kind};
 
-/// What to do about a sandbox that did not answer.
+/// Advice about a sandbox that did not answer.
 const OVERLOADED: &str = "It may be overloaded: call it once more, then create another.";
 
 impl From<ExecError> for Failure {

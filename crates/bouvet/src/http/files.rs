@@ -21,7 +21,7 @@ use crate::failure::Failure;
 /// How long a client may take nothing of a file.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What follows the `?` of an address. Any query can be read so.
+/// The query of an address, after its `?`. Any query can be read in this form.
 type Asked = Query<Vec<(String, String)>>;
 
 /// The path in `query`, and the value of its other parameter, which is called `other` and is `wanted`.

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_without_an_answer_tells_a_cancelled_call_from_an_ended_session() {
+    async fn cancelled_calls_differ_from_ended_sessions() {
         for (goes_on, words) in [(true, "this call was cancelled"), (false, "the session ended")] {
             let stream = [(header::CONTENT_TYPE, "text/event-stream")];
             let response = only_answer((stream, "data:\n\n").into_response(), async { goes_on }).await;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 
-/// Of an argument that is refused, as much as helps to recognise it.
+/// Characters of a refused argument that an error shows.
 const MAX_SHOWN_CHARS: usize = 64;
 /// The largest number that a double, and so JavaScript, counts by ones to.
 const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_991.0;
@@ -110,7 +110,7 @@ fn fits(schema: &Value, value: &Value) -> bool {
     match kind(schema) {
         "string" => value.is_string(),
         "boolean" => value.is_boolean(),
-        // Of larger limits the tool has words of its own.
+        // The tool itself explains larger limits.
         "integer" => value.as_u64().is_some_and(|number| {
             number <= u64::from(u32::MAX) || schema["maximum"].as_u64().is_none_or(|limit| number <= limit)
         }),
@@ -123,7 +123,7 @@ fn fits(schema: &Value, value: &Value) -> bool {
     }
 }
 
-/// What `name` must be, in words.
+/// The allowed values of `name`, in words.
 fn wanted(name: &str, schema: &Value) -> String {
     match kind(schema) {
         "string" => "a string".into(),

@@ -32,7 +32,7 @@ impl Malformed {
     }
 }
 
-/// What is known of a message without its parameters.
+/// The members of a message other than its parameters.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Envelope {
     /// `None` for a response.
@@ -49,7 +49,7 @@ pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
 pub(crate) fn check(bytes: &[u8]) -> Result<Envelope, Malformed> {
     let (parsed, members) = parse(bytes, true);
     if let Err(error) = parsed {
-        // What is wrong may stand before the id. Without checking texts, more can be read.
+        // The mistake may stand before the id. A parser that does not check texts reads further.
         let (_, lenient) = parse(String::from_utf8_lossy(bytes).as_bytes(), false);
         let malformed = Malformed::new(ErrorCode::PARSE_ERROR, not_json(&error));
         return Err(Malformed { id: lenient.request_id(), is_error: lenient.is_error(), ..malformed });
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn input_that_is_not_json_is_a_parse_error_with_its_id() {
+    fn invalid_json_is_a_parse_error() {
         let five = json!(5);
         let with = |rest: &str| format!(r#"{{"jsonrpc":"2.0","id":5,"method":"m","params":{rest}}}"#);
         for text in [
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn json_that_is_not_a_message_is_an_invalid_request() {
+    fn json_without_message_is_invalid_request() {
         for (text, expected, id) in [
             ("3", -32600, Value::Null),
             ("null", -32600, Value::Null),

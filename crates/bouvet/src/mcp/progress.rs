@@ -14,7 +14,7 @@ use crate::command::FIRST_OF_ITS_SIZE;
 const INTERVAL: Duration = Duration::from_millis(100);
 /// The most time between two: many clients give a call up after a minute of silence.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How often a creation that takes long is asked why.
+/// Interval at which a long creation is checked for its cause.
 const TEMPLATE_POLL: Duration = Duration::from_millis(500);
 /// Output in one notification. The result has it all; this is to watch.
 const MAX_MESSAGE_BYTES: usize = 4096;

@@ -38,7 +38,7 @@ pub(super) enum Why {
         file: PathBuf,
         mode: u32,
     },
-    /// What the file cannot be executed for is a fact about its content.
+    /// The content of the file prevents its execution.
     Format {
         file: PathBuf,
         fact: String,
@@ -88,7 +88,7 @@ impl Why {
         }
     }
 
-    /// How a caller is told: as a shell and Docker do, by the exit codes 127 and 126.
+    /// The kind of obstacle, for the exit codes 127 and 126 of shells and Docker.
     pub(super) fn obstacle(&self) -> Obstacle {
         match self {
             Self::Missing | Self::Interpreter { .. } => Obstacle::Missing,
@@ -171,7 +171,7 @@ fn candidates(program: &OsStr, path: &OsStr) -> Vec<PathBuf> {
     std::env::split_paths(path).map(|dir| dir.join(program)).collect()
 }
 
-/// What a file asks the kernel for, to be executed.
+/// The interpreter or loader that a file names.
 #[derive(Debug, PartialEq, Eq)]
 enum Named {
     Nothing,
@@ -234,7 +234,7 @@ impl Named {
     }
 }
 
-/// What of an ELF header tells whether and by which loader a program runs.
+/// The fields of an ELF header that decide whether a program runs, and by which loader.
 struct Elf {
     machine: u16,
     is_64: bool,
@@ -329,7 +329,7 @@ mod tests {
         Dir(tempfile::tempdir().unwrap())
     }
 
-    /// What executing `program` comes to, in the kernel and in words.
+    /// The words for the kernel's error when it executes `program`.
     fn why(program: &Path) -> String {
         let error = execute(&[program.into()], &HashMap::new(), OsStr::new("/bin"));
         Why::of(program.as_os_str(), OsStr::new("/bin"), &error).to_string()

@@ -198,7 +198,7 @@ impl Group {
         self.leader = i32::try_from(pid).ok().and_then(Pid::from_raw);
     }
 
-    /// What starts the program's first process, in the supplementary groups `gids`.
+    /// The command that starts the program's first process, in the supplementary groups `gids`.
     pub(super) fn command(
         &self,
         argv: &[OsString],

@@ -23,7 +23,7 @@ const READY_DEADLINE: Duration = Duration::from_secs(150);
 /// A request is one message: the environment is most of it.
 const MAX_REQUEST_BYTES: usize = 200 * 1024;
 
-/// What a fork is to be.
+/// Attributes of the process that a fork makes.
 #[derive(Debug)]
 pub(super) struct Request<'a> {
     /// The program.

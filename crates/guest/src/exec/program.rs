@@ -12,7 +12,7 @@ use bouvet_wire::v1::Program;
 /// What the kernel takes as one argument, less room to spare (`MAX_ARG_STRLEN`, execve(2)).
 const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
 
-/// What Node.js loads before each program.
+/// Script that Node.js loads before each program.
 const NODE_RUNNER: &str = "node.js";
 
 const RUNNERS: [(&str, &str); 14] = [

@@ -1,4 +1,4 @@
-//! What a process prints through pipes that it keeps, handed to one run at a time. What it prints between two runs is
+//! Output of a process through pipes that it keeps, assigned to one run at a time. Output between two runs is
 //! kept for the next one, within a limit.
 
 use bouvet_wire::limits::MAX_EARLIER_BYTES;
@@ -13,7 +13,7 @@ const READ_BYTES: usize = 32 * 1024;
 /// printing.
 const MAX_LATE_READS: u32 = 4;
 
-/// How much of a run's output came before it began.
+/// Part of a run's output that was printed before the run began.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Earlier {
     /// The first bytes of the output.

@@ -40,7 +40,7 @@ pub(super) enum Message {
 pub(super) struct Talk {
     socket: OwnedWriteHalf,
     messages: mpsc::Receiver<Message>,
-    /// Of the standard output and errors that the process was started with.
+    /// Relays of the standard output and errors that the process was started with.
     outputs: [Relay; 2],
     /// Whether it is sent the standard input of each run.
     takes_input: bool,

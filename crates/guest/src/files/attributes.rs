@@ -1,4 +1,4 @@
-//! What a file is besides its content: owner, group, permissions and extended attributes, access control lists among them.
+//! Attributes of a file: owner, group, permissions and extended attributes, access control lists among them.
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};

@@ -72,13 +72,13 @@ struct Target {
     /// No link.
     path: PathBuf,
     file: tokio::fs::File,
-    /// What the content must be like at the end.
+    /// Form that the content must have at the end.
     shape: Shape,
     /// `None` once it was settled.
     rest: Option<Rest>,
 }
 
-/// What a write that fails must not leave.
+/// Files and directories that a failed write must remove.
 #[derive(Debug)]
 struct Rest {
     /// `None`: the file itself is appended to.
@@ -90,14 +90,14 @@ struct Rest {
 impl Rest {
     fn remove(&self) {
         if let Some(temporary) = &self.temporary {
-            // What cannot be removed was never the caller's file.
+            // A temporary file that stays has no name that the caller knows.
             fs::remove_file(temporary).ok();
         }
         remove_directories(&self.made);
     }
 }
 
-/// How temporary content becomes the file.
+/// Ways in which temporary content becomes the file.
 #[derive(Debug, Clone)]
 enum Shape {
     /// There was none: with these permissions, or those that it has.
@@ -282,7 +282,7 @@ fn rename_over(
     attributes: &Attributes,
     mode: u32,
 ) -> io::Result<bool> {
-    // What cannot be given to a new file, the old one keeps.
+    // If a new file cannot have the attributes, the old file is written to instead.
     if attributes.apply(content).and_then(|()| set_mode(content, mode)).is_err() {
         return Ok(false);
     }

@@ -31,7 +31,7 @@ const SETTINGS: &[(&str, &str)] = &[
 /// Work of the kernel in the background that a VM which does not outlive its disk has no use for. Emulated, it must
 /// be translated in each, and wakes those that are idle.
 const QUIET: &[(&str, &str)] = &[
-    // What is written goes to the disk when memory is short, and not after five seconds.
+    // Written pages go to the disk when memory is short, and not after five seconds.
     ("vm/dirty_writeback_centisecs", "0"),
     ("vm/dirtytime_expire_seconds", "0"),
     ("vm/compaction_proactiveness", "0"),

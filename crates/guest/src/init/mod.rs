@@ -232,7 +232,7 @@ fn shm_bytes(memory: u64) -> u64 {
     (memory / 4).max(MIN_SHM_BYTES.min(memory.saturating_sub(RESERVED_BYTES) / 2))
 }
 
-/// Of the VM, as its kernel has it.
+/// Memory of the VM, as its kernel reports it.
 fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram.saturating_mul(u64::from(info.mem_unit))

@@ -26,7 +26,7 @@ pub(crate) enum Restart {
 }
 
 impl Restart {
-    /// What `text` means: `no`, `always`, `unless-stopped`, `on-failure` or `on-failure:NUMBER`; empty is `no`.
+    /// Parses `no`, `always`, `unless-stopped`, `on-failure` or `on-failure:NUMBER`; empty is `no`.
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidConfig> {
         let allowed = "`no`, `always`, `unless-stopped`, `on-failure` and `on-failure:NUMBER` are allowed";
         let wrong = || InvalidConfig::text("restart", text, allowed);
@@ -67,7 +67,7 @@ impl Restart {
     }
 }
 
-/// How long each restart waits.
+/// Delay before each restart.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff(Duration);
 

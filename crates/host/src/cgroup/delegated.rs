@@ -7,7 +7,7 @@ use rustix::fs::{Access, access};
 
 use super::CgroupChoice;
 
-/// What VMs are limited by.
+/// Controllers that limit VMs.
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 
 impl CgroupChoice {

@@ -23,7 +23,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Of `child`, whose guest's console is `console`, and whose memory `cgroup` limits.
+    /// Watches `child`, whose guest's console is `console`, and whose memory `cgroup` limits.
     pub(super) fn new(mut child: Child, console: Log, cgroup: Option<Arc<Cgroup>>) -> Self {
         let stderr = child.stderr.take().map(Log::follow).unwrap_or_default();
         Self { child, stderr, console, cgroup }

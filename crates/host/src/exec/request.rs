@@ -115,7 +115,7 @@ pub struct ExecRequest {
     pub terminal: Option<WindowSize>,
     /// The context that it runs in. It has an environment and a directory already, and that of Node.js no input.
     pub context: Option<ContextId>,
-    /// How much of what it shows is sent, in a context.
+    /// Limits of results, in a context.
     pub result_limits: ResultLimits,
 }
 

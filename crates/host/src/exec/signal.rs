@@ -49,7 +49,7 @@ impl Signal {
     /// What Ctrl-C sends.
     pub const INT: Self = Self(2);
 
-    /// What signals are.
+    /// Allowed signals, for errors.
     pub(crate) const ALLOWED: &str =
         "names with or without SIG, as TERM, RTMIN+3 and RTMAX-1, and numbers from 1 to 64 are allowed";
 
@@ -85,7 +85,7 @@ fn digits(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// How far a signal is from the end of the real-time ones that is named: nothing, or `sign` and a number.
+/// Distance from the first or last real-time signal: empty, or `sign` and a number.
 fn distance(text: &str, sign: char) -> Option<u32> {
     if text.is_empty() { Some(0) } else { digits(text.strip_prefix(sign)?) }
 }

@@ -15,7 +15,7 @@ use super::{FileError, check_path, within_deadline};
 use crate::link::Client;
 use crate::sandbox::archive::Lease;
 
-/// What is at a path of a sandbox.
+/// The file at a path of a sandbox.
 ///
 /// ```no_run
 /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
@@ -68,7 +68,7 @@ impl From<v1::SkippedFile> for SkippedFile {
     }
 }
 
-/// What was unpacked.
+/// Result of unpacking an archive.
 ///
 /// ```no_run
 /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
@@ -82,7 +82,7 @@ pub struct Unpacked {
     pub entries: u64,
     /// The first of those that were left out.
     pub skipped: Vec<SkippedFile>,
-    /// How many were left out.
+    /// Number of files that were left out.
     pub skipped_count: u64,
 }
 

@@ -1,10 +1,10 @@
-//! What a host is, for those who operate it.
+//! Facts about a host, for its operator.
 
 use std::path::PathBuf;
 
 use super::Host;
 
-/// What a host is.
+/// Facts about a host.
 ///
 /// ```no_run
 /// # fn example(host: &bouvet_host::Host) {
@@ -14,7 +14,7 @@ use super::Host;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
-    /// What makes the VMs: `qemu`.
+    /// Engine that makes the VMs: `qemu`.
     pub engine: &'static str,
     /// Version of that.
     pub engine_version: String,
@@ -27,7 +27,7 @@ pub struct HostFacts {
 }
 
 impl Host {
-    /// What this host is.
+    /// Reports the facts about this host.
     ///
     /// ```no_run
     /// # fn example(host: &bouvet_host::Host) {

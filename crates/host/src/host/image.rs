@@ -112,7 +112,7 @@ pub enum ImageError {
     Base {
         /// Name of the base image.
         name: &'static str,
-        /// What is wrong with its file.
+        /// The fault of its file.
         source: EngineError,
     },
     /// An archive's images could not be loaded.

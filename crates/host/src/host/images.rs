@@ -1,4 +1,4 @@
-//! What people do with a host's images beyond pulling them: names, archives, passwords, and room on disk.
+//! Operations on a host's images other than pulling: names, archives, passwords, and room on disk.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

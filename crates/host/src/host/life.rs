@@ -234,7 +234,7 @@ impl Host {
                 }
             };
             if let Some(answer) = wanted {
-                // Whoever asked may have gone.
+                // The caller may have been dropped.
                 answer.send(started).ok();
             }
         }
@@ -268,7 +268,7 @@ impl Host {
         // It is among those already that live.
         self.registry().make_room(self.0.max_sandboxes.saturating_add(1))?;
         self.settle(home).await?;
-        // What is not persistent begins with a clean disk.
+        // A sandbox that is not persistent begins with a clean disk.
         home.remove_rest_disk();
         let _refills_wait = self.0.pools.hold_back();
         self.bring_up(None, home).await

@@ -60,7 +60,7 @@ impl Host {
                 Rest::Stay(answer) => {
                     again = None;
                     sandbox.life().change(|runs| runs.was_asked = true);
-                    // Whoever asked may have gone.
+                    // The caller may have been dropped.
                     answer.send(Ok(())).ok();
                 }
                 Rest::Idle if again.is_some_and(|again| again <= Instant::now()) => {

@@ -55,7 +55,7 @@ impl NetworkControl {
         Self { network, kept }
     }
 
-    /// What others on its network know it by from now on.
+    /// Sets the names by which others on its network find the sandbox.
     pub(crate) fn set_names(&self, names: Vec<bouvet_net::Name>) {
         self.network.set_names(names);
     }

@@ -70,7 +70,7 @@ pub(crate) fn make(
 /// Docker's: on a network of several, a name without dots is a neighbour's before it is completed with a domain.
 const SHARED_OPTION: &str = "ndots:0";
 
-/// What the sandbox's `resolv.conf` has beside its servers: the host's settings as they are now, where `plan` has none.
+/// Settings of the sandbox's `resolv.conf` other than its servers: the host's present ones, where `plan` has none.
 pub(crate) async fn client_settings(plan: &NetworkPlan) -> ClientSettings {
     client_settings_of(plan, Path::new(RESOLV_CONF)).await
 }

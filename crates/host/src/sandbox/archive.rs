@@ -15,11 +15,11 @@ use crate::files::FileError;
 use crate::files::archive::{self, FileStat, PackReader, Unpacked};
 use crate::link::Client;
 
-/// How long the VM that serves files of a stopped sandbox is kept when nobody uses it.
+/// Idle time after which the VM that serves files of a stopped sandbox is ended.
 const READER_IDLE: Duration = Duration::from_secs(10);
-/// How long it may take until what was copied into a stopped sandbox is on its disk.
+/// Time limit for writing files that were copied into a stopped sandbox to its disk.
 const SYNC_DEADLINE: Duration = Duration::from_secs(120);
-/// Who holds a lease that nobody uses: its VM's owner, the sandbox, and who waits for its end.
+/// Holders of a lease that nobody uses: its VM's owner, the sandbox, and the task that waits for its end.
 const UNUSED: usize = 3;
 
 /// The files of a stopped sandbox, for as long as somebody uses them.
@@ -134,7 +134,7 @@ impl Sandbox {
         self.explained(unpacked).await
     }
 
-    /// What serves its files.
+    /// The client that serves its files.
     async fn files_client(&self) -> Result<(Client, Option<Lease>), FileError> {
         let refusal = match state::legal(&self.state(), Request::Use) {
             Ok(()) => return Ok((self.client()?, None)),

@@ -1,4 +1,4 @@
-//! What changes of a sandbox beside its state: its name, and when it ran.
+//! Mutable facts about a sandbox other than its state: its name, and the times of its runs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;

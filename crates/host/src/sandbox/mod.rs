@@ -37,7 +37,7 @@ use crate::volume::{VolumeError, VolumeSpec, Volumes};
 /// How long what programs use may take to be read.
 const STATS_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long a main program has to end that is asked to, unless its description says: Docker's ten seconds.
+/// Default grace period for a main program that is asked to end: Docker's ten seconds.
 const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// A handle to one sandbox. Dropping it changes nothing: a sandbox lives until it is destroyed, its time is
@@ -66,7 +66,7 @@ struct Inner {
     orders: mpsc::Sender<(Order, Answer)>,
     ends: Arc<Mutex<Ends>>,
     reader: Mutex<Option<Lease>>,
-    /// Who its programs run as; empty for root.
+    /// User that its programs run as; empty for root.
     user: String,
     journals: Journals,
     life: Life,
@@ -97,7 +97,7 @@ pub(crate) struct Birth {
     pub(crate) network: Option<NetworkControl>,
     pub(crate) ports: Vec<Claim>,
     pub(crate) led: Led,
-    /// Who its programs run as; empty for root.
+    /// User that its programs run as; empty for root.
     pub(crate) user: String,
 }
 
@@ -156,7 +156,7 @@ impl Sandbox {
         }
     }
 
-    /// What people call it now; empty: nothing but its id.
+    /// The present name; empty if the sandbox has only its id.
     pub fn name(&self) -> String {
         self.0.life.name()
     }
@@ -165,7 +165,7 @@ impl Sandbox {
         &self.0.life
     }
 
-    /// What it was asked to be. It may be called something else by now: see [`Sandbox::name`].
+    /// The description that it was created with. Its name may have changed: see [`Sandbox::name`].
     pub fn config(&self) -> &BoxConfig {
         &self.0.config
     }
@@ -319,7 +319,7 @@ impl Sandbox {
         self.order(Order::Resume).await
     }
 
-    /// How long its main program has to end that is asked to, by its description: 10 s if that says nothing.
+    /// Grace period for its main program, by its description: 10 s by default.
     ///
     /// ```no_run
     /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {

@@ -100,7 +100,7 @@ pub(crate) struct Owner {
     pub(crate) rest_disk: Option<PathBuf>,
 }
 
-/// What a sandbox without a VM is to do.
+/// Requests to a sandbox without a VM.
 #[derive(Debug)]
 pub(crate) enum Rest {
     Start(Answer),
@@ -438,7 +438,7 @@ pub(crate) async fn release(live: Live) {
     release_keeping(live, None).await;
 }
 
-/// Releases `live`, and puts its disk to `disk`. Without a disk nobody can read its files: that is no failure.
+/// Releases `live`, and puts its disk to `disk`. Without a disk nobody can read its files, which is not a failure.
 async fn release_keeping(live: Live, disk: Option<&Path>) {
     let Live { mut vm, link, main, sidecar, volumes, network, undo, scratch, .. } = live;
     drop((main, sidecar, volumes, network, link));

@@ -153,7 +153,7 @@ mod tests {
     use crate::engine::memory::{self, Home, Memory};
 
     #[tokio::test]
-    async fn templates_are_in_the_making_while_they_are_built() {
+    async fn templates_report_that_they_are_built() {
         let dir = tempfile::tempdir().unwrap();
         let freezing = Freezing { basis: "basis".into(), home: Home::Sealed };
         let templates = Templates::new(dir.path().join("templates"), freezing).unwrap();

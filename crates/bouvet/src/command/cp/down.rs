@@ -32,7 +32,7 @@ pub(super) async fn copy(remote: &Remote, from: &str, to: &Local) -> Result<Skip
     if source.is_empty() {
         return Err(Failed::new(format!("the link `{}` in the sandbox leads nowhere", from.escape_debug())));
     }
-    // What is typed gives the name, and not what a link leads to.
+    // The typed path gives the name, not the target of a link.
     let content = is_dir && means_content(from);
     let name = if content { CONTENT } else { last(from).unwrap_or(CONTENT) };
     let path = match to {
@@ -96,7 +96,7 @@ fn apart(path: &Path) -> Result<(PathBuf, PathBuf), Failed> {
     Ok((parent.to_owned(), name.into()))
 }
 
-/// What comes next of an archive.
+/// The next part of an archive.
 enum Part {
     Data(bytes::Bytes),
     Skipped(SkippedView),

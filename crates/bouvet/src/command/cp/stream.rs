@@ -10,7 +10,7 @@ pub(super) const WAITING_CHUNKS: usize = 8;
 /// Bytes of one chunk.
 pub(super) const CHUNK_BYTES: usize = 128 * 1024;
 
-/// What is received, as a stream to read.
+/// Received chunks, as a stream to read.
 pub(super) struct Reader {
     chunks: mpsc::Receiver<io::Result<Bytes>>,
     chunk: Bytes,
@@ -36,7 +36,7 @@ impl Read for Reader {
     }
 }
 
-/// What is written, as chunks to send.
+/// Chunks to send, as a stream to write.
 pub(super) struct Writer {
     chunks: mpsc::Sender<io::Result<Bytes>>,
     chunk: Vec<u8>,

@@ -12,7 +12,7 @@ use super::{Generation, Line, Resources, Technology, Tee};
 use crate::command::outcome::Failed;
 use crate::command::usage;
 
-/// What a terminal of a base image runs.
+/// Program of a terminal in a base image.
 const SHELL: &str = "bash";
 /// The period in which a fraction of a CPU is counted.
 const PERIOD_US: f64 = 100_000.0;

@@ -1,4 +1,4 @@
-//! How a sandbox is labelled, mounted, published and started again, as docker's flags have it.
+//! Docker's flags for labels, mounts, published ports and restarts of a sandbox.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use crate::command::usage;
 /// Ports of one range: as many as a sandbox may have.
 const MAX_RANGE_PORTS: u16 = 64;
 
-/// What docker's flags say of it.
+/// Values of docker's flags.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Life")]
 pub(super) struct Extra {
@@ -116,7 +116,7 @@ impl Extra {
     }
 }
 
-/// What is mounted, in the library's words.
+/// A mount, in the library's words.
 #[derive(Debug, PartialEq, Eq)]
 enum Mount {
     Bind(String),

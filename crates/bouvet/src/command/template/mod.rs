@@ -1,7 +1,7 @@
 //! `--format`: the part of Go's templates that people use with docker. `{{.State.Status}}`, `{{json .}}`, `{{range}}`,
 //! `{{if}}`, `{{with}}`, `{{index}}`, `{{println}}`, variables and pipelines; `table …` for lists.
 //!
-//! The crates that implement Go's templates are unmaintained since 2021, and know neither docker's functions nor `table`.
+//! Docker's functions and `table` are not part of Go's templates: a crate for these would need them added.
 
 mod eval;
 mod parse;
@@ -12,9 +12,9 @@ use self::parse::Node;
 use super::outcome::Failed;
 use super::table;
 
-/// What a list prints as JSON, an object in each line.
+/// Format of a list as JSON, one object in each line.
 const JSON: &str = "json";
-/// What a list prints with heads.
+/// Begins a template of a list with heads.
 const TABLE: &str = "table";
 
 /// A template that was understood.
@@ -37,7 +37,7 @@ impl Template {
     }
 }
 
-/// How a list is printed.
+/// Format of a list.
 #[derive(Debug)]
 pub(super) enum Format {
     /// A JSON object in each line.

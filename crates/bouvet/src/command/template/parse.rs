@@ -289,7 +289,7 @@ impl Parser {
         }
     }
 
-    /// What is between an action and its `end`, and what is for `else`.
+    /// The nodes between an action and its `end`, and those after `else`.
     fn branches(&mut self, of: &str) -> Result<(Vec<Node>, Vec<Node>), String> {
         self.depth += 1;
         let branches = match self.block(of)? {

@@ -19,7 +19,7 @@ use crate::mcp::progress::Progress;
 /// and both streams, twice in one result, still fit into the 1 MiB that clients take as one event.
 const OUTPUT_PART_BYTES: usize = 64 * 1024;
 const DEFAULT_TIMEOUT_MS: u64 = 60_000;
-/// Of output that is not UTF-8, what also comes in base64: of both streams, twice in one result, 256 KiB.
+/// Bytes of a stream that is not UTF-8, in base64 too: of both streams, twice in one result, 256 KiB.
 const MAX_BASE64_BYTES: usize = 48 * 1024;
 const MAX_UTF8_BYTES: usize = char::MAX.len_utf8();
 
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_of_a_text_is_part_of_a_text() {
+    fn parts_of_text_are_recognised_at_any_cut() {
         let text = "a€😀ü".repeat(3);
         for start in 0..text.len() {
             for end in start..=text.len() {

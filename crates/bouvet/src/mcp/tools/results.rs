@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::exec::Outcome;
 
-/// What the sandbox sends of results: one form, all forms but images (they are in the answer twice), and all images.
+/// Bytes of results that the sandbox sends: one form, all forms but images (they are in the answer twice), and all images.
 /// Larger forms are kept in its files.
 pub(super) const RESULT_LIMITS: ResultLimits =
     ResultLimits { form_bytes: 64 * 1024, forms_bytes: 128 * 1024, images_bytes: 448 * 1024 };
@@ -50,7 +50,7 @@ pub(super) struct CodeOutcome {
     context_died: Option<String>,
 }
 
-/// How much of the output was printed before the code began, in bytes.
+/// Output that was printed before the code began, in bytes.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Earlier {
     stdout_bytes: u64,

@@ -226,7 +226,7 @@ class Translation {
 // Import attributes as Node.js 20 still takes them, which the parser does not.
 const ASSERTION = /(\bfrom\s*|\bimport\s*)(["'])(.*?)\2(\s*)assert(?=\s*\{)/g;
 
-// What is to be evaluated of `source`, and what is to be imported before. `constants` has the names of the
+// Returns the script for `source`, and the imports that it needs first. `constants` has the names of the
 // notebook's constants; the result has those after this cell. Throws a SyntaxError that has `loc`.
 function translate(source, constants) {
   const { text, tree } = read(source.replace(ASSERTION, '$1$2$3$2$4with  '));

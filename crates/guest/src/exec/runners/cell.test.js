@@ -67,7 +67,7 @@ function cell() {
   return lines.join(';\n');
 }
 
-// What the script does: its value or error with its line, what it logged, and what its names are.
+// Runs the script: returns its value or error with its line, its log, and the values of `names`.
 function outcome(source, names, filename) {
   const context = vm.createContext({ log: [] });
   const refuse = () => {

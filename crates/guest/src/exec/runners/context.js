@@ -37,9 +37,9 @@ const MAX_FORMS = 16;
 const MAX_TYPE_BYTES = 128;
 // Forms that count as images, and the names of their files.
 const IMAGES = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif', 'image/webp': 'webp' };
-// How many bytes the results of the run may still take: one form, all but images, images.
+// Bytes that the results of the run may still take: one form, all but images, images.
 let room = { form: 0, forms: 0, images: 0 };
-// How many forms were kept in files.
+// Number of forms that were kept in files.
 let files = 0;
 
 const control = new net.Socket({ fd: 3 });
@@ -171,7 +171,7 @@ function isPlain(value) {
   return look(value);
 }
 
-// What `value` and those that it inherits from are. A proxy is the last that can be looked at: it may run code.
+// Yields `value` and its prototypes. Stops at a proxy, whose traps could run code.
 function* lineage(value) {
   while ((typeof value === 'object' && value !== null) || typeof value === 'function') {
     yield value;
@@ -336,7 +336,7 @@ function complain(error) {
   print(described(error));
 }
 
-// What the parser says of a cell, where the engine would only say that a cell is not a module.
+// The parser's error, where the engine would only report that a cell is not a module.
 function misread({ message, loc }, source, name) {
   const text = `SyntaxError: ${message.replace(/ \(\d+:\d+\)$/, '')}`;
   return pointed(text, source, { name, line: loc.line - 1, column: loc.column });
@@ -429,7 +429,7 @@ async function serve() {
   process.reallyExit(0); // The service has gone.
 }
 
-// What a cell finds as the module that it is.
+// Gives cells `module`, `require` and the other names of a module.
 function furnish() {
   const module = new Module(anchor);
   Object.assign(module, { id: '.', filename: anchor, paths: Module._nodeModulePaths(path.dirname(anchor)) });

@@ -45,7 +45,7 @@ function runScript(file, source, start) {
   main.loaded = true;
 }
 
-// What `import()` of a script does: from the working directory.
+// Resolves `import()` of a script from the working directory.
 function dynamicImport(require) {
   const loader = vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER;
   if (loader) {

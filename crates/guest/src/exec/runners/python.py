@@ -126,7 +126,7 @@ def serve():
 
 def preload():
     """Imports what many programs do. None of it starts threads, opens files or draws random numbers that it keeps,
-    but for `random`, which is seeded anew in each fork."""
+    but for `random`, which each fork seeds itself."""
     import collections, contextlib, copy, csv, dataclasses, datetime, functools, io, itertools, json  # noqa: E401
     import linecache, math, operator, pathlib, random, re, shutil, statistics, string, subprocess  # noqa: E401
     import tempfile, textwrap, time, traceback, typing, urllib.parse  # noqa: E401

@@ -9,9 +9,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::ChildStdout;
 
 static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/clone_memory.so"));
-/// What the library writes when it has mapped a memory.
+/// Byte that the library writes when it has mapped a memory.
 const MAPPED: u8 = b'm';
-/// How long QEMU may take until then.
+/// Time that QEMU may take until then.
 const MAPPED_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The library as a file without a name, which nobody can change.
@@ -100,7 +100,7 @@ mod tests {
     #[tokio::test]
     async fn clones_fill_no_holes_of_their_template() {
         assert_eq!(template_after_use(true).await, (4096, 4096));
-        // What the library is for: with the kernel's own mapping nothing of the file is a hole any more.
+        // The reason for the library: the kernel's own mapping fills all holes of the file.
         assert_eq!(template_after_use(false).await, (4096, BYTES as u64));
     }
 

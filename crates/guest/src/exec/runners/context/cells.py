@@ -27,7 +27,7 @@ INTERRUPTED = 130
 # Values that `Out` remembers, as in IPython.
 MAX_OUTPUTS = 1000
 FUTURE_FLAGS = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
-# What only IPython understands: lines that begin with `%`, `!` or `?` or end with `?`, `x = !command` and prompts.
+# Syntax of IPython alone: lines that begin with `%`, `!` or `?` or end with `?`, `x = !command` and prompts.
 NOTEBOOK_SYNTAX = re.compile(
     r"^[ \t]*(?:[%!?]|>>> |In \[\d+\]:|[\w., \t\[\]'\"]+=[ \t]*[%!])|\?[ \t]*$", re.MULTILINE
 )
@@ -46,7 +46,7 @@ variables = {}
 name = "cell 0"
 # IPython's shell, once it is taken up.
 shell = None
-# Of `from __future__ import` in earlier cells.
+# Compiler flags, those of `from __future__ import` in earlier cells among them.
 flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 

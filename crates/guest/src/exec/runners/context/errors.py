@@ -9,7 +9,7 @@ OURS = os.path.dirname(__file__) + os.sep
 
 
 def attempt(work, *arguments):
-    """What `work` returns. If it fails, the reason is printed, and it is `None`."""
+    """Returns the result of `work`, or prints its error and returns `None`."""
     try:
         return work(*arguments)
     except NotImplementedError:
@@ -61,7 +61,7 @@ def with_source(error):
 
 
 def exit_code(error):
-    """What `sys.exit` was called with, as the interpreter takes it."""
+    """Returns the exit code of a `SystemExit`, by the rules of the interpreter."""
     if error.code is None:
         return 0
     if isinstance(error.code, int):

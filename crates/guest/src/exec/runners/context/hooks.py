@@ -1,4 +1,4 @@
-"""What some libraries are made to do as they are imported: to show in results what they would show elsewhere."""
+"""Changes to some libraries as they are imported: they show in results what they would show elsewhere."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import types
 from bouvet_context import figures, loop
 
 
-# How pixels can be in a PNG, as Pillow calls it.
+# Pillow's modes that a PNG can have.
 PNG_MODES = ("1", "I", "I;16", "L", "LA", "P", "RGB", "RGBA")
 
 

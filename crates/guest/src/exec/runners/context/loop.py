@@ -79,7 +79,7 @@ def leave():
 
 
 def run(coroutine):
-    """What `coroutine` returns, which is the code of a cell."""
+    """Runs `coroutine`, the code of a cell, and returns its result."""
     global cell, was_interrupted
     importlib.import_module("asyncio")  # It is taken up as it is imported.
     cell, was_interrupted = current.create_task(coroutine), False
@@ -111,7 +111,7 @@ def complete(future):
 
 
 def interrupt(_, frame):
-    """What SIGINT does, always in the main thread. Where the loop only waits, the cell's task is cancelled: an
+    """Handles SIGINT, always in the main thread. Where the loop only waits, the cell's task is cancelled: an
     exception there could take something of the loop's with it."""
     global was_interrupted
     if control.is_sending:

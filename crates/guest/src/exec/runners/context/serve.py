@@ -65,7 +65,7 @@ def become(stdin, outputs):
     os.close(stdin)
     for number, fd in outputs:
         os.dup2(fd, number)
-    # What an earlier run left unread is nothing to this one.
+    # Unread input of an earlier run is dropped.
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
 
 

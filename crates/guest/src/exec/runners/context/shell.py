@@ -77,7 +77,7 @@ class Formatter(DisplayFormatter):
         with figures.bounded(value) if is_figure else contextlib.nullcontext():
             data, metadata = super().format(value, include, exclude)
         if is_figure:
-            # What draws figures in the format of the user's choice does not close them.
+            # IPython's formatters of figures do not close them.
             if any(kind.startswith("image/") for kind in data):
                 figures.closed(value)
             elif data and not figures.is_empty(value):
@@ -191,7 +191,7 @@ class Shell(InteractiveShell):
         self.showtraceback()
 
     def _format_exception_for_storage(self, exception, *_, **__):
-        """What IPython 9 remembers of an error; its own way to it takes seconds for a deep recursion."""
+        """Describes an error for the history of IPython 9, whose own method takes seconds for a deep recursion."""
         lines = errors.described(exception, cells.name)
         return {"ename": type(exception).__name__, "evalue": str(exception), "traceback": lines}
 
@@ -220,7 +220,7 @@ def print_page(_, data, start=0, screen_lines=0, pager_cmd=None):
 
 
 def at_once(coroutine):
-    """What `coroutine` returns, which does not wait for anything."""
+    """Returns the result of `coroutine`, which does not wait for anything."""
     try:
         coroutine.send(None)
     except StopIteration as end:

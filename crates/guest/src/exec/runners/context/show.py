@@ -1,4 +1,4 @@
-"""What cells show: values in several forms, and how these are sent."""
+"""Results of cells: values in several forms, and their way to the caller."""
 
 import base64
 import contextlib
@@ -35,7 +35,7 @@ ENDINGS = {
     "application/javascript": "js",
     "application/pdf": "pdf",
 }
-# What the service takes of one result, so that the line before it has room for all.
+# Limits of one result, so that its description fits in one line.
 MAX_FORMS = 16
 MAX_TYPE_BYTES = 128
 MAX_ID_BYTES = 256
@@ -43,14 +43,14 @@ MAX_PATH_BYTES = 512
 # Results that wait between two runs for the next one.
 MAX_WAITING_RESULTS = 32
 MAX_WAITING_BYTES = 256 * 1024  # of each
-# How often an image is made smaller, and what it keeps at least in each direction.
+# Attempts to make an image smaller, and its least width and height.
 MAX_SHRINKS = 6
 MIN_IMAGE_PIXELS = 64
 JPEG_QUALITY = 85
 
 
 class Room:
-    """How many bytes the results of one run may still take."""
+    """Bytes that the results of one run may still take."""
 
     def __init__(self, form, forms, images):
         self.all = (forms, images)
@@ -66,7 +66,7 @@ class Results:
     def __init__(self):
         self.number = 0
         self.room = Room(0, 0, 0)
-        # What each result took of the room, and its files, by its name.
+        # Bytes and files of each result, by its name.
         self.taken = {}
         self.waiting = []
         self.clears_next = False
@@ -171,7 +171,7 @@ def keep(form, name):
 
 
 def ending(kind):
-    """How the name of a file of this type ends."""
+    """Returns the extension for files of this type."""
     return ENDINGS.get(kind, "json" if kind.endswith("json") else "txt" if kind.startswith("text/") else "bin")
 
 
@@ -274,7 +274,7 @@ def text(value):
 
 
 def bare(value):
-    """What `repr` is without a method for it."""
+    """Returns the default `repr` of an object."""
     return f"<{type(value).__module__}.{type(value).__qualname__} object at {id(value):#x}>"
 
 
@@ -301,7 +301,7 @@ def as_json(value):
 
 
 class Handle:
-    """A result that can be shown anew."""
+    """A result that can be shown again."""
 
     def __init__(self, display_id):
         self.display_id = display_id
@@ -327,5 +327,5 @@ def display(*values, raw=False, display_id=None, update=False, clear=False, **_)
     return Handle(display_id) if display_id is not None else None
 
 
-# What shows values at the moment: IPython's own, once it is taken up.
+# The function that shows values: that of IPython, once its shell has taken over.
 show = display
