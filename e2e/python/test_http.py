@@ -151,6 +151,20 @@ def test_an_unknown_method_is_answered_as_such(http_server: Server) -> None:
     assert (json.loads(text)["id"], json.loads(text)["error"]["code"]) == (5, -32602)
 
 
+@pytest.mark.parametrize("method", ["initialize", "ping", "logging/setLevel"])
+def test_removed_methods_are_not_found(http_server: Server, method: str) -> None:
+    prefix = "io.modelcontextprotocol/"
+    version = "2026-07-28"
+    client = {"name": "test", "version": "1"}
+    meta = {f"{prefix}protocolVersion": version, f"{prefix}clientInfo": client}
+    params = {"_meta": meta | {f"{prefix}clientCapabilities": {}}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    headers = {"MCP-Protocol-Version": version, "MCP-Method": method}
+    accept = "application/json, text/event-stream"
+    status, _, text = http_server.post(body, Accept=accept, **headers)
+    assert (status, json.loads(text)["error"]["code"]) == (404, -32601)
+
+
 @pytest.mark.parametrize("method", ["prompts/list", "resources/list", "resources/templates/list"])
 def test_what_is_not_offered_is_not_an_empty_list(http_server: Server, method: str) -> None:
     _, _, text = http_server.post(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}))

@@ -14,7 +14,7 @@ use rmcp::handler::server::tool::ToolCallContext;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CustomRequest, CustomResult, ErrorCode,
     Implementation, IntoContents as _, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-    PaginatedRequestParams, ServerCapabilities, ServerConfig,
+    PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, tool_handler};
@@ -70,8 +70,12 @@ impl Server {
     }
 }
 
-/// The methods that this server has. A request of one that cannot be read as such has wrong parameters.
-const METHODS: [&str; 5] = ["initialize", "ping", "server/discover", "tools/call", "tools/list"];
+/// The methods of this server that every revision has. A request of one that cannot be read as such has wrong
+/// parameters.
+const METHODS: [&str; 3] = ["server/discover", "tools/call", "tools/list"];
+
+/// The methods of this server that revision 2026-07-28 removed.
+const REMOVED_METHODS: [&str; 2] = ["initialize", "ping"];
 
 /// Whether `tool` tells callers who ask for it how it is getting on.
 pub(crate) fn reports_progress(tool: &str) -> bool {
@@ -115,10 +119,11 @@ impl ServerHandler for Server {
     async fn on_custom_request(
         &self,
         request: CustomRequest,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
         let method = request.method;
-        if METHODS.contains(&&*method) {
+        let is_modern = context.protocol_version() >= Some(ProtocolVersion::V_2026_07_28);
+        if METHODS.contains(&&*method) || (!is_modern && REMOVED_METHODS.contains(&&*method)) {
             let text = format!("the `params` are not those of {method}");
             return Err(ErrorData::invalid_params(text, None));
         }
