@@ -8,7 +8,6 @@ use super::signals::Signals;
 use crate::api::client::path;
 use crate::api::shape::SandboxView;
 
-/// What is typed after `bouvet attach`.
 #[derive(Debug, Args)]
 #[command(after_help = "With a terminal, Ctrl-P Ctrl-Q detaches: the program keeps running.")]
 pub(crate) struct Line {

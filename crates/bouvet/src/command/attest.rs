@@ -16,7 +16,6 @@ use crate::api::shape::AttestationView;
 /// Bytes of a number that is used once.
 const NONCE_BYTES: usize = 32;
 
-/// What is typed after `bouvet attest`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "The sandbox must have been created with `--tee`. The exit code is 0 if the report is valid, else 125."

@@ -15,7 +15,6 @@ enum Name {
     Fish,
 }
 
-/// What is typed after `bouvet completions`.
 #[derive(Debug, Args)]
 #[command(after_help = "For this Bash session: `source <(bouvet completions bash)`")]
 pub(crate) struct Line {

@@ -16,7 +16,6 @@ use crate::api::shape::{SkippedView, StatView};
 /// The exit code when all was copied but for what was named on standard error.
 const SKIPPED: u8 = 1;
 
-/// What is typed after `bouvet cp`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "SANDBOX:PATH is in the sandbox, where relative paths begin at its root; a path of this machine \
@@ -34,7 +33,7 @@ pub(crate) struct Line {
     /// Copy what a symbolic link SOURCE leads to, instead of the link
     #[arg(short = 'L', long)]
     follow_link: bool,
-    /// Do not name files that are left out
+    /// Do not list skipped files
     #[arg(short, long)]
     quiet: bool,
     /// Source: a path, SANDBOX:PATH, or `-` for standard input

@@ -9,7 +9,6 @@ use super::table;
 use crate::api::client::{NOTHING, path};
 use crate::api::shape::EventView;
 
-/// What is typed after `bouvet events`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// Print JSON, one object per line

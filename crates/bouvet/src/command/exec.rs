@@ -11,7 +11,6 @@ use crate::api::client::path;
 use crate::api::frame::Frame;
 use crate::api::shape::ExecView;
 
-/// What is typed after `bouvet exec`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// Keep standard input open

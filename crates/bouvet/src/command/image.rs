@@ -41,7 +41,7 @@ struct PruneLine {
     /// Remove unused images that have names too, and layers kept for later pulls
     #[arg(short, long)]
     all: bool,
-    /// Do not ask
+    /// Do not prompt for confirmation
     #[arg(short, long)]
     force: bool,
 }

@@ -25,7 +25,6 @@ const HEADS: &[(&str, &str)] = &[
     ("Size", "SIZE"),
 ];
 
-/// What is typed after `bouvet images`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// Print only ids

@@ -9,7 +9,6 @@ use super::template::Template;
 use crate::api::client::path;
 use crate::api::shape::InfoView;
 
-/// Options of `bouvet info`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// A template of Go's, or `json`: `{{.ServerVersion}}`

@@ -13,7 +13,6 @@ use crate::api::client::{CallError, NOT_FOUND, path};
 use crate::api::shape::SandboxView;
 use crate::failure;
 
-/// What is typed after `bouvet inspect`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "A template has our own fields, as `bouvet inspect` prints them, and docker's where the thing \

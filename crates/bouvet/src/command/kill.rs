@@ -9,7 +9,6 @@ use super::names::Names;
 use super::outcome::{Connection, Failed};
 use crate::api::client::{Client, path};
 
-/// What is typed after `bouvet kill`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "A signal may also be given as in kill(1): `bouvet kill -9 SANDBOX`, `bouvet kill -HUP SANDBOX`."

@@ -12,7 +12,6 @@ use super::usage;
 use crate::api::client::path;
 use crate::api::frame::Frame;
 
-/// What is typed after `bouvet logs`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// Follow the output until the program ends

@@ -11,7 +11,6 @@ use super::without_server::WithoutServer;
 use crate::api::client::{Client, path};
 use crate::api::shape::{MemberView, NamedNetworkView, NetworkView, NewNetworkView, PolicyView};
 
-/// What is typed after `bouvet network`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     #[command(subcommand)]
@@ -30,7 +29,6 @@ enum Verb {
     Policy(PolicyLine),
 }
 
-/// What is typed after `bouvet network create`.
 #[derive(Debug, Args)]
 struct CreateLine {
     /// Private IPv4 subnet, as in 10.1.2.0/24 [default: a free one]
@@ -41,7 +39,6 @@ struct CreateLine {
     name: String,
 }
 
-/// What is typed after `bouvet network ls`.
 #[derive(Debug, Args)]
 struct LsLine {
     /// Print only names
@@ -52,7 +49,6 @@ struct LsLine {
     json: bool,
 }
 
-/// What is typed after `bouvet network rm`.
 #[derive(Debug, Args)]
 struct RmLine {
     /// Networks
@@ -60,7 +56,6 @@ struct RmLine {
     networks: Vec<String>,
 }
 
-/// What is typed after `bouvet network policy`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "--allow, --deny and --clear replace the policy. Connections that the new policy does not allow are \

@@ -8,7 +8,6 @@ use crate::api::client::path;
 use crate::api::ports::guest_port;
 use crate::api::shape::PortView;
 
-/// What is typed after `bouvet port`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// Sandbox: its name, its id, or the first characters of its id

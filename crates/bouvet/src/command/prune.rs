@@ -11,17 +11,16 @@ use super::{table, usage};
 use crate::api::client::{CallError, path};
 use crate::api::shape::SandboxView;
 
-/// Options of `bouvet prune`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Sandboxes that are stopped, have failed or were never started are removed. A persistent one \
-    holds what somebody wanted to keep: it is removed only with --all."
+    after_help = "Sandboxes that are stopped, have failed or were never started are removed. Persistent \
+    sandboxes are removed only with --all."
 )]
 pub(crate) struct Line {
-    /// Do not ask
+    /// Do not prompt for confirmation
     #[arg(short, long)]
     force: bool,
-    /// Persistent ones too, with all that they hold
+    /// Also remove persistent sandboxes, with all their files
     #[arg(short, long)]
     all: bool,
     /// Only those that are older than this age, or have this label

@@ -35,13 +35,12 @@ const HEADS: &[(&str, &str)] = &[
     ("Persistent", "PERSISTENT"),
 ];
 
-/// What is typed after `bouvet ps`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Filters of the same field are alternatives; filters of different fields must all fit. A filter \
     by state includes stopped sandboxes.\n\nA template has the \
     fields of docker's: ID, Names, Image, Command, CreatedAt, RunningFor, State, Status, Ports, Labels, \
-    `{{.Label \"NAME\"}}`, Networks; and ExitCode, Restarts, Persistent. With `table` before it there are heads."
+    `{{.Label \"NAME\"}}`, Networks; and ExitCode, Restarts, Persistent. A leading `table` adds a header."
 )]
 pub(crate) struct Line {
     /// Include stopped sandboxes

@@ -14,7 +14,6 @@ use super::table;
 use crate::api::client::{Client, path};
 use crate::api::shape::PullLine;
 
-/// What is typed after `bouvet pull`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// Do not show progress

@@ -6,7 +6,6 @@ use hyper::Method;
 use super::outcome::{Connection, Failed};
 use crate::api::client::path;
 
-/// Arguments of `bouvet rename`.
 #[derive(Debug, Args)]
 #[command(after_help = "Its host name stays as it was.")]
 pub(crate) struct Line {

@@ -7,7 +7,6 @@ use super::names::{Grace, Names};
 use super::outcome::{Connection, Failed};
 use crate::api::client::{Client, path};
 
-/// What is typed after `bouvet restart`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     #[command(flatten)]

@@ -7,7 +7,6 @@ use super::names::Names;
 use super::outcome::{Connection, Failed};
 use crate::api::client::{CallError, Client, NOT_FOUND, path};
 
-/// What is typed after `bouvet rm`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// Also remove running sandboxes; do not fail for names that do not exist

@@ -8,7 +8,6 @@ use super::run::image;
 use crate::api::client::{CallError, Client, path};
 use crate::failure::Kind;
 
-/// What is typed after `bouvet rmi`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// Also remove the names of images in use, and do not fail for images that do not exist

@@ -35,7 +35,6 @@ pub(super) enum PullPolicy {
     Never,
 }
 
-/// What is typed after `bouvet run`.
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,

@@ -8,7 +8,6 @@ use super::outcome::{Connection, Failed};
 use super::session::print;
 use crate::api::client::path;
 
-/// What is typed after `bouvet sidecar`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Standard input is sent to the control port; its answers are printed to standard output."

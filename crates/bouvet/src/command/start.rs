@@ -8,7 +8,6 @@ use super::outcome::{Connection, Failed};
 use super::signals::{self, Signals};
 use crate::api::client::path;
 
-/// What is typed after `bouvet start`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// Attach to the program, and end when it ends

@@ -16,7 +16,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Clears a terminal (ECMA-48).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// What is typed after `bouvet stats`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// Print once and exit

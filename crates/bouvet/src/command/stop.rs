@@ -7,7 +7,6 @@ use super::names::{Grace, Names};
 use super::outcome::{Connection, Failed};
 use crate::api::client::Client;
 
-/// What is typed after `bouvet stop`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// The signal that asks the program to end, instead of its image's

@@ -20,7 +20,7 @@ pub(crate) enum Line {
 
 #[derive(Debug, Args)]
 pub(crate) struct Prune {
-    /// Do not ask
+    /// Do not prompt for confirmation
     #[arg(short, long)]
     force: bool,
     /// Images too that no sandbox uses

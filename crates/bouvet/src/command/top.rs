@@ -13,7 +13,6 @@ use crate::api::shape::{ExecView, ExitView, FailureView};
 /// Time limit of `ps` in the sandbox.
 const TIMEOUT_SECS: u64 = 60;
 
-/// Arguments of `bouvet top`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "The sandbox's own `ps` is run: other options than its own are not known, and an image without \

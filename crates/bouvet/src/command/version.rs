@@ -9,7 +9,6 @@ use super::template::Template;
 use crate::api::client::{Client, ConnectError, path};
 use crate::config::Config;
 
-/// Options of `bouvet version`.
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// A template of Go's, or `json`: `{{.Client.Version}}`, `{{.Server.Version}}`

@@ -9,7 +9,6 @@ use super::table;
 use crate::api::client::{NOTHING, path};
 use crate::api::shape::ExitView;
 
-/// What is typed after `bouvet wait`.
 #[derive(Debug, Args)]
 #[command(after_help = "The exit code is that of the last sandbox.")]
 pub(crate) struct Line {

@@ -25,8 +25,8 @@ pub(super) struct Extra {
     /// Read labels from a file, one in each line
     #[arg(long, value_name = "FILE")]
     label_file: Vec<PathBuf>,
-    /// Start it again by itself: `no`, `always`, `unless-stopped`, `on-failure[:NUMBER]`. A sandbox that is not persistent
-    /// begins with a clean disk each time
+    /// Restart policy: `no`, `always`, `unless-stopped`, `on-failure[:NUMBER]`. A sandbox that is not persistent begins with a
+    /// clean disk each time
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
     /// Write its id to a file that does not exist
