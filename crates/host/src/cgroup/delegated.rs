@@ -59,8 +59,17 @@ fn can_limit(dir: &Path, is_own: bool, pid: u32) -> bool {
 }
 
 #[cfg(test)]
+#[path = "../../../../e2e/src/skip.rs"]
+#[expect(unreachable_pub, reason = "the tests of other crates use the same file")]
+mod skip;
+
+#[cfg(test)]
 mod tests {
+    use super::super::{Limits, OutOfMemory, Parent};
     use super::*;
+
+    /// Enters the cgroup whose directory it is given, and uses 64 MiB of memory.
+    const HOG: &str = r#"echo 0 >"$0/cgroup.procs" && hog=$(head -c 67108864 /dev/zero | tr '\0' x)"#;
 
     struct Hierarchy(tempfile::TempDir);
 
@@ -121,6 +130,34 @@ mod tests {
         assert_eq!(only("memory"), None);
         assert_eq!(only("pids cpu"), None);
         assert_eq!(only("memory pids").as_deref(), Some("a"));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a shell stands in for a VM's process")]
+    fn children_of_delegated_cgroup_are_limited() {
+        let mount = Path::new("/sys/fs/cgroup");
+        let controllers = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+        if !CONTROLLERS.iter().all(|name| controllers.split_whitespace().any(|found| found == *name)) {
+            return skip::skipped(
+                "REQUIRE_CGROUP2",
+                "cgroups of version 2 do not have the memory controller",
+            );
+        }
+        let name = format!("bouvet-test-{}", std::process::id());
+        let unit = mount.join(&name);
+        let made = fs::write(mount.join("cgroup.subtree_control"), "+memory +pids");
+        if let Err(error) = made.and_then(|()| fs::create_dir(&unit)) {
+            return skip::skipped("REQUIRE_CGROUP2", &format!("no cgroup can be made: {error}"));
+        }
+        assert_eq!(find(mount, &format!("0::/{name}\n"), std::process::id()), Some(unit.clone()));
+        let parent = Parent::prepare(&CgroupChoice::Below(unit.clone()), "vms").unwrap().unwrap();
+        let vm = parent.create("vm", 32 << 20, &Limits::default()).unwrap();
+        let ended = std::process::Command::new("sh").args(["-c", HOG]).arg(&vm.dir).status().unwrap();
+        assert!(!ended.success());
+        assert_eq!(vm.out_of_memory().unwrap(), Some(OutOfMemory::Limit(32)));
+        vm.remove().unwrap();
+        parent.remove().unwrap();
+        fs::remove_dir(unit).unwrap();
     }
 
     #[test]
