@@ -1,16 +1,15 @@
 //! The command lines of both binaries.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Config, Place, VARIABLES};
-use crate::{advice, bench, command, demo, doctor, serve, started};
+use crate::{advice, bench, command, demo, doctor, log, panics, serve, started};
 
 /// The exit code of a wrong command line or configuration, as clap has it.
 const USAGE: u8 = 2;
@@ -114,7 +113,7 @@ fn run_command(command: command::Command) -> ExitCode {
         return ended(Err(failed));
     }
     let filter = variable("RUST_LOG").filter(|filter| !filter.trim().is_empty());
-    if let Err(text) = start_log(Some(filter.unwrap_or_else(|| COMMAND_LOG.into()))) {
+    if let Err(text) = log::start(Some(filter.unwrap_or_else(|| COMMAND_LOG.into()))) {
         return fail(&text, command::OURS);
     }
     match Config::load_at(variable, &Place::here()) {
@@ -152,7 +151,7 @@ fn run_bench(line: bench::Line) -> ExitCode {
 }
 
 fn run_server() -> ExitCode {
-    if let Err(text) = start_log(variable("RUST_LOG")) {
+    if let Err(text) = log::start(variable("RUST_LOG")) {
         return fail(&text, USAGE);
     }
     let config = match Config::load_at(variable, &Place::here()) {
@@ -162,6 +161,7 @@ fn run_server() -> ExitCode {
             return fail(&error.to_string(), USAGE);
         }
     };
+    panics::watch();
     started::report(&config, &unknown_variables());
     run_async(async {
         match serve::serve(config).await {
@@ -190,37 +190,6 @@ fn run_async(run: impl Future<Output = ExitCode>) -> ExitCode {
     code
 }
 
-/// Logs go to standard error alone: standard output may be an MCP transport.
-fn start_log(filter: Option<String>) -> Result<(), String> {
-    let filter = filter.filter(|filter| !filter.trim().is_empty()).unwrap_or_else(|| "info".into());
-    let parsed = EnvFilter::try_new(log_filter(&filter)).map_err(|error| {
-        format!("RUST_LOG is `{filter}`; it must be a level or a filter like bouvet=debug,info: {error}")
-    })?;
-    let log = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
-    log.with_ansi(std::io::stderr().is_terminal()).init();
-    Ok(())
-}
-
-/// The MCP library's service reports the daily life of clients: answers that are errors, calls that are cancelled,
-/// clients that leave. So are the warnings of its sessions.
-const MCP_LIBRARY: &str = "rmcp::service=off,rmcp::transport::streamable_http_server::session=error";
-
-/// `bouvet_mcp`, the server's published name in filters, stands for all crates of ours. Of the MCP library, which reports
-/// every request at `info`, only warnings are of use at that level.
-fn log_filter(filter: &str) -> String {
-    let ours = filter.replace("bouvet_mcp", "bouvet");
-    let has_level = |level: &str| ours.split(',').any(|part| part.trim().eq_ignore_ascii_case(level));
-    if ours.contains("rmcp") {
-        ours
-    } else if has_level("info") {
-        format!("{ours},rmcp=warn,{MCP_LIBRARY}")
-    } else if has_level("warn") || has_level("error") {
-        format!("{ours},{MCP_LIBRARY}")
-    } else {
-        ours
-    }
-}
-
 fn fail(text: &str, code: u8) -> ExitCode {
     // Nobody reads a failed write of an error.
     writeln!(std::io::stderr(), "error: {text}").ok();
@@ -246,15 +215,6 @@ fn variables() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_published_filters_mean_what_they_say() {
-        assert_eq!(log_filter("info"), format!("info,rmcp=warn,{MCP_LIBRARY}"));
-        assert_eq!(log_filter("bouvet_mcp=debug,info"), format!("bouvet=debug,info,rmcp=warn,{MCP_LIBRARY}"));
-        assert_eq!(log_filter("warn"), format!("warn,{MCP_LIBRARY}"));
-        assert_eq!(log_filter("trace"), "trace");
-        assert_eq!(log_filter("info,rmcp=debug"), "info,rmcp=debug");
-    }
 
     /// The reference in `docs/` is made of the definitions; BOUVET_RECORD_DOCS=1 writes it there.
     #[test]

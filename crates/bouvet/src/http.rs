@@ -3,10 +3,13 @@
 //! rmcp speaks MCP over HTTP; what stands here makes it forgiving where the published commands need it, and
 //! strict where browsers could be turned against the machine that it runs on.
 
+mod authority;
 mod files;
 mod gate;
 mod page;
 mod plain;
+#[cfg(all(test, feature = "fake"))]
+pub(crate) mod tests;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -39,6 +42,7 @@ use self::gate::Gate;
 use crate::config::HttpConfig;
 use crate::mcp::Server;
 use crate::mcp::message::{self, Malformed};
+use crate::panics;
 
 /// A request's body. Ten MiB of content take up to six times that as JSON, each byte escaped.
 pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -78,6 +82,7 @@ pub(crate) async fn serve(
         .route_layer(middleware::from_fn_with_state(app.clone(), gated))
         .route("/", get(index))
         .route("/health", get(health))
+        .layer(middleware::from_fn(panics::answered))
         .with_state(app);
     axum::serve(without_delay(listener), router).with_graceful_shutdown(end.cancelled_owned()).await
 }
@@ -117,7 +122,7 @@ impl App {
         Self {
             host,
             server,
-            gate: Gate::new(config),
+            gate: Gate::new(&config),
             stateful: StreamableHttpService::new(move || Ok(first.clone()), sessions.clone(), settings),
             sessions,
             stateless: StreamableHttpService::new(move || Ok(second.clone()), Arc::default(), one_shot),
@@ -148,6 +153,7 @@ async fn health(State(app): State<Arc<App>>, Query(query): Query<HealthQuery>) -
         health["engine"] = app.host.engine().into();
         health["acceleration"] = app.host.acceleration().name().into();
         health["sandboxes"] = app.host.list().len().into();
+        health["panics"] = panics::count().into();
         let (ready, size) = app.host.pool();
         health["pool"] = json!({ "ready": ready, "size": size });
     }
@@ -156,9 +162,10 @@ async fn health(State(app): State<Arc<App>>, Query(query): Query<HealthQuery>) -
 
 /// Refuses what browsers could be made to send.
 async fn gated(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match app.gate.check(request.headers(), |port| app.host.has_led(port)) {
+    let line = (request.version(), request.uri());
+    match app.gate.check(line, request.headers(), |port| app.host.has_led(port)) {
         Ok(()) => next.run(request).await,
-        Err(refused) => (StatusCode::FORBIDDEN, refused.to_string()).into_response(),
+        Err(refused) => (refused.status(), refused.to_string()).into_response(),
     }
 }
 
@@ -244,7 +251,7 @@ fn rpc_error(status: StatusCode, malformed: &Malformed) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
+mod unit {
     use super::*;
 
     #[tokio::test]

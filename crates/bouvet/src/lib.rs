@@ -7,6 +7,7 @@
 mod advice;
 mod api;
 mod bench;
+mod calendar;
 pub mod cli;
 pub mod client;
 mod command;
@@ -15,7 +16,9 @@ mod demo;
 mod doctor;
 mod failure;
 mod http;
+mod log;
 mod mcp;
+mod panics;
 #[cfg(test)]
 mod reference;
 pub mod serve;

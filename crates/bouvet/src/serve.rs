@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bouvet_host::{Host, StartError};
 use rmcp::ServiceExt as _;
+use rmcp::service::ServerInitializeError;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -125,14 +126,33 @@ async fn bind(choice: &SocketChoice) -> Result<Option<(Socket, UnixListener)>, S
 
 async fn serve_stdio(server: Server, end: &CancellationToken) {
     let (input, output) = rmcp::transport::stdio_pipes();
-    let transport = Stdio::new(input, output, MAX_BODY_BYTES);
+    attend(server, Stdio::new(input, output, MAX_BODY_BYTES), end).await;
+}
+
+/// Serves the client at the other end of `transport` until it leaves, or until `end`.
+pub(crate) async fn attend<T>(server: Server, transport: T, end: &CancellationToken)
+where
+    T: rmcp::transport::Transport<rmcp::RoleServer> + 'static,
+{
     match server.serve_with_ct(transport, end.child_token()).await {
         Ok(running) => match running.waiting().await {
             Ok(reason) => info!(?reason, "standard input has ended"),
             Err(error) => warn!(%error, "the stdio server failed"),
         },
         // Under a service manager there is nobody at the other end, and that is no fault.
-        Err(error) => info!(reason = %error, "no MCP client on standard input"),
+        Err(error) => info!(reason = not_begun(&error), "no MCP client on standard input"),
+    }
+}
+
+/// Why a client did not begin, without the message that it sent instead.
+fn not_begun(error: &ServerInitializeError) -> String {
+    match error {
+        ServerInitializeError::ConnectionClosed(context) => format!("the connection was closed: {context}"),
+        ServerInitializeError::Cancelled => "the server ends".into(),
+        ServerInitializeError::TransportError { context, .. } => {
+            format!("the answer was not sent: {context}")
+        }
+        _ => "the first message was not `initialize`".into(),
     }
 }
 

@@ -45,9 +45,10 @@ pub(crate) fn warn_of_unknown(unknown: &[Unknown]) {
 pub(crate) async fn log_lives(host: &Host) {
     let mut events = host.events();
     for sandbox in host.list() {
-        if let State::Failed(reason) = &sandbox.state {
+        if matches!(sandbox.state, State::Failed(_)) {
             let name = &sandbox.config.name;
-            warn!(sandbox = %sandbox.id, name, %reason, "a persistent sandbox has failed; `bouvet start` starts it again");
+            // The reason may repeat the command that could not be run.
+            warn!(sandbox = %sandbox.id, name, "a persistent sandbox has failed; `bouvet start` starts it again, `bouvet inspect` states why");
         }
     }
     while let Some(event) = events.next().await {

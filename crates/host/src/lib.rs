@@ -75,9 +75,9 @@ pub use bouvet_net::{
 };
 pub use boxconfig::size::parse as parse_size;
 pub use boxconfig::{
-    BoxConfig, CacheConfig, InvalidConfig, LogLevel, NetworkLimits, NetworkMode, PoolConfig, PortProtocol,
-    PortSpec, ResourceConfig, ResourceLimits, ScalingPolicy, SecretConfig, SecretValue, SevSnpGeneration,
-    SidecarConfig, TeeConfig,
+    BoxConfig, CacheConfig, InvalidConfig, LogLevel, MAX_LIFETIME_SECS, NetworkLimits, NetworkMode,
+    PoolConfig, PortProtocol, PortSpec, ResourceConfig, ResourceLimits, ScalingPolicy, SecretConfig,
+    SecretValue, SevSnpGeneration, SidecarConfig, TeeConfig,
 };
 pub use boxes::KeepError;
 pub use cgroup::{CgroupChoice, CgroupError};

@@ -141,7 +141,7 @@ impl Pool {
         if inner.ready.len() <= inner.demand.target() {
             return None;
         }
-        let due = inner.ready.front().map(|(since, _)| *since + ttl)?;
+        let due = inner.ready.front().and_then(|(since, _)| since.checked_add(ttl))?;
         if due > Instant::now() {
             return Some(Err(due));
         }

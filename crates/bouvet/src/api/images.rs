@@ -11,7 +11,6 @@ use axum::response::{IntoResponse as _, Response};
 use bouvet_host::{Host, ImageError, LoadedImage, PrunedImages, Reference};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use humantime::format_rfc3339_seconds;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -19,6 +18,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::shape::{ImageView, LogoutView, PrunedView, PullLine};
 use super::{Answered, asked, said, told};
+use crate::calendar;
 use crate::failure::{Answer, Failure, Kind};
 
 /// The name of the server's own image.
@@ -118,7 +118,7 @@ fn base(host: &Host) -> ImageView {
         id: String::new(),
         references: vec![BASE.to_owned()],
         size_bytes: metadata.map_or(0, |metadata| metadata.blocks() * BLOCK_BYTES),
-        created: created.map(|time| format_rfc3339_seconds(time).to_string()),
+        created: created.map(|time| calendar::seconds(time)),
         last_used: None,
         in_use: host.list().iter().any(|sandbox| sandbox.config.image.is_empty()),
     }

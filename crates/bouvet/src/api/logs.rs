@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use super::frame::{Frame, MAX_DATA_BYTES};
 use super::shape::EventView;
-use super::{Answered, asked, shape};
+use super::{Answered, asked};
+use crate::calendar;
 use crate::failure::Failure;
 
 #[derive(Debug, Deserialize)]
@@ -119,7 +120,7 @@ struct Stamps {
 impl Stamps {
     fn stamp(&mut self, record: &LogRecord) -> Bytes {
         let within = &mut self.within[usize::from(record.stream == LogStream::Stderr)];
-        let stamp = humantime::format_rfc3339_nanos(record.time).to_string();
+        let stamp = calendar::nanos(record.time);
         let mut stamped = BytesMut::with_capacity(record.data.len() + stamp.len() + 1);
         for line in record.data.split_inclusive(|byte| *byte == b'\n') {
             if !*within {
@@ -151,12 +152,12 @@ fn event(watched: Watched) -> EventView {
     };
     match watched {
         Watched::Event(HostEvent { time, sandbox, happening }) => EventView {
-            time: shape::time(time),
+            time: calendar::millis(time),
             sandbox: sandbox.to_string(),
             what: object(serde_json::to_value(happening).unwrap_or_default()),
         },
         Watched::Missed(count) => EventView {
-            time: shape::time(SystemTime::now()),
+            time: calendar::millis(SystemTime::now()),
             sandbox: String::new(),
             what: object(json!({ "event": "missed", "count": count })),
         },

@@ -20,16 +20,17 @@ pub(crate) mod shape;
 mod sidecar;
 pub(crate) mod socket;
 #[cfg(all(test, feature = "fake"))]
-mod tests;
+pub(crate) mod tests;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Json, Query};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::serve::Listener;
-use bouvet_host::{Host, ResourceConfig};
+use bouvet_host::{BoxConfig, Host, ResourceConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,7 @@ pub(crate) use self::alone::Alone;
 pub(crate) use self::session::{WINDOW_BYTES, cost_bytes};
 use self::shape::InfoView;
 use crate::failure::{Answer, Failure};
+use crate::panics;
 
 /// The body of a request that is one JSON value: a description with a megabyte of arguments, escaped.
 const MAX_JSON_BYTES: usize = 8 * 1024 * 1024;
@@ -92,6 +94,7 @@ pub(crate) fn router(host: Host) -> Router {
         // Files are streams of any length; their handlers take the body as such.
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .fallback(unknown)
+        .layer(middleware::from_fn(panics::answered))
         .with_state(host)
 }
 
@@ -151,6 +154,7 @@ async fn health(axum::extract::State(host): axum::extract::State<Host>) -> Respo
         "engine": host.engine(),
         "acceleration": host.acceleration().name(),
         "sandboxes": host.list().len(),
+        "panics": panics::count(),
         "pool": { "ready": ready, "size": size },
     }))
 }
@@ -171,6 +175,7 @@ async fn template(
 ) -> Answered {
     let TemplateQuery { vcpus, memory_mb, disk_mb } = asked(query)?;
     let resources = ResourceConfig { vcpus, memory_mb, disk_mb, ..ResourceConfig::default() };
+    BoxConfig { resources: resources.clone(), ..BoxConfig::default() }.validate()?;
     Ok(said(&json!({ "making": host.is_making_template(&resources) })))
 }
 

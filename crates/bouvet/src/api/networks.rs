@@ -43,7 +43,7 @@ fn view(host: &Host, network: NetworkInfo) -> NamedNetworkView {
         name: network.name,
         ipv4: network.ipv4,
         ipv6: network.ipv6,
-        created_at: humantime::format_rfc3339_seconds(network.created_at).to_string(),
+        created_at: crate::calendar::seconds(network.created_at),
         sandboxes: on.filter_map(member).collect(),
     }
 }

@@ -14,7 +14,7 @@ use super::shape::{AttestationView, ExitView, SandboxView, StatsView};
 use super::{Answered, asked, end, said, told};
 use crate::failure::{Failure, Kind};
 
-/// More than anybody waits for.
+/// The longest grace period of a stop, in seconds: a day.
 const MAX_GRACE_SECS: u64 = 24 * 3600;
 
 #[derive(Debug, Deserialize)]
@@ -131,8 +131,14 @@ pub(super) async fn stop(
     let StopQuery { grace_secs, signal } = asked(query)?;
     let signal: Option<Signal> = signal.map(|name| name.parse()).transpose().map_err(Failure::argument)?;
     let sandbox = host.find(&name)?;
-    let grace = grace_secs.map(|seconds| Duration::from_secs(seconds.min(MAX_GRACE_SECS)));
-    let grace = grace.unwrap_or_else(|| sandbox.stop_grace());
+    let grace = match grace_secs {
+        Some(seconds) if seconds > MAX_GRACE_SECS => {
+            let fact = format!("`grace_secs` is {seconds} s; 0 to {MAX_GRACE_SECS} s are allowed");
+            return Err(Failure::argument(fact).into());
+        }
+        Some(seconds) => Duration::from_secs(seconds),
+        None => sandbox.stop_grace(),
+    };
     let stopped = match signal {
         Some(signal) => sandbox.stop_by(signal, grace).await,
         None => sandbox.stop(grace).await,

@@ -22,11 +22,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tracing::debug;
 
 use super::frame::{Decoder, Frame, MAX_DATA_BYTES};
 use super::shape::{ExecView, ExitView, SandboxView};
 use super::{Answered, asked, end, logs, said};
 use crate::failure::{Answer, Failure};
+use crate::log;
 
 /// Bytes of input that may be on their way to a program.
 pub(crate) const WINDOW_BYTES: usize = 256 * 1024;
@@ -76,8 +78,12 @@ impl Input {
         let first = tokio::time::timeout(START_DEADLINE, self.next()).await;
         let late = || Failure::argument(format!("no frame of kind 0 came within {START_DEADLINE:?}"));
         match first.map_err(|_| late())?? {
-            Some(Frame::Start(json)) => serde_json::from_slice(&json)
-                .map_err(|error| Failure::argument(format!("what is wanted is not as it must be: {error}"))),
+            Some(Frame::Start(json)) => {
+                debug!(start = log::digest(&json), "attached call");
+                serde_json::from_slice(&json).map_err(|error| {
+                    Failure::argument(format!("what is wanted is not as it must be: {error}"))
+                })
+            }
             _ => Err(Failure::argument("the first frame must be of kind 0")),
         }
     }

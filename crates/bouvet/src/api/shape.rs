@@ -1,15 +1,15 @@
 //! What is said over the API, as JSON: the same types on both sides.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
 
 use bouvet_host::{
     ImageInfo, MappedPort, NetworkCounts, NetworkMode, Policy, PullEvent, Refused, Rule, SandboxInfo,
     SkippedFile, State, Stop,
 };
-use humantime::format_rfc3339_seconds;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::calendar;
 
 /// A sandbox, in lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,14 +73,14 @@ impl From<&SandboxInfo> for SandboxView {
             exit_code: stop.map(|stop| stop.exit_code),
             out_of_memory: stop.is_some_and(|stop| stop.out_of_memory),
             reason,
-            created_at: format_rfc3339_seconds(info.created_at).to_string(),
-            expires_at: info.expires_at.map(|time| format_rfc3339_seconds(time).to_string()),
+            created_at: calendar::seconds(info.created_at),
+            expires_at: info.expires_at.map(|time| calendar::seconds(time)),
             persistent: config.persistent,
             tty: config.tty,
             stdin_open: config.stdin_open,
             ports: info.ports.iter().map(PortView::from).collect(),
-            started_at: info.started_at.map(|time| format_rfc3339_seconds(time).to_string()),
-            finished_at: info.finished_at.map(|time| format_rfc3339_seconds(time).to_string()),
+            started_at: info.started_at.map(|time| calendar::seconds(time)),
+            finished_at: info.finished_at.map(|time| calendar::seconds(time)),
             restarts: info.restarts,
             restarting: info.is_restarting,
             labels: config.labels.clone(),
@@ -388,7 +388,7 @@ impl From<ImageInfo> for ImageView {
             references: info.references,
             size_bytes: info.size_bytes,
             created: info.created,
-            last_used: Some(format_rfc3339_seconds(info.last_used).to_string()),
+            last_used: Some(calendar::seconds(info.last_used)),
             in_use: info.in_use,
         }
     }
@@ -469,9 +469,4 @@ pub(crate) struct StatsView {
 pub(crate) struct AttestationView {
     /// What it is to carry, as hexadecimal digits.
     pub(crate) report_data: String,
-}
-
-/// A time as people and programs read it.
-pub(crate) fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
 }

@@ -18,14 +18,14 @@ use super::shape::{
 use super::{Alone, WINDOW_BYTES};
 use crate::config::Config;
 
-pub(super) struct Site {
-    pub(super) client: Client,
-    pub(super) alone: Alone,
+pub(crate) struct Site {
+    pub(crate) client: Client,
+    pub(crate) alone: Alone,
     _dir: tempfile::TempDir,
 }
 
 impl Site {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().to_str().unwrap().to_owned();
         let set = BTreeMap::from([
@@ -52,7 +52,7 @@ impl Site {
         self.client.call(Method::POST, &path(&["sandboxes"], &[]), Some(&config)).await.unwrap()
     }
 
-    pub(super) async fn refused(&self, method: Method, path: &str) -> FailureView {
+    pub(crate) async fn refused(&self, method: Method, path: &str) -> FailureView {
         match self.client.act(method, path).await {
             Err(CallError::Refused(failure)) => failure,
             other => panic!("{path}: {other:?}"),
@@ -136,6 +136,60 @@ async fn a_description_is_refused_in_the_words_of_its_fields() {
     assert!(kind == "invalid" && text.starts_with("`resources.memory_mb` is 1 MiB"), "{text}");
     let (kind, text) = error(serde_json::json!({ "imgae": "" })).await;
     assert!(kind == "invalid" && text.contains("imgae"), "{text}");
+    site.alone.end().await;
+}
+
+/// Each number of a request that is not in a description, at its bound and one past it.
+#[tokio::test]
+async fn numbers_of_requests_are_bounded_by_name() {
+    let site = Site::start().await;
+    for timeout in [1_000_000_000_000_u64, 1 << 63, u64::MAX] {
+        let body = serde_json::json!({ "name": "ghost", "resources": { "timeout": timeout } });
+        match site.client.call::<SandboxView>(Method::POST, "/v1/sandboxes", Some(&body)).await {
+            Err(CallError::Refused(failure)) => {
+                assert!(failure.error.contains("`resources.timeout`"), "{}", failure.error);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let all: Vec<SandboxView> = site.client.get("/v1/sandboxes?all=true").await.unwrap();
+    assert!(all.is_empty());
+    site.create("one").await;
+    let size =
+        |memory_mb: &str| path(&["template"], &[("vcpus", "1"), ("memory_mb", memory_mb), ("disk_mb", "64")]);
+    site.client.get::<serde_json::Value>(&size("1048576")).await.unwrap();
+    let failure = site.refused(Method::GET, &size("1048577")).await;
+    assert!(failure.error.contains("`resources.memory_mb`"), "{}", failure.error);
+    for (timeout_secs, is_allowed) in [(86_400, true), (86_401, false), (1 << 63, false), (u64::MAX, false)] {
+        let view = ExecView { command: vec!["true".into()], timeout_secs, ..ExecView::default() };
+        let start = Frame::Start(serde_json::to_vec(&view).unwrap().into());
+        let sent = stream::iter([start, Frame::CloseStdin]);
+        let answered = site.client.frames(Method::POST, &exec_of("one"), sent).await;
+        match answered {
+            Ok(mut frames) => {
+                assert!(is_allowed, "{timeout_secs}");
+                while frames.next().await.unwrap().is_some() {}
+            }
+            Err(CallError::Refused(failure)) => {
+                assert!(
+                    !is_allowed && failure.error.contains("`timeout`"),
+                    "{timeout_secs}: {}",
+                    failure.error
+                );
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    let stop = |seconds: &str| path(&["sandboxes", "one", "stop"], &[("grace_secs", seconds)]);
+    for past in ["86401", "18446744073709551615"] {
+        let failure = site.refused(Method::POST, &stop(past)).await;
+        assert!(
+            failure.error.contains("`grace_secs`") && failure.error.contains("86400"),
+            "{}",
+            failure.error
+        );
+    }
+    site.client.act(Method::POST, &stop("86400")).await.unwrap();
     site.alone.end().await;
 }
 

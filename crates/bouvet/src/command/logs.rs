@@ -11,6 +11,7 @@ use super::session::print;
 use super::usage;
 use crate::api::client::path;
 use crate::api::frame::Frame;
+use crate::calendar;
 
 #[derive(Debug, Args)]
 pub(crate) struct Line {
@@ -65,11 +66,11 @@ fn time(flag: &str, text: Option<&str>) -> Result<Option<String>, Failed> {
         },
     };
     // RFC 3339 writes no later times.
-    let last = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(253_402_300_799);
+    let last = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(calendar::LAST_UNIX_SECS);
     if time > last {
         return Err(wrong());
     }
-    Ok(Some(humantime::format_rfc3339_nanos(time).to_string()))
+    Ok(Some(calendar::nanos(time)))
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {

@@ -167,7 +167,7 @@ fn show(view: &NetworkView) -> Result<(), Failed> {
         table::line(&format!("refused {times} times: {refusal}"))?;
     }
     for refused in &view.refusals {
-        let at = humantime::format_rfc3339_seconds(SystemTime::max(refused.at, SystemTime::UNIX_EPOCH));
+        let at = crate::calendar::seconds(refused.at);
         let flow = refused.flow.map(|flow| format!("{} {}", flow.protocol, flow.destination));
         let name = refused.name.as_ref().map(ToString::to_string);
         let what: Vec<_> = flow.into_iter().chain(name).collect();

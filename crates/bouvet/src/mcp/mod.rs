@@ -18,9 +18,11 @@ use rmcp::model::{
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, tool_handler};
+use tracing::debug;
 
 use crate::config::Registries;
 use crate::failure::Failure;
+use crate::{log, panics};
 
 const INSTRUCTIONS: &str = "Bouvet gives you real, isolated Linux computers: each sandbox is a virtual machine with its \
 own kernel, Python 3, Node.js, Bash and Rust, root rights, a disk and, unless you ask for one, no network. Call create_sandbox first and keep \
@@ -70,6 +72,12 @@ impl Server {
     }
 }
 
+/// The tools that this server may have.
+#[cfg(test)]
+pub(crate) fn tools() -> Vec<rmcp::model::Tool> {
+    tools::table().list_all()
+}
+
 /// The methods of this server that every revision has. A request of one that cannot be read as such has wrong
 /// parameters.
 const METHODS: [&str; 3] = ["server/discover", "tools/call", "tools/list"];
@@ -109,11 +117,18 @@ impl ServerHandler for Server {
             return Err(ErrorData::invalid_params(text, None));
         };
         let given = request.arguments.take().unwrap_or_default();
+        if let Some(arguments) = log::digest_of(&given) {
+            debug!(tool = %tool.name, arguments, "call");
+        }
         match arguments::fitted(&request.name, &tool.input_schema, given) {
             Ok(arguments) => request.arguments = Some(arguments),
             Err(failure) => return Ok(CallToolResult::error(failure.into_contents()).into()),
         }
-        self.tools.call(ToolCallContext::new(self, request, context)).await
+        let called = self.tools.call(ToolCallContext::new(self, request, context));
+        // Nothing above this would answer the request: rmcp gives each a task of its own.
+        panics::caught(called)
+            .await
+            .unwrap_or_else(|failure| Ok(CallToolResult::error(failure.into_contents()).into()))
     }
 
     async fn on_custom_request(

@@ -42,7 +42,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static> Stdio<R, W> {
 
     fn answer(&mut self, malformed: &Malformed) {
         if malformed.is_error {
-            tracing::debug!(reason = malformed.text, "ignoring a malformed error response");
+            tracing::debug!(code = malformed.code.0, "ignoring a malformed error response");
             return;
         }
         self.answering = Some(Box::pin(write(self.output.clone(), malformed.answer())));
@@ -63,8 +63,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static> Stdio<R, W> {
         };
         match serde_json::from_slice(line) {
             Ok(message) => return Some(message),
-            Err(error) if envelope.method.is_none() || envelope.id.is_none() => {
-                tracing::debug!(%error, "ignoring what is not a message of MCP");
+            Err(_) if envelope.method.is_none() || envelope.id.is_none() => {
+                tracing::debug!(line = crate::log::digest(line), "ignoring what is not a message of MCP");
             }
             Err(error) => {
                 let text = format!("this is not a message of MCP: {error}");

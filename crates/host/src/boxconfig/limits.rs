@@ -10,6 +10,10 @@ const CPU_SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 const CPU_PERIOD_US: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
 const DEFAULT_CPU_PERIOD_US: u64 = 100_000;
 const MIN_CPU_QUOTA_US: i64 = 1_000;
+/// All CPUs of the largest machine for the longest period.
+const MAX_CPU_QUOTA_US: i64 = 4096 * 1_000_000;
+/// The largest sum of memory and swap, in bytes.
+const MAX_MEMORY_SWAP_BYTES: i64 = 1 << 50;
 /// The most CPUs that a machine may have to us.
 const MAX_CPUS: u32 = 4096;
 
@@ -144,6 +148,12 @@ impl ResourceLimits {
         })
     }
 
+    /// See [`BoxConfig::within_bounds`](super::BoxConfig::within_bounds).
+    pub(super) fn within_bounds(&mut self) {
+        self.cpu_quota = self.cpu_quota.map(|quota_us| quota_us.min(MAX_CPU_QUOTA_US));
+        self.memory_swap = self.memory_swap.map(|bytes| bytes.min(MAX_MEMORY_SWAP_BYTES));
+    }
+
     fn cpu(&self) -> Result<Option<CpuQuota>, InvalidConfig> {
         let period_us = self.cpu_period.unwrap_or(DEFAULT_CPU_PERIOD_US);
         if !CPU_PERIOD_US.contains(&period_us) {
@@ -152,12 +162,13 @@ impl ResourceLimits {
         }
         match self.cpu_quota {
             None | Some(-1) => Ok(None),
-            Some(quota_us) if quota_us >= MIN_CPU_QUOTA_US => {
+            Some(quota_us) if (MIN_CPU_QUOTA_US..=MAX_CPU_QUOTA_US).contains(&quota_us) => {
                 Ok(Some(CpuQuota { quota_us: quota_us.unsigned_abs(), period_us }))
             }
             Some(quota_us) => {
                 let (field, value) = ("resource_limits.cpu_quota", format!("{quota_us} µs"));
-                Err(InvalidConfig { field, value, allowed: "-1, and 1000 and more, are allowed".into() })
+                let allowed = format!("-1, and {MIN_CPU_QUOTA_US} to {MAX_CPU_QUOTA_US}, are allowed");
+                Err(InvalidConfig { field, value, allowed })
             }
         }
     }
@@ -166,11 +177,14 @@ impl ResourceLimits {
         match self.memory_swap {
             None => Ok(None),
             Some(-1) => Ok(Some(Swap::Unlimited)),
-            Some(bytes) if u64::try_from(bytes).is_ok_and(|bytes| bytes >= memory_bytes) => {
+            Some(bytes @ ..=MAX_MEMORY_SWAP_BYTES)
+                if u64::try_from(bytes).is_ok_and(|bytes| bytes >= memory_bytes) =>
+            {
                 Ok(Some(Swap::Bytes(bytes.unsigned_abs() - memory_bytes)))
             }
             Some(bytes) => {
-                let allowed = format!("-1, and {memory_bytes} (its memory) and more, are allowed");
+                let allowed =
+                    format!("-1, and {memory_bytes} (its memory) to {MAX_MEMORY_SWAP_BYTES}, are allowed");
                 let (field, value) = ("resource_limits.memory_swap", format!("{bytes} bytes"));
                 Err(InvalidConfig { field, value, allowed })
             }

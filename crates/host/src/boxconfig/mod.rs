@@ -2,6 +2,8 @@
 //!
 //! The fields are as typed; [`plan::Plan`] is what they come to, once they were found right.
 
+#[cfg(test)]
+mod bounds;
 pub(crate) mod capabilities;
 pub(crate) mod hosts;
 pub(crate) mod limits;
@@ -38,6 +40,12 @@ const MIN_MEMORY_MB: u32 = 128;
 const MAX_MEMORY_MB: u32 = 1024 * 1024;
 const MAX_VCPUS: u32 = 32;
 const DISK_MB: std::ops::RangeInclusive<u32> = 64..=1024 * 1024;
+/// The longest life of a sandbox, in seconds: a year. Zero is no limit.
+pub const MAX_LIFETIME_SECS: u64 = 365 * 24 * 3600;
+/// The largest cache of images, in bytes.
+const MAX_CACHE_BYTES: u64 = 1 << 50;
+/// The most root file systems in a cache of images.
+const MAX_CACHE_ENTRIES: usize = 1_000_000;
 const MAX_ENV_BYTES: usize = 64 * 1024;
 /// `cmd` or `entrypoint_override`, as one program is started with: below what execve(2) takes with its environment.
 const MAX_ARGUMENT_BYTES: usize = 1024 * 1024;
@@ -198,7 +206,7 @@ pub struct ResourceConfig {
     pub memory_mb: u32,
     /// Size of the writable layer, in MiB. Takes space on the host only as it is written.
     pub disk_mb: u32,
-    /// The sandbox is destroyed when it is this old. Zero: never. Whole seconds where it is serialised.
+    /// The sandbox is destroyed when it is this old, at most a year. Zero: never. Whole seconds where it is serialised.
     #[serde(with = "seconds")]
     pub timeout: Duration,
 }
@@ -271,10 +279,14 @@ impl BoxConfig {
 
     /// What it comes to.
     pub(crate) fn plan(&self) -> Result<Plan, InvalidConfig> {
-        let ResourceConfig { vcpus, memory_mb, disk_mb, .. } = self.resources;
+        let ResourceConfig { vcpus, memory_mb, disk_mb, timeout } = self.resources;
         in_range("resources.vcpus", vcpus, 1..=MAX_VCPUS, "")?;
         in_range("resources.memory_mb", memory_mb, MIN_MEMORY_MB..=MAX_MEMORY_MB, " MiB")?;
         in_range("resources.disk_mb", disk_mb, DISK_MB, " MiB")?;
+        let timeout_secs = timeout.as_secs().saturating_add(u64::from(timeout.subsec_nanos() > 0));
+        in_range("resources.timeout", timeout_secs, 0..=MAX_LIFETIME_SECS, " s")?;
+        in_range("cache.max_cache_bytes", self.cache.max_cache_bytes, 0..=MAX_CACHE_BYTES, " bytes")?;
+        in_range("cache.max_rootfs_entries", self.cache.max_rootfs_entries, 0..=MAX_CACHE_ENTRIES, "")?;
         self.check_lengths()?;
         self.extra_env.iter().try_for_each(|(name, value)| check_env("extra_env", name, value))?;
         let labels = self.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -287,6 +299,18 @@ impl BoxConfig {
             return Err(InvalidConfig::text("restart", &self.restart, allowed));
         }
         Plan::of(self)
+    }
+
+    /// The description with values that version 0.1.0 kept, and that are out of bounds now, at their bounds.
+    pub(crate) fn within_bounds(mut self) -> Self {
+        let longest = Duration::from_secs(MAX_LIFETIME_SECS);
+        self.resources.timeout = self.resources.timeout.min(longest);
+        self.cache.max_cache_bytes = self.cache.max_cache_bytes.min(MAX_CACHE_BYTES);
+        self.cache.max_rootfs_entries = self.cache.max_rootfs_entries.min(MAX_CACHE_ENTRIES);
+        self.pool.within_bounds();
+        self.resource_limits.within_bounds();
+        self.tmpfs = self.tmpfs.iter().map(|text| tmpfs::within_bounds(text)).collect();
+        self
     }
 
     fn check_lengths(&self) -> Result<(), InvalidConfig> {
@@ -327,10 +351,11 @@ fn at_most(field: &'static str, count: usize, limit: usize, unit: &str) -> Resul
     Err(InvalidConfig { field, value, allowed })
 }
 
-fn in_range(
+/// Whether `value` is allowed. Durations and sizes are checked here or by their parsers, never clamped in silence.
+pub(crate) fn in_range<N: Copy + PartialOrd + std::fmt::Display>(
     field: &'static str,
-    value: u32,
-    allowed: std::ops::RangeInclusive<u32>,
+    value: N,
+    allowed: std::ops::RangeInclusive<N>,
     unit: &str,
 ) -> Result<(), InvalidConfig> {
     if allowed.contains(&value) {

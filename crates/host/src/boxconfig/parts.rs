@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::{MAX_COOLDOWN_SECS, MAX_IDLE_TTL_SECS};
 use crate::attest::Technology;
 
 /// What of a sandbox's life is worth a line in the host's log.
@@ -120,9 +121,9 @@ pub struct CacheConfig {
     pub enabled: bool,
     /// The directory. `None`: the host's.
     pub cache_dir: Option<PathBuf>,
-    /// Root file systems that are kept; beyond that the longest unused go.
+    /// Root file systems that are kept, at most 1000000; beyond that the longest unused go.
     pub max_rootfs_entries: usize,
-    /// Bytes that all of it may take.
+    /// Bytes that all of it may take: at most 1 PiB.
     pub max_cache_bytes: u64,
 }
 
@@ -152,7 +153,7 @@ pub struct PoolConfig {
     pub min_idle: usize,
     /// How many may wait.
     pub max_size: usize,
-    /// Those beyond `min_idle` go when they have waited so long, in seconds. Zero: never.
+    /// Those beyond `min_idle` go when they have waited so long, in seconds: at most a year. Zero: never.
     pub idle_ttl_secs: u64,
     /// How many wait, by how many are asked for.
     pub scaling: ScalingPolicy,
@@ -167,6 +168,14 @@ impl Default for PoolConfig {
             idle_ttl_secs: 300,
             scaling: ScalingPolicy::default(),
         }
+    }
+}
+
+impl PoolConfig {
+    /// See [`BoxConfig::within_bounds`](super::BoxConfig::within_bounds).
+    pub(super) fn within_bounds(&mut self) {
+        self.idle_ttl_secs = self.idle_ttl_secs.min(MAX_IDLE_TTL_SECS);
+        self.scaling.cooldown_secs = self.scaling.cooldown_secs.min(MAX_COOLDOWN_SECS);
     }
 }
 
@@ -191,7 +200,7 @@ pub struct ScalingPolicy {
     pub scale_down_threshold: f64,
     /// The most that wait by this. `None`: the pool's `max_size`.
     pub max_min_idle: Option<usize>,
-    /// Seconds between two changes.
+    /// Seconds between two changes: at most 86400.
     pub cooldown_secs: u64,
     /// Length of the window in seconds.
     pub window_secs: u64,

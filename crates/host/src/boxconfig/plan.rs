@@ -9,7 +9,9 @@ use super::network::NetworkPlan;
 use super::ports::PortSpec;
 use super::sysctl::Sysctl;
 use super::tmpfs::Tmpfs;
-use super::{BoxConfig, InvalidConfig, TeeConfig, check_env, check_group, check_guest_path, check_user};
+use super::{
+    BoxConfig, InvalidConfig, TeeConfig, check_env, check_group, check_guest_path, check_user, in_range,
+};
 use crate::exec::Signal;
 use crate::volume::VolumeSpec;
 
@@ -19,6 +21,12 @@ const MIN_SHM_BYTES: u64 = 4096;
 const MAX_SHM_BYTES: u64 = 1 << 40;
 /// The longest grace period of a main program: more than anybody waits for.
 pub(crate) const MAX_STOP_TIMEOUT_SECS: u64 = 24 * 3600;
+/// The longest wait of a clone that a pool has too many of, in seconds.
+pub(super) const MAX_IDLE_TTL_SECS: u64 = 365 * 24 * 3600;
+/// The longest pause between two changes of a pool's size, in seconds.
+pub(super) const MAX_COOLDOWN_SECS: u64 = 24 * 3600;
+/// The longest window in which a pool counts requests, in seconds.
+const MAX_WINDOW_SECS: u64 = 24 * 3600;
 /// Where the workspace is mounted.
 pub(crate) const WORKSPACE: &str = "/workspace";
 
@@ -219,10 +227,9 @@ fn check_pool(config: &BoxConfig) -> Result<(), InvalidConfig> {
         let value = scaling.max_min_idle.unwrap_or_default().to_string();
         return wrong("pool.scaling.max_min_idle", value, "`pool.min_idle` to `pool.max_size` are allowed");
     }
-    if !(1..=86_400).contains(&scaling.window_secs) {
-        return wrong("pool.scaling.window_secs", scaling.window_secs.to_string(), "1 to 86400 are allowed");
-    }
-    Ok(())
+    in_range("pool.idle_ttl_secs", pool.idle_ttl_secs, 0..=MAX_IDLE_TTL_SECS, " s")?;
+    in_range("pool.scaling.cooldown_secs", scaling.cooldown_secs, 0..=MAX_COOLDOWN_SECS, " s")?;
+    in_range("pool.scaling.window_secs", scaling.window_secs, 1..=MAX_WINDOW_SECS, " s")
 }
 
 fn check_parts(config: &BoxConfig) -> Result<(), InvalidConfig> {

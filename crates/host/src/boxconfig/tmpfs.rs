@@ -6,7 +6,10 @@ use super::{InvalidConfig, check_guest_path, size};
 
 const FIELD: &str = "tmpfs";
 const ALLOWED: &str = "`/path`, or `/path:` and some of size=, mode=, uid=, gid=, ro, rw, exec, noexec, suid, nosuid, dev and nodev \
-                       with commas between them are allowed";
+                       with commas between them are allowed, with a size of 1 byte to 1 TiB";
+
+/// The largest size: what no machine has. What is written there counts as memory all the same.
+const MAX_BYTES: u64 = 1 << 40;
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +58,9 @@ impl Tmpfs {
     fn set(&mut self, option: &str) -> Option<()> {
         match option.split_once('=').unwrap_or((option, "")) {
             // Zero would mean no limit to the kernel (tmpfs(5)).
-            ("size", size) => self.size_bytes = Some(size::parse(size).filter(|bytes| *bytes > 0)?),
+            ("size", size) => {
+                self.size_bytes = Some(size::parse(size).filter(|bytes| (1..=MAX_BYTES).contains(bytes))?)
+            }
             ("mode", mode) => self.mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777)?,
             ("uid", id) => self.uid = owner::parse_id(id).ok()??,
             ("gid", id) => self.gid = owner::parse_id(id).ok()??,
@@ -70,6 +75,21 @@ impl Tmpfs {
             _ => return None,
         }
         Some(())
+    }
+}
+
+/// See [`BoxConfig::within_bounds`](super::BoxConfig::within_bounds).
+pub(super) fn within_bounds(text: &str) -> String {
+    let option = |option: &str| match option.strip_prefix("size=").and_then(size::parse) {
+        Some(bytes) if bytes > MAX_BYTES => format!("size={MAX_BYTES}"),
+        _ => option.to_owned(),
+    };
+    match text.split_once(':') {
+        Some((path, options)) => {
+            let options: Vec<_> = options.split(',').map(option).collect();
+            format!("{path}:{}", options.join(","))
+        }
+        None => text.to_owned(),
     }
 }
 

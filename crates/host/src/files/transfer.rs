@@ -11,8 +11,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{DEADLINE, FileError, check_path, within_deadline};
+use crate::boxconfig::in_range;
 use crate::link::Client;
 
+/// The largest offset that a file can have (`off_t`).
+const MAX_OFFSET_BYTES: u64 = i64::MAX.unsigned_abs();
 /// Chunks that wait to be sent, beside those that the link holds.
 pub(super) const WAITING_CHUNKS: usize = 4;
 
@@ -48,6 +51,7 @@ impl FileReader {
         limit_bytes: u64,
     ) -> Result<Self, FileError> {
         check_path(&path)?;
+        in_range("offset", offset, 0..=MAX_OFFSET_BYTES, "")?;
         let mut chunks = within_deadline(async {
             Ok(client.read(v1::ReadRequest { path, offset, limit_bytes }).await?.into_inner())
         })

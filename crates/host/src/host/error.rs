@@ -129,6 +129,21 @@ pub enum CreateError {
     Templates(#[from] StoreError),
 }
 
+impl CreateError {
+    /// The error for the log: without words of the description, in which a client may have written code, a command or a
+    /// variable. The caller reads them in the error itself.
+    pub(crate) fn logged(&self) -> String {
+        match self {
+            Self::Invalid(error) => format!("`{}` is not as it must be", error.field),
+            Self::BringUp(BringUpError::Personalise(_) | BringUpError::Furnish(_)) => {
+                "the guest could not be made what the description says".into()
+            }
+            Self::BringUp(error @ (BringUpError::Main(_) | BringUpError::Sidecar(_))) => error.to_string(),
+            error => crate::chain(error),
+        }
+    }
+}
+
 impl From<BringUpError> for CreateError {
     fn from(error: BringUpError) -> Self {
         match error {

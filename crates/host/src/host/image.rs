@@ -157,13 +157,14 @@ pub(crate) struct GroundRecord {
 }
 
 impl GroundRecord {
-    /// `config`, which version 0.1.0 may have kept, and that took TERM where an image names a signal that does not exist.
+    /// `config`, which version 0.1.0 may have kept. That took TERM where an image names a signal that does not exist, and
+    /// durations and sizes of any length.
     pub(super) fn upgraded(&self, mut config: BoxConfig) -> BoxConfig {
         let is_usable = self.image.as_ref().is_none_or(|record| record.words.has_usable_signal());
         if config.stop_signal.is_empty() && !is_usable {
             config.stop_signal = "TERM".into();
         }
-        config
+        config.within_bounds()
     }
 
     /// `config` as the sandbox that it is here.

@@ -78,7 +78,7 @@ impl Host {
         let live = match made {
             Ok(live) => live,
             Err(error) => {
-                warn!(sandbox = %id, error = %crate::chain(&error), "sandbox not created");
+                warn!(sandbox = %id, error = error.logged(), "sandbox not created");
                 owner.happen(Event::Destroy);
                 sandbox.close_ports().await;
                 home.forget();
@@ -201,8 +201,8 @@ impl Host {
         loop {
             let was_up = live.is_some();
             if let Some(live) = live.take() {
-                let (began, expires) =
-                    (Instant::now(), (!lifetime.is_zero()).then(|| Instant::now() + lifetime));
+                let began = Instant::now();
+                let expires = (!lifetime.is_zero()).then(|| began.checked_add(lifetime)).flatten();
                 let end = owner.own(live, expires, lifetime).await;
                 ran = began.elapsed();
                 sandbox.set_ends(Ends::default());
@@ -227,7 +227,7 @@ impl Host {
                 }
                 Err(error) => {
                     let reason = crate::chain(&error);
-                    warn!(sandbox = %home.id, %reason, "sandbox not started");
+                    warn!(sandbox = %home.id, reason = error.logged(), "sandbox not started");
                     owner.happen(Event::Failed(reason.clone()));
                     ran = Duration::ZERO;
                     Err(ControlError::Failed(reason))
@@ -389,8 +389,7 @@ impl Host {
             let (blueprint, network) = match made {
                 Ok(made) => made,
                 Err(error) => {
-                    let error = crate::chain(&error);
-                    warn!(sandbox = %id, %error, "a persistent sandbox cannot be had any more");
+                    warn!(sandbox = %id, error = error.logged(), "a persistent sandbox cannot be had any more");
                     continue;
                 }
             };

@@ -188,7 +188,9 @@ impl Sandbox {
             id: self.0.id,
             state: self.state(),
             created_at: self.0.created_at,
-            expires_at: (!timeout.is_zero()).then(|| self.0.created_at + timeout),
+            expires_at: Some(timeout)
+                .filter(|timeout| !timeout.is_zero())
+                .and_then(|timeout| self.0.created_at.checked_add(timeout)),
             config: BoxConfig { name: self.name(), ..self.0.config.clone() },
             ports: self.ports(),
             started_at: runs.started_at,

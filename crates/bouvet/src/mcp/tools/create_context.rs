@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::execute_code::program;
-use super::timestamp;
+use crate::calendar;
 use crate::failure::Failure;
 use crate::mcp::Server;
 
@@ -57,7 +57,7 @@ impl Server {
         Ok(Json(Created {
             context_id: context.id.to_string(),
             language: language_of(&context).to_owned(),
-            created_at: timestamp(context.created_at),
+            created_at: calendar::seconds(context.created_at),
         }))
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bouvet_host::{
-    BASE_IMAGE, BoxConfig, FULL_BASE_IMAGE, InvalidConfig, NetworkMode, Reference, ResourceConfig,
+    BASE_IMAGE, BoxConfig, FULL_BASE_IMAGE, InvalidConfig, MAX_LIFETIME_SECS, NetworkMode, Reference,
+    ResourceConfig,
 };
 use rmcp::RoleServer;
 use rmcp::handler::server::wrapper::{Json, Parameters};
@@ -13,7 +14,7 @@ use rmcp::{tool, tool_router};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::timestamp;
+use crate::calendar;
 use crate::config::Registries;
 use crate::failure::Failure;
 use crate::mcp::progress::Progress;
@@ -120,11 +121,9 @@ fn invalid(field: &'static str, value: &str, allowed: &str) -> InvalidConfig {
     InvalidConfig { field, value: format!("`{}`", value.escape_debug()), allowed: allowed.into() }
 }
 
-/// The longest life where the server ends none.
-const MAX_TIMEOUT_SECS: u64 = 31_536_000;
-
+/// The longest life of a sandbox where the server's own limit is `secs`; 0 is none.
 fn limit(secs: u64) -> u64 {
-    if secs == 0 { MAX_TIMEOUT_SECS } else { secs }
+    if secs == 0 { MAX_LIFETIME_SECS } else { secs }
 }
 
 fn at_most<N: Copy + PartialOrd + From<u8> + std::fmt::Display>(
@@ -205,7 +204,7 @@ impl Server {
             sandbox_id: info.id.to_string(),
             memory_mib: info.config.resources.memory_mb,
             vcpu_count: info.config.resources.vcpus,
-            expires_at: info.expires_at.map(timestamp),
+            expires_at: info.expires_at.map(calendar::seconds),
         }))
     }
 }

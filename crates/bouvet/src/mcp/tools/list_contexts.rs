@@ -6,8 +6,9 @@ use rmcp::{tool, tool_router};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::SandboxArgs;
 use super::create_context::language_of;
-use super::{SandboxArgs, timestamp};
+use crate::calendar;
 use crate::failure::Failure;
 use crate::mcp::Server;
 
@@ -64,7 +65,7 @@ impl From<&Context> for Entry {
             language: language_of(context).to_owned(),
             state: state.to_owned(),
             reason,
-            created_at: timestamp(context.created_at),
+            created_at: calendar::seconds(context.created_at),
         }
     }
 }

@@ -8,7 +8,7 @@ use rmcp::{tool, tool_router};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::timestamp;
+use crate::calendar;
 use crate::failure::Failure;
 use crate::mcp::Server;
 
@@ -67,15 +67,15 @@ impl Server {
 
 impl From<ListEntry> for Entry {
     fn from(entry: ListEntry) -> Self {
-        // The guest may claim any time; what a date cannot show becomes 1970.
-        let since = u64::try_from(entry.modified_unix_s).ok().filter(|seconds| *seconds < 253_402_300_800);
+        // The guest may claim any time.
+        let since = u64::try_from(entry.modified_unix_s).unwrap_or(0).min(calendar::LAST_UNIX_SECS);
         Self {
             name: entry.name,
             is_dir: entry.is_dir,
             size: entry.size,
             kind: entry.kind.to_owned(),
             mode: format!("{:04o}", entry.mode),
-            modified_at: timestamp(UNIX_EPOCH + Duration::from_secs(since.unwrap_or(0))),
+            modified_at: calendar::seconds(UNIX_EPOCH + Duration::from_secs(since)),
             link_target: entry.link_target,
         }
     }

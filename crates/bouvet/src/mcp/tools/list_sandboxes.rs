@@ -6,7 +6,7 @@ use rmcp::{tool, tool_router};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::timestamp;
+use crate::calendar;
 use crate::failure::Failure;
 use crate::mcp::Server;
 
@@ -81,8 +81,8 @@ impl Server {
                 State::Failed(reason) => Some(reason),
                 _ => None,
             },
-            created_at: timestamp(info.created_at),
-            expires_at: info.expires_at.map(timestamp),
+            created_at: calendar::seconds(info.created_at),
+            expires_at: info.expires_at.map(calendar::seconds),
             name: Some(info.config.name).filter(|name| !name.is_empty()),
             image: Some(info.config.image).filter(|image| !image.is_empty()),
             memory_mib: info.config.resources.memory_mb,

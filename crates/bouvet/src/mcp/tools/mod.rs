@@ -17,7 +17,6 @@ mod run_command;
 mod write_file;
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::model::Tool;
@@ -73,9 +72,4 @@ struct SandboxArgs {
 struct Success {
     /// Always true: failures are errors.
     success: bool,
-}
-
-/// A moment as RFC 3339 has it, in UTC.
-fn timestamp(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }

@@ -8,7 +8,7 @@ use rmcp::{tool, tool_router};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::timestamp;
+use crate::calendar;
 use crate::failure::Failure;
 use crate::mcp::Server;
 
@@ -96,7 +96,7 @@ impl Server {
         let refused = network.counts().refused.into_iter();
         let last = network.refusals();
         let last_refused = last[last.len().saturating_sub(MAX_TOLD)..].iter().map(|refused| RefusedView {
-            at: timestamp(refused.at),
+            at: calendar::seconds(refused.at),
             reason: refused.refusal.as_str().to_owned(),
             explanation: refused.refusal.to_string(),
             protocol: refused.flow.map(|flow| flow.protocol.to_string()),

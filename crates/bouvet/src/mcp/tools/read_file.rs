@@ -75,7 +75,7 @@ impl Server {
 
 fn present(read: FileContent, offset: u64) -> Content {
     let FileContent { mut bytes, file_bytes } = read;
-    let more = offset + (bytes.len() as u64) < file_bytes;
+    let more = offset.saturating_add(bytes.len() as u64) < file_bytes;
     if more
         && let Err(error) = std::str::from_utf8(&bytes)
         && error.error_len().is_none()
@@ -84,7 +84,7 @@ fn present(read: FileContent, offset: u64) -> Content {
         // The part ends within a character, which belongs to the next part.
         bytes.truncate(error.valid_up_to());
     }
-    let next_offset = more.then_some(offset + bytes.len() as u64);
+    let next_offset = more.then(|| offset.saturating_add(bytes.len() as u64));
     let (content, is_base64) = match String::from_utf8(bytes) {
         Ok(text) => (text, false),
         Err(error) => (STANDARD.encode(error.as_bytes()), true),
