@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -128,6 +129,15 @@ class Server:
         self.binary = binary()
         self.arguments: list[str] = []
         self._process: subprocess.Popen[Any] | None = None
+        self._max_files: int | None = None
+
+    def _limit(self) -> None:
+        limit = self._max_files or 0
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+    def limit_files(self, count: int) -> None:
+        """Lets it open so many files, from its next start on."""
+        self._max_files = count
 
     def start(self, **pipes: Any) -> Self:
         """Starts it. Its standard input is at its end, unless `pipes` says otherwise."""
@@ -138,6 +148,7 @@ class Server:
                 env=self.environment,
                 stderr=log,
                 cwd=self.directory.parent,
+                preexec_fn=self._limit if self._max_files else None,
                 **pipes,
             )
         return self

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import bouvet
 from bouvet import Server
 
+LIST = '{"jsonrpc":"2.0","id":1,"method":"tools/list"}'
+
 # All that cannot be just anything.
 BAD = [
     ("BOUVET_ENGINE", "xen", "auto, firecracker or qemu"),
@@ -19,6 +22,7 @@ BAD = [
     ("BOUVET_HTTP_PORT", "0", "1 to 65535"),
     ("BOUVET_HTTP_PORT", "65536", "1 to 65535"),
     ("BOUVET_HTTP_PORT", "http", "1 to 65535"),
+    ("BOUVET_HTTP_BODIES_MIB", "63", "64 to 65536"),
     ("BOUVET_MAX_SANDBOXES", "0", "1 to 1000"),
     ("BOUVET_MAX_SANDBOXES", "1001", "1 to 1000"),
     ("BOUVET_SANDBOX_TIMEOUT_SECS", "-1", "0 to 31536000"),
@@ -126,3 +130,36 @@ def test_the_version_is_the_published_one() -> None:
 def test_arguments_that_are_not_known_are_refused() -> None:
     shown = subprocess.run([bouvet.binary(), "--port", "1"], capture_output=True, text=True)
     assert shown.returncode == 2 and "--port" in shown.stderr and shown.stdout == ""
+
+
+def test_too_few_descriptors_stop_the_start(server: Server) -> None:
+    server.limit_files(255)
+    server.start()
+    assert server.process.wait(bouvet.START_SECONDS) == 1
+    assert "error: the limit of open files is 255; a server needs 256" in server.log
+    assert "ulimit -n" in server.log
+
+
+def test_few_descriptors_keep_the_server_healthy(server: Server) -> None:
+    server.limit_files(256)
+    server.start().healthy()
+    idle = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(300)]
+    assert server.get("/health")[0] == 200
+    assert server.call("list_sandboxes") == {"sandboxes": []}
+    assert len(os.listdir(f"/proc/{server.process.pid}/fd")) < 200
+    # The first were idle for longest.
+    assert idle[0].recv(1) == b""
+    for one in idle:
+        one.close()
+    # Requests under way are not closed: some are refused, and health is answered.
+    begun = []
+    for _ in range(100):
+        busy = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        busy.sendall(b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+        begun.append((busy, busy.recv(64)))
+    assert begun[0][1].startswith(b"HTTP/1.1 200 ") and begun[-1][1].startswith(b"HTTP/1.1 503 ")
+    assert server.get("/health")[0] == 200
+    for busy, _ in begun:
+        busy.close()
+    bouvet.until("others are served again", lambda: server.post(LIST)[0] == 200)
+    server.stop()

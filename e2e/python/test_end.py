@@ -3,7 +3,10 @@
 import http.client
 import json
 import signal
+import subprocess
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +73,34 @@ def test_a_killed_server_takes_its_vms_along_and_the_next_one_cleans_up(server: 
     sandbox = server.create()
     assert server.call("run_command", sandbox_id=sandbox, command="echo hi")["stdout"] == "hi\n"
     server.stop()
+
+
+def test_signals_end_in_order_or_are_ignored(server: Server) -> None:
+    """Whatever a terminal, a log rotation or a mistaken operator sends, nothing is left."""
+    server.start().healthy()
+    server.create()
+    for number in [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGIO, signal.SIGRTMIN + 1]:
+        server.process.send_signal(number)
+    bouvet.until("all were noticed", lambda: server.log.count(" is ignored") == 6)
+    assert len(server.vms()) == 1 and server.get("/health")[0] == 200
+    server.stop(signal.SIGQUIT)
+
+
+def test_second_signal_ends_the_grace_period(server: Server) -> None:
+    server.start().healthy()
+    with server.connection() as connection:
+        # A request that does not end keeps the server for its grace period.
+        connection.request("POST", "/mcp", headers={"Content-Length": "10", "Content-Type": "application/json"})
+        server.process.send_signal(signal.SIGTERM)
+        bouvet.until("the first was noticed", lambda: "SIGTERM" in server.log)
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < 4, "the grace period is 5 s"
+
+
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGQUIT], ids=lambda how: how.name)
+def test_server_on_stdio_ends_in_order(vm: None, tmp_path: Path, how: signal.Signals) -> None:
+    with Server(tmp_path, "stdio") as server:
+        server.start(stdin=subprocess.PIPE)
+        bouvet.until("it serves", lambda: list(server.directory.glob("host-*/sandboxes")))
+        server.stop(how)

@@ -10,6 +10,7 @@ pub(crate) fn on(error: &Error) -> String {
         Error::Start(start) => of_start(start),
         Error::Listen(_) => "set BOUVET_HTTP_PORT to a free port, or BOUVET_TRANSPORT=stdio to serve no HTTP",
         Error::Socket(_) => "set BOUVET_SOCKET to another path, or to off to serve no `bouvet` commands",
+        Error::Descriptors(_) => "raise it: `ulimit -n 4096`, or LimitNOFILE=4096 in a unit of systemd",
         Error::Http(_) | Error::Signal(_) => return chain(error),
     };
     format!("{}\n  try: {hint}", chain(error))

@@ -173,6 +173,12 @@ pub const VARIABLES: &[Variable] = &[
         "origins of web pages that may use the HTTP server, in addition to those of this machine",
     ),
     variable(
+        "BOUVET_HTTP_BODIES_MIB",
+        "256",
+        "64 to 65536",
+        "memory for the bodies of requests to /mcp that are read at the same time, in MiB; large ones beyond it are answered with 503",
+    ),
+    variable(
         "BOUVET_SOCKET",
         "auto",
         "auto, off or a path",
@@ -240,6 +246,8 @@ pub struct HttpConfig {
     pub allowed_hosts: Vec<String>,
     /// Origins that browsers may come from.
     pub allowed_origins: Vec<String>,
+    /// Memory for bodies of requests.
+    pub bodies_bytes: u64,
 }
 
 /// Where the `bouvet` commands find the server.
@@ -334,6 +342,7 @@ impl Config {
                 address,
                 allowed_hosts: values.list("BOUVET_ALLOWED_HOSTS"),
                 allowed_origins: values.list("BOUVET_ALLOWED_ORIGINS"),
+                bodies_bytes: u64::from(values.number("BOUVET_HTTP_BODIES_MIB", 64..=65_536)?) * 1024 * 1024,
             },
             socket: values.socket()?,
             // Its client is to be master of the VM, which is what isolates it.

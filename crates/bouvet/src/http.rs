@@ -4,10 +4,14 @@
 //! strict where browsers could be turned against the machine that it runs on.
 
 mod authority;
+pub(crate) mod budget;
+pub(crate) mod connections;
 mod files;
 mod gate;
+mod intake;
 mod page;
 mod plain;
+mod sessions;
 #[cfg(all(test, feature = "fake"))]
 pub(crate) mod tests;
 
@@ -18,7 +22,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, Request, State};
+use axum::extract::{ConnectInfo, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{KeepAlive, Sse};
@@ -26,11 +30,8 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{any, get};
 use axum::serve::{Listener, ListenerExt as _};
 use bouvet_host::Host;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use rmcp::model::ErrorCode;
 use rmcp::transport::StreamableHttpServerConfig;
 use rmcp::transport::streamable_http_server::StreamableHttpService;
-use rmcp::transport::streamable_http_server::session::SessionManager as _;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use serde::Deserialize;
@@ -38,14 +39,16 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use self::budget::Budget;
+use self::connections::{Connections, Peer};
 use self::gate::Gate;
+use self::sessions::{Beginning, Caller, Sessions};
 use crate::config::HttpConfig;
 use crate::mcp::Server;
-use crate::mcp::message::{self, Malformed};
 use crate::panics;
 
-/// A request's body. Ten MiB of content take up to six times that as JSON, each byte escaped.
-pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+/// What the MCP library reads of a request, which is without the arguments of a call.
+const MAX_REST_BYTES: usize = 8 * 1024 * 1024;
 /// How often an idle event stream shows that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const SESSION_ID: &str = "mcp-session-id";
@@ -74,6 +77,7 @@ pub(crate) async fn serve(
     host: Host,
     server: Server,
     end: CancellationToken,
+    max_connections: usize,
 ) -> std::io::Result<()> {
     let app = Arc::new(App::new(config, host, server, &end));
     let router = Router::new()
@@ -83,8 +87,11 @@ pub(crate) async fn serve(
         .route("/", get(index))
         .route("/health", get(health))
         .layer(middleware::from_fn(panics::answered))
+        .layer(middleware::from_fn(connections::counted))
         .with_state(app);
-    axum::serve(without_delay(listener), router).with_graceful_shutdown(end.cancelled_owned()).await
+    let listener = Connections::new(without_delay(listener), max_connections, |address| Some(address.ip()));
+    let router = router.into_make_service_with_connect_info::<Peer>();
+    axum::serve(listener, router).with_graceful_shutdown(end.cancelled_owned()).await
 }
 
 /// Without this a small answer waits for the client's delayed acknowledgement: 44 ms instead of 1.
@@ -101,9 +108,11 @@ struct App {
     /// For what is served without MCP.
     server: Server,
     gate: Gate,
+    /// The memory for bodies.
+    budget: Arc<Budget>,
     /// For clients that keep a session, as revisions before 2026-07-28 have it.
     stateful: StreamableHttpService<Server, LocalSessionManager>,
-    sessions: Arc<LocalSessionManager>,
+    sessions: Sessions,
     /// For all others: each request stands alone, and is answered with plain JSON where it can be.
     stateless: StreamableHttpService<Server, NeverSessionManager>,
 }
@@ -115,26 +124,23 @@ impl App {
             .disable_allowed_hosts()
             .disable_allowed_origins()
             .with_cancellation_token(end.child_token());
-        settings.max_request_body_bytes = MAX_BODY_BYTES;
+        settings.max_request_body_bytes = MAX_REST_BYTES;
         let one_shot = settings.clone().with_legacy_session_mode(false).with_json_response(true);
         let (first, second) = (server.clone(), server.clone());
-        let sessions = Arc::<LocalSessionManager>::default();
+        let sessions = Sessions::default();
         Self {
             host,
             server,
             gate: Gate::new(&config),
-            stateful: StreamableHttpService::new(move || Ok(first.clone()), sessions.clone(), settings),
+            budget: Budget::new(config.bodies_bytes),
+            stateful: StreamableHttpService::new(
+                move || Ok(first.clone()),
+                sessions.library.clone(),
+                settings,
+            ),
             sessions,
             stateless: StreamableHttpService::new(move || Ok(second.clone()), Arc::default(), one_shot),
         }
-    }
-}
-
-impl App {
-    /// Whether the session that a request names goes on.
-    async fn has_session(&self, id: Option<HeaderValue>) -> bool {
-        let Some(id) = id.as_ref().and_then(|id| id.to_str().ok()) else { return false };
-        self.sessions.has_session(&id.into()).await.is_ok_and(|has| has)
     }
 }
 
@@ -169,15 +175,22 @@ async fn gated(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     }
 }
 
-async fn mcp(State(app): State<Arc<App>>, mut request: Request) -> Response {
+async fn mcp(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    mut request: Request,
+) -> Response {
     accept_all_that_we_send(request.headers_mut());
-    let in_session = request.headers().contains_key(SESSION_ID);
-    match *request.method() {
-        Method::POST => post(&app, request, in_session).await,
-        Method::GET if !in_session && !is_modern(request.headers()) => events(),
+    let session = request.headers().get(SESSION_ID).cloned();
+    // Until the answer has been sent: a session in use does not end for others.
+    let in_use = app.sessions.request(session.as_ref());
+    let response = match *request.method() {
+        Method::POST => post(&app, &peer, request, session.as_ref()).await,
+        Method::GET if session.is_none() && !is_modern(request.headers()) => events(),
         Method::DELETE => deleted(app.stateful.handle(request).await.map(Body::new)),
         _ => app.stateful.handle(request).await.map(Body::new),
-    }
+    };
+    connections::held(response, in_use)
 }
 
 /// The official Python client takes 202, which rmcp says, for a failure to end the session.
@@ -212,42 +225,47 @@ fn events() -> Response {
     Sse::new(none).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
-async fn post(app: &App, request: Request, in_session: bool) -> Response {
-    let (parts, body) = request.into_parts();
-    let bytes = match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let text = format!("a request may have {MAX_BODY_BYTES} bytes");
-            let malformed = Malformed::new(ErrorCode::INVALID_REQUEST, text);
-            return rpc_error(StatusCode::PAYLOAD_TOO_LARGE, &malformed);
-        }
-        // The client went away, or lied about the length.
-        Err(error) => {
-            let malformed = Malformed::new(ErrorCode::PARSE_ERROR, error.to_string());
-            return rpc_error(StatusCode::BAD_REQUEST, &malformed);
-        }
+async fn post(app: &App, peer: &Peer, request: Request, session: Option<&HeaderValue>) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let (incoming, arguments) = match intake::read(body, &app.budget).await {
+        Ok(read) => read,
+        Err(refused) => return refused.response(),
     };
-    let bytes = bytes.slice_ref(message::without_mark(&bytes));
-    let method = match message::check(&bytes) {
-        Ok(envelope) => envelope.method,
-        Err(malformed) => return rpc_error(StatusCode::BAD_REQUEST, &malformed),
+    let starts_session =
+        incoming.envelope.method.as_deref() == Some("initialize") && !is_modern(&parts.headers);
+    let streamed = plain::needs_stream(&incoming.message);
+    parts.extensions.insert(arguments);
+    // It is that of the whole message.
+    parts.headers.insert(header::CONTENT_LENGTH, incoming.message.len().into());
+    let request = Request::from_parts(parts, Body::from(incoming.message));
+    let beginning = match session.is_none() && starts_session {
+        true => match begin(app, peer).await {
+            Ok(beginning) => Some(beginning),
+            Err(refused) => return refused,
+        },
+        false => None,
     };
-    let starts_session = method.as_deref() == Some("initialize") && !is_modern(&parts.headers);
-    let streamed = plain::needs_stream(&bytes);
-    let session = parts.headers.get(SESSION_ID).cloned();
-    let request = Request::from_parts(parts, Body::from(bytes));
-    match in_session || starts_session {
+    let response = match session.is_some() || starts_session {
         true if streamed => app.stateful.handle(request).await.map(Body::new),
         true => {
             let response = app.stateful.handle(request).await.map(Body::new);
-            plain::only_answer(response, app.has_session(session)).await
+            plain::only_answer(response, app.sessions.has(session)).await
         }
         false => app.stateless.handle(request).await.map(Body::new),
+    };
+    if let Some(beginning) = beginning {
+        beginning.begun(response.headers().get(SESSION_ID));
     }
+    response
 }
 
-fn rpc_error(status: StatusCode, malformed: &Malformed) -> Response {
-    (status, Json(malformed.answer())).into_response()
+/// Takes a place for a session of `peer`.
+async fn begin(app: &App, peer: &Peer) -> Result<Beginning, Response> {
+    let caller = peer.address().map_or(Caller::Loopback, Caller::from);
+    app.sessions.begin(caller).await.ok_or_else(|| {
+        let text = "all sessions that a client may have are in use; end one, or try again";
+        (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")], text).into_response()
+    })
 }
 
 #[cfg(test)]

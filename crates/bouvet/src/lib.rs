@@ -22,4 +22,5 @@ mod panics;
 #[cfg(test)]
 mod reference;
 pub mod serve;
+mod signals;
 mod started;

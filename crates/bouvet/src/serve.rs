@@ -7,7 +7,6 @@ use bouvet_host::{Host, StartError};
 use rmcp::ServiceExt as _;
 use rmcp::service::ServerInitializeError;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -15,11 +14,13 @@ use crate::api::socket::Socket;
 pub use crate::api::socket::SocketError;
 use crate::api::{self};
 use crate::config::{Config, SocketChoice};
+use crate::http;
 pub use crate::http::ListenError;
-use crate::http::{self, MAX_BODY_BYTES};
+use crate::http::connections::Shares;
+pub use crate::http::connections::TooFewDescriptors;
 use crate::mcp::stdio::Stdio;
 use crate::mcp::{Grants, Server};
-use crate::started;
+use crate::{signals, started};
 
 /// How long requests under way may take to finish once the server is to end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -42,13 +43,17 @@ pub enum Error {
     /// The system would not say when to end.
     #[error("could not wait for signals")]
     Signal(#[source] std::io::Error),
+    /// Too few files may be open.
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
 }
 
 /// Serves until a signal, or until standard input ends where that is the only way in. Then destroys all
 /// sandboxes.
 pub async fn serve(mut config: Config) -> Result<(), Error> {
-    let end = CancellationToken::new();
-    end_on_signal(&end).map_err(Error::Signal)?;
+    let shares = Shares::here()?;
+    let (end, haste) = (CancellationToken::new(), CancellationToken::new());
+    signals::listen(config.transport, &end, &haste).map_err(Error::Signal)?;
     // Taken first: it is what fails most often.
     let listener = match config.transport.http() {
         true => Some(http::listen(&config.http).await?),
@@ -68,8 +73,15 @@ pub async fn serve(mut config: Config) -> Result<(), Error> {
         match listener {
             Some(listener) => {
                 info!(address = %config.http.address, "serving MCP over HTTP at /mcp");
-                let serving = http::serve(listener, config.http, host.clone(), server.clone(), end.clone());
-                within_grace(&end, serving).await.unwrap_or(Ok(())).map_err(Error::Http)
+                let serving = http::serve(
+                    listener,
+                    config.http,
+                    host.clone(),
+                    server.clone(),
+                    end.clone(),
+                    shares.http,
+                );
+                within_grace(&end, &haste, serving).await.unwrap_or(Ok(())).map_err(Error::Http)
             }
             None => Ok(()),
         }
@@ -77,8 +89,8 @@ pub async fn serve(mut config: Config) -> Result<(), Error> {
     let api = async {
         // Its file stays until the server has ended.
         let Some((_file, listener)) = socket else { return };
-        let serving = api::serve(listener, host.clone(), end.clone());
-        if let Some(Err(error)) = within_grace(&end, serving).await {
+        let serving = api::serve(listener, host.clone(), end.clone(), shares.commands);
+        if let Some(Err(error)) = within_grace(&end, &haste, serving).await {
             warn!(%error, "the socket is not served any more");
         }
     };
@@ -98,8 +110,21 @@ pub async fn serve(mut config: Config) -> Result<(), Error> {
     };
     let (served, (), (), ()) = tokio::join!(http, stdio, api, lives);
     info!("destroying all sandboxes");
-    host.shut_down().await;
+    shut_down(&host, &haste).await;
     served
+}
+
+/// Ends `host`, without grace for programs after `haste`.
+async fn shut_down(host: &Host, haste: &CancellationToken) {
+    let hastened = async {
+        haste.cancelled().await;
+        host.hasten().await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = host.shut_down() => {}
+        () = hastened => {}
+    }
 }
 
 /// The socket for the `bouvet` commands. Where nobody named one the server can do without: MCP clients start servers
@@ -126,7 +151,7 @@ async fn bind(choice: &SocketChoice) -> Result<Option<(Socket, UnixListener)>, S
 
 async fn serve_stdio(server: Server, end: &CancellationToken) {
     let (input, output) = rmcp::transport::stdio_pipes();
-    attend(server, Stdio::new(input, output, MAX_BODY_BYTES), end).await;
+    attend(server, Stdio::new(input, output), end).await;
 }
 
 /// Serves the client at the other end of `transport` until it leaves, or until `end`.
@@ -156,23 +181,21 @@ fn not_begun(error: &ServerInitializeError) -> String {
     }
 }
 
-fn end_on_signal(end: &CancellationToken) -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let end = end.clone();
-    tokio::spawn(async move {
+/// Runs `serving` to its end, but no longer than the grace period after `end`, or until `haste`.
+async fn within_grace<T>(
+    end: &CancellationToken,
+    haste: &CancellationToken,
+    serving: impl Future<Output = T>,
+) -> Option<T> {
+    let grace = async {
+        end.cancelled().await;
         tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM"),
-            _ = interrupt.recv() => info!("SIGINT"),
+            () = tokio::time::sleep(GRACE) => {}
+            () = haste.cancelled() => {}
         }
-        end.cancel();
-    });
-    Ok(())
-}
-
-/// Runs `serving` to its end, but no longer than the grace period after `end`.
-async fn within_grace<T>(end: &CancellationToken, serving: impl Future<Output = T>) -> Option<T> {
+    };
     tokio::select! {
         result = serving => Some(result),
-        () = async { end.cancelled().await; tokio::time::sleep(GRACE).await } => None,
+        () = grace => None,
     }
 }

@@ -360,6 +360,21 @@ impl Host {
         self.0.ground.give_back();
     }
 
+    /// Ends what [`Host::shut_down`] waits for: main programs that may take time to end are killed. Disks are still written.
+    ///
+    /// ```no_run
+    /// # async fn example(host: bouvet_host::Host) {
+    /// tokio::select! {
+    ///     () = host.shut_down() => {}
+    ///     () = async { host.hasten().await; std::future::pending().await } => {}
+    /// }
+    /// # }
+    /// ```
+    pub async fn hasten(&self) {
+        let sandboxes: Vec<_> = self.registry().sandboxes.values().cloned().collect();
+        futures_util::future::join_all(sandboxes.iter().map(Sandbox::kill_main)).await;
+    }
+
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.0.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -26,7 +26,7 @@ impl Alone {
         let host = Host::start(HostOptions { pool: None, ..options }).await?;
         let end = CancellationToken::new();
         let (ours, theirs) = tokio::io::duplex(STREAM_BYTES);
-        let serving = serve(One(Some(theirs)), host.clone(), end.clone());
+        let serving = serve(One(Some(theirs)), host.clone(), end.clone(), 1);
         tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::warn!(%error, "the server of this process failed");

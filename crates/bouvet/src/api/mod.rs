@@ -39,6 +39,7 @@ pub(crate) use self::alone::Alone;
 pub(crate) use self::session::{WINDOW_BYTES, cost_bytes};
 use self::shape::InfoView;
 use crate::failure::{Answer, Failure};
+use crate::http::connections::{self, Connections, Peer};
 use crate::panics;
 
 /// The body of a request that is one JSON value: a description with a megabyte of arguments, escaped.
@@ -99,12 +100,21 @@ pub(crate) fn router(host: Host) -> Router {
 }
 
 /// Serves the API until `end`.
-pub(crate) async fn serve<L>(listener: L, host: Host, end: CancellationToken) -> std::io::Result<()>
+pub(crate) async fn serve<L>(
+    listener: L,
+    host: Host,
+    end: CancellationToken,
+    max_connections: usize,
+) -> std::io::Result<()>
 where
     L: Listener,
+    L::Io: Unpin,
     L::Addr: std::fmt::Debug,
 {
-    axum::serve(listener, router(host)).with_graceful_shutdown(end.cancelled_owned()).await
+    let router = router(host).layer(middleware::from_fn(connections::counted));
+    let listener = Connections::new(listener, max_connections, |_| None);
+    let router = router.into_make_service_with_connect_info::<Peer>();
+    axum::serve(listener, router).with_graceful_shutdown(end.cancelled_owned()).await
 }
 
 async fn version() -> Response {

@@ -133,6 +133,7 @@ mod tests {
             address: ([127, 0, 0, 1], 0).into(),
             allowed_hosts: vec!["Sandbox.Example".into(), "ported.example.:444".into()],
             allowed_origins: vec!["https://app.example".into(), "http://[::1]:8000".into()],
+            bodies_bytes: 0,
         });
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
@@ -185,6 +186,7 @@ mod tests {
             address: ([127, 0, 0, 1], 0).into(),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            bodies_bytes: 0,
         });
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_static("localhost"));

@@ -30,6 +30,10 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) async fn start() -> Self {
+        Self::with_connections(1000).await
+    }
+
+    async fn with_connections(max_connections: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().to_str().unwrap().to_owned();
         let set = BTreeMap::from([
@@ -47,8 +51,14 @@ impl Site {
         let server = Server::new(host.clone(), config.sandbox, grants);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let serving =
-            tokio::spawn(super::serve(listener, config.http, host.clone(), server.clone(), end.clone()));
+        let serving = tokio::spawn(super::serve(
+            listener,
+            config.http,
+            host.clone(),
+            server.clone(),
+            end.clone(),
+            max_connections,
+        ));
         Self { address, host, server, end, serving, _dir: dir }
     }
 
@@ -146,6 +156,60 @@ async fn foreign_names_are_refused_over_each_version() {
     site.stop().await;
 }
 
+#[tokio::test]
+async fn health_is_answered_when_all_connections_are_busy() {
+    let site = Site::with_connections(2).await;
+    let connect = || TcpStream::connect(site.address);
+    // Idle ones make room, the oldest first.
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        idle.push(connect().await.unwrap());
+        assert_eq!(site.raw("GET /health HTTP/1.1\r\nhost: x", "").await.0, 200);
+    }
+    assert_eq!(idle[0].read(&mut [0]).await.unwrap(), 0);
+    drop(idle);
+    let mut busy = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect().await.unwrap();
+        stream.write_all(b"GET /mcp HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut status = [0; 15];
+        stream.read_exact(&mut status).await.unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200 OK");
+        busy.push(stream);
+    }
+    let post = "POST /mcp HTTP/1.1\r\nhost: localhost";
+    for _ in 0..20 {
+        assert_eq!(site.raw(post, PING).await.0, 503);
+        assert_eq!(site.raw("GET /health HTTP/1.1\r\nhost: x", "").await.0, 200);
+    }
+    drop(busy);
+    let served = async {
+        while site.raw(post, PING).await.0 != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), served).await.unwrap();
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_are_refused_by_length_before_they_come() {
+    let site = Site::start().await;
+    let limit = 6 * 1024 * 1024;
+    for length in [limit + 1, 200 << 20] {
+        let mut stream = TcpStream::connect(site.address).await.unwrap();
+        let head = format!("POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{PING}");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The beginning, by which the method is known; nothing of the rest.
+        stream.write_all(&vec![b' '; 70 * 1024]).await.unwrap();
+        let mut status = [0; 12];
+        let read = stream.read_exact(&mut status);
+        tokio::time::timeout(std::time::Duration::from_secs(20), read).await.unwrap().unwrap();
+        assert_eq!(&status, b"HTTP/1.1 413", "{length}");
+    }
+    site.stop().await;
+}
+
 /// Each number that a tool takes: a call at the bound, and how one past it is refused. A bound that is a limit of this
 /// server's configuration is in the test of that.
 #[tokio::test]
@@ -172,12 +236,13 @@ async fn numbers_of_tools_are_bounded_by_name() {
         ("create_sandbox", &create, "disk_mib", json!(2049), "1 to 2048 MiB"),
         ("create_sandbox", &create, "timeout_secs", json!(3601), "1 to 3600 s"),
         ("create_sandbox", &create, "timeout_secs", json!(1_u64 << 63), "1 to 3600 s"),
+        ("read_file", &read, "offset", json!(1_u64 << 63), "0 to 17592186040320"),
         ("run_command", &run, "timeout_ms", json!(86_400_001), "24 h"),
         ("run_command", &run, "timeout_ms", huge.clone(), "86400000"),
         ("execute_code", &code, "timeout_ms", json!(86_400_001), "24 h"),
         ("execute_code", &code, "timeout_ms", json!(0), "1 ms to 24 h"),
         ("expose_port", &json!({ "sandbox_id": id }), "port", json!(65_536), "1 to 65535"),
-        ("read_file", &read, "offset", json!(1_u64 << 63), "0 to 9223372036854775807"),
+        ("read_file", &read, "offset", json!((1_u64 << 44) - 4095), "0 to 17592186040320"),
         ("read_file", &read, "limit_bytes", json!(most + 1), "1 to 10485760"),
         ("read_file", &read, "limit_bytes", json!(0), "1 to 10485760"),
     ] {
@@ -187,7 +252,7 @@ async fn numbers_of_tools_are_bounded_by_name() {
     for (tool, base, name, bound) in [
         ("run_command", &run, "timeout_ms", json!(86_400_000)),
         ("execute_code", &code, "timeout_ms", json!(86_400_000)),
-        ("read_file", &read, "offset", json!(i64::MAX)),
+        ("read_file", &read, "offset", json!((1_u64 << 44) - 4096)),
         ("read_file", &read, "limit_bytes", json!(most)),
     ] {
         let result = site.tool(tool, with(base.clone(), name, bound.clone())).await;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bouvet_host::BoxConfig;
+use bouvet_host::{BoxConfig, NetworkMode};
 use bytes::Bytes;
 use futures_util::stream;
 use hyper::Method;
@@ -109,7 +109,7 @@ async fn over_stdio(server: &mcp::Server) {
     ] {
         let (mut ours, theirs) = tokio::io::duplex(1 << 20);
         let (input, output) = tokio::io::split(theirs);
-        let transport = mcp::stdio::Stdio::new(input, output, http::MAX_BODY_BYTES);
+        let transport = mcp::stdio::Stdio::new(input, output);
         ours.write_all((lines.join("\n") + "\n").as_bytes()).await.unwrap();
         ours.shutdown().await.unwrap();
         serve::attend(server.clone(), transport, &CancellationToken::new()).await;
@@ -119,7 +119,13 @@ async fn over_stdio(server: &mcp::Server) {
 
 async fn over_api(site: &api::tests::Site) {
     let env = vec![("TOKEN".to_owned(), MARK.to_owned())];
-    let usual = BoxConfig { privileged: true, extra_env: env, name: "one".into(), ..BoxConfig::default() };
+    let usual = BoxConfig {
+        privileged: true,
+        extra_env: env,
+        name: "one".into(),
+        network: NetworkMode::None,
+        ..BoxConfig::default()
+    };
     let create = path(&["sandboxes"], &[]);
     site.client.call::<SandboxView>(Method::POST, &create, Some(&usual)).await.unwrap();
     for cmd in [format!("/{MARK}"), format!("{MARK}\0")] {

@@ -1,4 +1,7 @@
 //! JSON-RPC messages as they arrive: what is not one, and how that is answered. Pure.
+//!
+//! A message is checked without building a tree of its values: it is walked once, and what its values would take is added
+//! up, so that [`intake`](super::intake) can refuse a message before anything is made of it.
 
 use std::fmt;
 
@@ -8,6 +11,10 @@ use serde_json::{Value, json};
 
 /// RFC 8259, section 8.1: parsers may ignore it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// What a value takes in addition to its text: a `serde_json::Value` in a list.
+const VALUE_BYTES: u64 = 32;
+/// The longest malformed message whose id is looked for. Without checking texts, a copy of it is needed.
+const MAX_LENIENT_BYTES: usize = 1024 * 1024;
 
 /// Why a message is refused.
 #[derive(Debug, PartialEq)]
@@ -18,11 +25,13 @@ pub(crate) struct Malformed {
     pub(crate) id: Option<RequestId>,
     /// Whether the message is itself an error response: answering it could go on without end.
     pub(crate) is_error: bool,
+    /// Whether more than a message may have is the reason.
+    pub(crate) is_too_large: bool,
 }
 
 impl Malformed {
     pub(crate) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), id: None, is_error: false }
+        Self { code, text: text.into(), id: None, is_error: false, is_too_large: false }
     }
 
     /// The answer of JSON-RPC.
@@ -38,7 +47,22 @@ pub(crate) struct Envelope {
     /// `None` for a response.
     pub(crate) method: Option<String>,
     pub(crate) id: Option<RequestId>,
+    /// `name` in the parameters.
+    pub(crate) tool: Option<String>,
+    pub(crate) sizes: Sizes,
 }
+
+/// What the values of a message take once they are decoded, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// By the arguments in [`LARGE`], in its order.
+    pub(crate) large: [u64; LARGE.len()],
+    /// All other values.
+    pub(crate) other: u64,
+}
+
+/// Arguments of tools that may be large.
+pub(crate) const LARGE: [&str; 4] = ["code", "command", "content", "stdin"];
 
 /// The message without a byte order mark.
 pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
@@ -50,11 +74,20 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Envelope, Malformed> {
     let (parsed, members) = parse(bytes, true);
     if let Err(error) = parsed {
         // The mistake may stand before the id. A parser that does not check texts reads further.
-        let (_, lenient) = parse(String::from_utf8_lossy(bytes).as_bytes(), false);
+        let lenient = match bytes.len() <= MAX_LENIENT_BYTES {
+            true => parse(String::from_utf8_lossy(bytes).as_bytes(), false).1,
+            false => Members::default(),
+        };
         let malformed = Malformed::new(ErrorCode::PARSE_ERROR, not_json(&error));
         return Err(Malformed { id: lenient.request_id(), is_error: lenient.is_error(), ..malformed });
     }
     members.envelope()
+}
+
+/// The method and the tool that are named in the beginning of a message, which may be cut off anywhere.
+pub(crate) fn sketch(beginning: &[u8]) -> (Option<String>, Option<String>) {
+    let (_, members) = parse(beginning, true);
+    (members.method.and_then(Small::into_text), members.tool)
 }
 
 /// The words for input that is not JSON.
@@ -69,8 +102,9 @@ fn not_json(error: &serde_json::Error) -> String {
 fn parse(bytes: &[u8], is_strict: bool) -> (serde_json::Result<()>, Members) {
     let mut members = Members::default();
     let mut parser = serde_json::Deserializer::from_slice(bytes);
-    let parsed = Message { members: &mut members, is_strict }.deserialize(&mut parser);
-    (parsed.and_then(|()| parser.end()), members)
+    let walk = Walk { members: &mut members, is_strict, place: Place::Message, large: None };
+    let parsed = walk.deserialize(&mut parser);
+    (parsed.and_then(|_| parser.end()), members)
 }
 
 /// The members of a message that tell what it is.
@@ -78,13 +112,33 @@ fn parse(bytes: &[u8], is_strict: bool) -> (serde_json::Result<()>, Members) {
 struct Members {
     is_object: bool,
     is_list: bool,
-    version: Option<Value>,
-    id: Option<Value>,
-    method: Option<Value>,
+    version: Option<Small>,
+    id: Option<Small>,
+    method: Option<Small>,
     params_are_object: Option<bool>,
+    tool: Option<String>,
     has_result: bool,
     has_error: bool,
     repeated: Option<&'static str>,
+    sizes: Sizes,
+}
+
+/// A value, as far as an envelope can have it.
+#[derive(Debug, PartialEq)]
+enum Small {
+    Text(String),
+    Whole(i64),
+    Object,
+    Other,
+}
+
+impl Small {
+    fn into_text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
 }
 
 impl Members {
@@ -93,8 +147,8 @@ impl Members {
             return None;
         }
         match self.id.as_ref()? {
-            Value::String(text) => Some(RequestId::String(text.as_str().into())),
-            Value::Number(number) => number.as_i64().map(RequestId::Number),
+            Small::Text(text) => Some(RequestId::String(text.as_str().into())),
+            Small::Whole(number) => Some(RequestId::Number(*number)),
             _ => None,
         }
     }
@@ -110,8 +164,8 @@ impl Members {
                 Err(Malformed { id, is_error: self.is_error(), ..Malformed::new(code, text) })
             }
             None => {
-                let method = self.method.and_then(|method| method.as_str().map(str::to_owned));
-                Ok(Envelope { method, id })
+                let method = self.method.and_then(Small::into_text);
+                Ok(Envelope { method, id, tool: self.tool, sizes: self.sizes })
             }
         }
     }
@@ -127,17 +181,17 @@ impl Members {
         if let Some(name) = self.repeated {
             return invalid(&format!("`{name}` is there twice"));
         }
-        if self.version.as_ref().is_none_or(|version| version != "2.0") {
+        if self.version != Some(Small::Text("2.0".into())) {
             return invalid("this is not a JSON-RPC message: `jsonrpc` must be \"2.0\"");
         }
         match &self.method {
-            Some(Value::String(_)) if self.id.is_some() && self.request_id().is_none() => {
+            Some(Small::Text(_)) if self.id.is_some() && self.request_id().is_none() => {
                 invalid("`id` must be a string or a whole number")
             }
-            Some(Value::String(_)) if self.params_are_object == Some(false) => {
+            Some(Small::Text(_)) if self.params_are_object == Some(false) => {
                 Some((ErrorCode::INVALID_PARAMS, "`params` must be an object".into()))
             }
-            Some(Value::String(_)) => None,
+            Some(Small::Text(_)) => None,
             Some(_) => invalid("`method` must be a string"),
             None if self.has_result && self.request_id().is_none() => {
                 invalid("a response needs the `id` of its request")
@@ -148,143 +202,168 @@ impl Members {
     }
 }
 
-/// Reads a message into its members.
-struct Message<'m> {
+/// Where a value stands in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Message,
+    /// The `params` of a message.
+    Params,
+    /// The `arguments` of `params`.
+    Arguments,
+    /// `id`, or another member that is needed itself.
+    Member,
+    /// Anywhere else: only the size counts.
+    Inner,
+}
+
+/// Walks a value to its end. A value that is not strictly read may have texts that are not Unicode.
+struct Walk<'m> {
     members: &'m mut Members,
     is_strict: bool,
+    place: Place,
+    /// Of which large argument the value is a part, by its index in [`LARGE`].
+    large: Option<usize>,
 }
 
-impl<'de> DeserializeSeed<'de> for Message<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Message<'_> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a message")
+impl Walk<'_> {
+    fn at(&mut self, place: Place, large: Option<usize>) -> Walk<'_> {
+        Walk { members: self.members, is_strict: self.is_strict, place, large }
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self { members, is_strict } = self;
-        members.is_object = true;
+    fn add(&mut self, text_bytes: usize) {
+        let sizes = &mut self.members.sizes;
+        let size = self.large.map_or(&mut sizes.other, |index| &mut sizes.large[index]);
+        *size = size.saturating_add(VALUE_BYTES).saturating_add(text_bytes as u64);
+    }
+
+    /// The members of a message.
+    fn message<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
+        self.members.is_object = true;
         let mut seen = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
             let known = ["jsonrpc", "id", "method", "params", "result", "error"];
             if let Some(name) = known.into_iter().find(|name| **name == *key) {
                 if seen.contains(&name) {
-                    members.repeated.get_or_insert(name);
+                    self.members.repeated.get_or_insert(name);
                 }
                 seen.push(name);
             }
+            self.add(key.len());
             match key.as_str() {
-                "jsonrpc" => members.version = Some(map.next_value()?),
-                "id" => members.id = Some(map.next_value()?),
-                "method" => members.method = Some(map.next_value()?),
-                "params" => members.params_are_object = Some(map.next_value_seed(Sound { is_strict })?),
+                "jsonrpc" => self.members.version = Some(map.next_value_seed(self.at(Place::Member, None))?),
+                "id" => self.members.id = Some(map.next_value_seed(self.at(Place::Member, None))?),
+                "method" => self.members.method = Some(map.next_value_seed(self.at(Place::Member, None))?),
+                "params" => {
+                    let params = map.next_value_seed(self.at(Place::Params, None))?;
+                    self.members.params_are_object = Some(params == Small::Object);
+                }
                 name => {
-                    members.has_result |= name == "result";
-                    members.has_error |= name == "error";
-                    map.next_value_seed(Sound { is_strict })?;
+                    self.members.has_result |= name == "result";
+                    self.members.has_error |= name == "error";
+                    map.next_value_seed(self.at(Place::Inner, None))?;
                 }
             }
         }
         Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
-        self.members.is_list = true;
-        Sound { is_strict: self.is_strict }.visit_seq(seq).map(drop)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+    fn params<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            self.add(key.len());
+            match key.as_str() {
+                "name" => {
+                    self.members.tool = map.next_value_seed(self.at(Place::Member, None))?.into_text();
+                }
+                "arguments" => drop(map.next_value_seed(self.at(Place::Arguments, None))?),
+                _ => drop(map.next_value_seed(self.at(Place::Inner, None))?),
+            }
+        }
         Ok(())
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
+    fn arguments<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            self.add(key.len());
+            let large = LARGE.iter().position(|name| *name == key);
+            map.next_value_seed(self.at(Place::Inner, large))?;
+        }
         Ok(())
     }
 }
 
-/// Any value, read to its end and dropped; whether it is an object. A value that is not strictly read may have texts that
-/// are not Unicode.
-#[derive(Clone, Copy)]
-struct Sound {
-    is_strict: bool,
-}
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = Small;
 
-impl<'de> DeserializeSeed<'de> for Sound {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        match self.is_strict {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Small, D::Error> {
+        match self.is_strict || self.place == Place::Message || self.place == Place::Member {
             true => deserializer.deserialize_any(self),
-            false => deserializer.deserialize_ignored_any(IgnoredAny).map(|IgnoredAny| false),
+            false => deserializer.deserialize_ignored_any(IgnoredAny).map(|IgnoredAny| Small::Other),
         }
     }
 }
 
-impl<'de> Visitor<'de> for Sound {
-    type Value = bool;
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = Small;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a value")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
-        while map.next_key_seed(self)?.is_some() {
-            map.next_value_seed(self)?;
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Small, A::Error> {
+        self.add(0);
+        match self.place {
+            Place::Message => self.message(&mut map)?,
+            Place::Params => self.params(&mut map)?,
+            Place::Arguments => self.arguments(&mut map)?,
+            Place::Member | Place::Inner => {
+                let large = self.large;
+                while map.next_key_seed(self.at(Place::Inner, large))?.is_some() {
+                    map.next_value_seed(self.at(Place::Inner, large))?;
+                }
+            }
         }
-        Ok(true)
+        Ok(Small::Object)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
-        while seq.next_element_seed(self)?.is_some() {}
-        Ok(false)
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Small, A::Error> {
+        self.add(0);
+        self.members.is_list |= self.place == Place::Message;
+        let large = self.large;
+        while seq.next_element_seed(self.at(Place::Inner, large))?.is_some() {}
+        Ok(Small::Other)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<bool, E> {
-        Ok(false)
+    fn visit_bool<E>(mut self, _: bool) -> Result<Small, E> {
+        self.add(0);
+        Ok(Small::Other)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
-        Ok(false)
+    fn visit_i64<E>(mut self, number: i64) -> Result<Small, E> {
+        self.add(0);
+        Ok(Small::Whole(number))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
-        Ok(false)
+    fn visit_u64<E>(mut self, number: u64) -> Result<Small, E> {
+        self.add(0);
+        Ok(i64::try_from(number).map_or(Small::Other, Small::Whole))
     }
 
-    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<bool, E> {
-        number.is_finite().then_some(false).ok_or_else(|| E::custom("number out of range"))
+    fn visit_f64<E: serde::de::Error>(mut self, number: f64) -> Result<Small, E> {
+        self.add(0);
+        number.is_finite().then_some(Small::Other).ok_or_else(|| E::custom("number out of range"))
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<bool, E> {
-        Ok(false)
+    fn visit_str<E>(mut self, text: &str) -> Result<Small, E> {
+        self.add(text.len());
+        match self.place {
+            Place::Member => Ok(Small::Text(text.to_owned())),
+            _ => Ok(Small::Other),
+        }
     }
 
-    fn visit_unit<E>(self) -> Result<bool, E> {
-        Ok(false)
+    fn visit_unit<E>(mut self) -> Result<Small, E> {
+        self.add(0);
+        Ok(Small::Other)
     }
 }
 

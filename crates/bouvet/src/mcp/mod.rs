@@ -1,20 +1,22 @@
 //! The MCP server: what it says of itself, and the table of its tools.
 
 mod arguments;
+pub(crate) mod intake;
 pub(crate) mod message;
 mod progress;
 pub(crate) mod stdio;
 mod tools;
 
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bouvet_host::{BoxConfig, Host, Sandbox};
 use rmcp::handler::server::router::tool::ToolRouter;
 use rmcp::handler::server::tool::ToolCallContext;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CustomRequest, CustomResult, ErrorCode,
-    Implementation, IntoContents as _, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-    PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig,
+    Implementation, IntoContents as _, JsonObject, ListPromptsResult, ListResourceTemplatesResult,
+    ListResourcesResult, PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, tool_handler};
@@ -22,6 +24,7 @@ use tracing::debug;
 
 use crate::config::Registries;
 use crate::failure::Failure;
+use crate::http::budget::Charge;
 use crate::{log, panics};
 
 const INSTRUCTIONS: &str = "Bouvet gives you real, isolated Linux computers: each sandbox is a virtual machine with its \
@@ -51,9 +54,9 @@ const EXPOSING: &str =
 pub(crate) struct Server {
     host: Host,
     /// A sandbox whose creator asked for nothing special.
-    sandbox: BoxConfig,
-    grants: Grants,
-    tools: ToolRouter<Self>,
+    sandbox: Arc<BoxConfig>,
+    grants: Arc<Grants>,
+    tools: Arc<ToolRouter<Self>>,
 }
 
 impl Server {
@@ -62,7 +65,7 @@ impl Server {
         if grants.expose.is_none() {
             tools.remove_route("expose_port");
         }
-        Self { host, sandbox, grants, tools }
+        Self { host, sandbox: Arc::new(sandbox), grants: Arc::new(grants), tools: Arc::new(tools) }
     }
 
     /// The sandbox that a client names.
@@ -76,6 +79,30 @@ impl Server {
 #[cfg(test)]
 pub(crate) fn tools() -> Vec<rmcp::model::Tool> {
     tools::table().list_all()
+}
+
+/// The arguments of a call on their way around the MCP library, in the extensions of an HTTP request.
+#[derive(Debug, Clone)]
+pub(crate) struct Arguments(Arc<Carried>);
+
+#[derive(Debug)]
+struct Carried {
+    arguments: Mutex<Option<JsonObject>>,
+    /// What the memory for the arguments was taken from, until the call has ended.
+    _charge: Charge,
+}
+
+impl Arguments {
+    pub(crate) fn new(arguments: Option<JsonObject>, charge: Charge) -> Self {
+        Self(Arc::new(Carried { arguments: Mutex::new(arguments), _charge: charge }))
+    }
+
+    /// The arguments of the call in `context`, if they came with an HTTP request.
+    fn take(context: &RequestContext<RoleServer>) -> Option<JsonObject> {
+        let request = context.extensions.get::<http::request::Parts>()?;
+        let Self(carried) = request.extensions.get::<Self>()?;
+        carried.arguments.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// The methods of this server that every revision has. A request of one that cannot be read as such has wrong
@@ -116,7 +143,7 @@ impl ServerHandler for Server {
             let text = format!("tool not found: this server has {}", names.join(", "));
             return Err(ErrorData::invalid_params(text, None));
         };
-        let given = request.arguments.take().unwrap_or_default();
+        let given = Arguments::take(&context).or(request.arguments.take()).unwrap_or_default();
         if let Some(arguments) = log::digest_of(&given) {
             debug!(tool = %tool.name, arguments, "call");
         }

@@ -4,39 +4,112 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use rmcp::RoleServer;
-use rmcp::model::ErrorCode;
+use rmcp::model::{ClientRequest, ErrorCode, JsonObject, JsonRpcMessage};
 use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Mutex;
-use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead};
+use tokio_util::codec::{Decoder, FramedRead};
 
-use super::message::{Malformed, check, without_mark};
+use super::intake::{self, Incoming};
+use super::message::{Malformed, without_mark};
+
+/// How much of a line is looked at to find its bound.
+const BEGINNING_BYTES: usize = 64 * 1024;
 
 /// The lines of one client. `W` is `None` once it is closed.
 pub(crate) struct Stdio<R, W> {
-    lines: FramedRead<R, AnyDelimiterCodec>,
-    max_line_bytes: usize,
+    lines: FramedRead<R, Lines>,
     output: Arc<Mutex<Option<W>>>,
     /// An answer to a line that is not a message. It is written before the next line is read.
     answering: Option<BoxFuture<'static, io::Result<()>>>,
-    /// Whether the stream of lines pauses once, as it does after an error.
-    pauses: bool,
+}
+
+/// A line without its end, or one that is longer than a message of its method may be.
+#[derive(Debug, PartialEq)]
+enum Line {
+    Whole(Bytes),
+    TooLong { bound: u64 },
+}
+
+/// Splits a stream into lines. A line that is too long is dropped as it comes.
+#[derive(Debug, Default)]
+struct Lines {
+    /// Bytes of the line that have no end in them.
+    scanned: usize,
+    /// `None` until the beginning of the line is there.
+    bound: Option<u64>,
+    is_dropping: bool,
+}
+
+impl Lines {
+    /// The bound of the line that begins `source`, if it is exceeded by `length`.
+    fn exceeded(&mut self, source: &[u8], length: usize) -> Option<u64> {
+        if length <= BEGINNING_BYTES {
+            return None;
+        }
+        let bound = *self.bound.get_or_insert_with(|| intake::bound(&source[..BEGINNING_BYTES]));
+        (length as u64 > bound).then_some(bound)
+    }
+}
+
+impl Decoder for Lines {
+    type Item = Line;
+    type Error = io::Error;
+
+    fn decode(&mut self, source: &mut BytesMut) -> io::Result<Option<Line>> {
+        loop {
+            let end =
+                source[self.scanned..].iter().position(|byte| *byte == b'\n').map(|at| self.scanned + at);
+            let exceeded = match self.is_dropping {
+                true => None,
+                false => self.exceeded(source, end.unwrap_or(source.len())),
+            };
+            let Some(end) = end else {
+                self.scanned = source.len();
+                if self.is_dropping || exceeded.is_some() {
+                    self.is_dropping = true;
+                    *source = BytesMut::new();
+                    self.scanned = 0;
+                }
+                return Ok(exceeded.map(|bound| Line::TooLong { bound }));
+            };
+            let line = source.split_to(end + 1);
+            // What follows a long line must not keep the memory of that.
+            if line.len() > BEGINNING_BYTES {
+                *source = BytesMut::from(&source[..]);
+            }
+            let was_dropping = self.is_dropping;
+            *self = Self::default();
+            match exceeded {
+                _ if was_dropping => {}
+                Some(bound) => return Ok(Some(Line::TooLong { bound })),
+                None => return Ok(Some(Line::Whole(line.freeze().slice(..end)))),
+            }
+        }
+    }
+
+    /// The last line needs no end.
+    fn decode_eof(&mut self, source: &mut BytesMut) -> io::Result<Option<Line>> {
+        if let Some(line) = self.decode(source)? {
+            return Ok(Some(line));
+        }
+        *self = Self::default();
+        Ok((!source.is_empty()).then(|| Line::Whole(source.split().freeze())))
+    }
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static> Stdio<R, W> {
-    pub(crate) fn new(input: R, output: W, max_line_bytes: usize) -> Self {
-        let codec = AnyDelimiterCodec::new_with_max_length(b"\n".into(), b"\n".into(), max_line_bytes);
+    pub(crate) fn new(input: R, output: W) -> Self {
         Self {
-            lines: FramedRead::new(input, codec),
-            max_line_bytes,
+            lines: FramedRead::new(input, Lines::default()),
             output: Arc::new(Mutex::new(Some(output))),
             answering: None,
-            pauses: false,
         }
     }
 
@@ -54,15 +127,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static> Stdio<R, W> {
         if line.is_empty() {
             return None;
         }
-        let envelope = match check(line) {
-            Ok(envelope) => envelope,
+        let Incoming { envelope, message, arguments } = match intake::read(line) {
+            Ok(incoming) => incoming,
             Err(malformed) => {
                 self.answer(&malformed);
                 return None;
             }
         };
-        match serde_json::from_slice(line) {
-            Ok(message) => return Some(message),
+        match serde_json::from_slice(&message) {
+            Ok(message) => return Some(with_arguments(message, arguments)),
             Err(_) if envelope.method.is_none() || envelope.id.is_none() => {
                 tracing::debug!(line = crate::log::digest(line), "ignoring what is not a message of MCP");
             }
@@ -74,6 +147,20 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static> Stdio<R, W> {
         }
         None
     }
+}
+
+/// The call in `message` with its arguments, which were read apart from it.
+fn with_arguments(
+    mut message: RxJsonRpcMessage<RoleServer>,
+    arguments: Option<JsonObject>,
+) -> RxJsonRpcMessage<RoleServer> {
+    if let JsonRpcMessage::Request(request) = &mut message
+        && let ClientRequest::CallToolRequest(call) = &mut request.request
+        && arguments.is_some()
+    {
+        call.params.arguments = arguments;
+    }
+    message
 }
 
 /// Writes a message as a line.
@@ -112,21 +199,16 @@ where
                 written.ok()?;
             }
             match self.lines.next().await {
-                Some(Ok(line)) => {
+                Some(Ok(Line::Whole(line))) => {
                     if let Some(message) = self.read(&line) {
                         return Some(message);
                     }
                 }
-                Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)) => {
-                    self.pauses = true;
-                    let text = format!("a message may have {} bytes", self.max_line_bytes);
-                    self.answer(&Malformed::new(ErrorCode::INVALID_REQUEST, text));
-                }
-                Some(Err(AnyDelimiterCodecError::Io(error))) => {
+                Some(Ok(Line::TooLong { bound })) => self.answer(&intake::too_long(bound)),
+                Some(Err(error)) => {
                     tracing::warn!(%error, "cannot read standard input");
                     return None;
                 }
-                None if self.pauses => self.pauses = false,
                 None => return None,
             }
         }
@@ -146,12 +228,11 @@ mod tests {
     use super::*;
 
     const PING: &[u8] = br#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#;
-    const MAX: usize = 200;
 
     /// The ids of the requests in `input`, and the answers to what is not one.
     async fn served(input: &[u8]) -> (Vec<Value>, Vec<Value>) {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        let mut stdio = Stdio::new(std::io::Cursor::new(input.to_vec()), ours, MAX);
+        let mut stdio = Stdio::new(std::io::Cursor::new(input.to_vec()), ours);
         let mut ids = Vec::new();
         while let Some(message) = stdio.receive().await {
             ids.push(serde_json::to_value(message).unwrap()["id"].clone());
@@ -178,7 +259,6 @@ mod tests {
             (b"hello", -32700, Value::Null),
             (b"[]", -32600, Value::Null),
             (b"3", -32600, Value::Null),
-            (&[b'x'; MAX + 1], -32600, Value::Null),
         ] {
             let input = [line, b"\n", PING, b"\n"].concat();
             let (ids, answers) = served(&input).await;
@@ -205,7 +285,38 @@ mod tests {
         let marked = [b"\xef\xbb\xbf", PING, b"\r\n"].concat();
         assert_eq!(served(&marked).await, (vec![json!(7)], vec![]), "a byte order mark is ignored");
         assert_eq!(served(PING).await, (vec![json!(7)], vec![]), "the last line needs no end");
-        let longest = [PING, &b" ".repeat(MAX - PING.len()), b"\n"].concat();
-        assert_eq!(served(&longest).await, (vec![json!(7)], vec![]), "at the limit");
+    }
+
+    #[tokio::test]
+    async fn lines_are_bounded_by_their_method() {
+        let ping = |length: usize| {
+            let mut line = br#"{"jsonrpc":"2.0","id":7,"method":"ping","params":{"a":""#.to_vec();
+            line.resize(length - 3, b' ');
+            [&line[..], b"\"}}"].concat()
+        };
+        let most = usize::try_from(intake::bound(&ping(BEGINNING_BYTES))).unwrap();
+        let longest = [PING, &b" ".repeat(most - PING.len()), b"\n", PING].concat();
+        assert_eq!(served(&longest).await, (vec![json!(7), json!(7)], vec![]), "at the limit");
+        for end in [&b"\n"[..], b" \n"] {
+            let (ids, answers) = served(&[&ping(most + 1), end, PING].concat()).await;
+            assert_eq!((ids, answers.len()), (vec![json!(7)], 1), "the next line is served");
+            let error = &answers[0]["error"];
+            assert_eq!(error["code"], -32600);
+            assert!(error["message"].as_str().unwrap().contains(&most.to_string()), "{error}");
+        }
+        // Decoded it is too large, though it is not too long.
+        let (ids, answers) = served(&[&ping(2 << 20), &b"\n"[..], PING].concat()).await;
+        assert_eq!((ids, &answers[0]["id"]), (vec![json!(7)], &json!(7)));
+    }
+
+    #[tokio::test]
+    async fn calls_keep_their_arguments() {
+        let text = "x".repeat(1 << 20);
+        let params = json!({ "name": "run_command", "arguments": { "command": text } });
+        let line = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params }).to_string();
+        let (ours, _theirs) = tokio::io::duplex(1024);
+        let mut stdio = Stdio::new(std::io::Cursor::new(line.into_bytes()), ours);
+        let message = serde_json::to_value(stdio.receive().await.unwrap()).unwrap();
+        assert_eq!(message["params"]["arguments"]["command"], text);
     }
 }

@@ -14,8 +14,8 @@ use super::{DEADLINE, FileError, check_path, within_deadline};
 use crate::boxconfig::in_range;
 use crate::link::Client;
 
-/// The largest offset that a file can have (`off_t`).
-const MAX_OFFSET_BYTES: u64 = i64::MAX.unsigned_abs();
+/// The largest offset: the length of the largest file that ext4 can have (16 TiB less a block).
+const MAX_OFFSET_BYTES: u64 = (1 << 44) - 4096;
 /// Chunks that wait to be sent, beside those that the link holds.
 pub(super) const WAITING_CHUNKS: usize = 4;
 

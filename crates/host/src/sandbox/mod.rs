@@ -504,6 +504,13 @@ impl Sandbox {
         sent
     }
 
+    /// Kills its main program, also while the sandbox stops and gives the program time to end.
+    pub(crate) async fn kill_main(&self) {
+        let Some(control) = self.ends().main.clone() else { return };
+        // One that has ended already needs no signal.
+        control.signal(exec::Signal::KILL).await.ok();
+    }
+
     /// What its programs use now.
     ///
     /// ```no_run
