@@ -412,10 +412,12 @@ impl Files {
     fn archive(path: &Path, mut file: File, len: u64, limits: &Limits) -> Result<Self, LocalError> {
         let failed = |source| LocalError::Read { path: path.to_owned(), source };
         io::Seek::rewind(&mut file).map_err(failed)?;
-        let entries = entries::read(&file, len, 0, &mut Allowance::new(limits));
+        let mut allowance = Allowance::new(limits);
+        let entries = entries::read(&file, len, 0, &mut allowance);
         let entries = entries.map_err(|source| LocalError::Archive { path: path.to_owned(), source })?;
         let mut tree = Tree::default();
-        tree.apply(entries).map_err(|source| LocalError::Tree { path: path.to_owned(), source })?;
+        let applied = tree.apply(entries, &mut allowance);
+        applied.map_err(|source| LocalError::Tree { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), kind: FilesKind::Archive { file, tree } })
     }
 

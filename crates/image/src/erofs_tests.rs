@@ -9,16 +9,16 @@ use erofs_rs::backend::SliceImage;
 use proptest::prelude::*;
 
 use super::*;
-use crate::handmade::{Archive, read};
+use crate::handmade::{Archive, allowance, read};
 
 fn image(archives: &[Vec<u8>]) -> Vec<u8> {
     let mut tree = Tree::default();
     let mut layers = Vec::new();
-    let mut allowance = crate::layer::entries::Allowance::new(&crate::Limits::default());
+    let mut allowance = allowance();
     for (number, archive) in archives.iter().enumerate() {
         let len = archive.len() as u64;
         let entries = crate::layer::entries::read(io::Cursor::new(archive), len, number, &mut allowance);
-        tree.apply(entries.unwrap()).unwrap();
+        tree.apply(entries.unwrap(), &mut allowance).unwrap();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(archive).unwrap();
         layers.push(file);
@@ -138,7 +138,7 @@ fn holes_and_zeros_take_no_space() {
     let archive = Archive::default().file("zeros", &zeros).file("x", b"x").finish();
     let entries = read(&archive).unwrap();
     let mut tree = Tree::default();
-    tree.apply(entries).unwrap();
+    tree.apply(entries, &mut allowance()).unwrap();
     let mut layer = tempfile::tempfile().unwrap();
     layer.write_all(&archive).unwrap();
     let into = tempfile::NamedTempFile::new().unwrap();
@@ -154,7 +154,7 @@ fn holes_and_zeros_take_no_space() {
 fn a_layer_that_shrank_is_an_error() {
     let archive = Archive::default().file("a", &[1; 5000]).finish();
     let mut tree = Tree::default();
-    tree.apply(read(&archive).unwrap()).unwrap();
+    tree.apply(read(&archive).unwrap(), &mut allowance()).unwrap();
     let into = tempfile::tempfile().unwrap();
     assert!(write(&tree, &[tempfile::tempfile().unwrap()], &into, &|_, _| ()).is_err());
 }
@@ -222,11 +222,11 @@ proptest! {
                 });
             }
             let bytes = archive.finish();
-            let mut allowance = crate::layer::entries::Allowance::new(&crate::Limits::default());
+            let mut allowance = allowance();
             let entries =
                 crate::layer::entries::read(io::Cursor::new(&bytes), bytes.len() as u64, number, &mut allowance);
             let Ok(entries) = entries else { continue };
-            let Ok(()) = tree.apply(entries) else { return Ok(()) };
+            let Ok(()) = tree.apply(entries, &mut allowance) else { return Ok(()) };
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&bytes).unwrap();
             files.resize_with(number, || tempfile::tempfile().unwrap());

@@ -90,6 +90,11 @@ pub(crate) fn read_within(bytes: &[u8], limits: &crate::Limits) -> Result<Vec<En
     entries::read(Cursor::new(bytes), bytes.len() as u64, 0, &mut Allowance::new(limits))
 }
 
+/// What an image may have by default.
+pub(crate) fn allowance() -> Allowance {
+    Allowance::new(&crate::Limits::default())
+}
+
 /// A directory in the OCI layout.
 pub(crate) struct Layout {
     pub(crate) dir: tempfile::TempDir,

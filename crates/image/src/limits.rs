@@ -15,7 +15,7 @@ pub struct Limits {
     pub max_layer_bytes: u64,
     /// Bytes of all layers unpacked, and of all files of the merged tree.
     pub max_image_bytes: u64,
-    /// Entries in all layers together.
+    /// Entries in all layers together, and directories that their paths make without an entry of their own.
     pub max_entries: u64,
     /// Bytes of names, link targets and extended attributes in all layers together: they are held in memory.
     pub max_metadata_bytes: u64,
@@ -49,6 +49,8 @@ pub(crate) const MAX_NAME: usize = 255;
 pub(crate) const MAX_LINK_TARGET: usize = 4095;
 /// Bytes of one extension header of an archive: a long name, or PAX records.
 pub(crate) const MAX_EXTENSION_BYTES: u64 = 1 << 20;
+/// Parts of the path to one entry, with those of the links that are followed. Each is looked up, for each entry.
+pub(crate) const MAX_PATH_PARTS: usize = 1024;
 /// Links that are followed on the way to one entry (Linux: `MAXSYMLINKS`).
 pub(crate) const MAX_LINKS_FOLLOWED: usize = 40;
 /// Bytes of one extended attribute (one less than Linux' `XATTR_SIZE_MAX`, as 16 bits hold it), and of all that

@@ -408,7 +408,7 @@ fn merge(layers: &[Unpacked], diff_ids: &[Digest], limits: &Limits) -> Result<Tr
             .map_err(ArchiveError::Read)
             .and_then(|()| entries::read(file, layer.len, number, &mut allowance));
         let entries = entries.map_err(|source| PullCause::Archive { diff_id: diff_id.clone(), source })?;
-        tree.apply(entries)?;
+        tree.apply(entries, &mut allowance)?;
     }
     tree.furnish()?;
     tree.check_size(limits.max_image_bytes)?;

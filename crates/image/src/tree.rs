@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::shortened;
-use crate::layer::entries::{Content, Entry, Meta};
-use crate::limits::MAX_LINKS_FOLLOWED;
+use crate::layer::entries::{Allowance, Content, Entry, Meta};
+use crate::limits::{MAX_LINKS_FOLLOWED, MAX_PATH_PARTS};
 
 mod sheet;
 
@@ -27,7 +27,7 @@ const RESERVED: &[u8] = b".wh..wh.";
 /// The merged layers.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    /// What was replaced stays here and is reachable no more; the number of entries has a limit.
+    /// What was replaced stays here and is reachable no more. An [`Allowance`] limits entries and directories together.
     nodes: Vec<Node>,
 }
 
@@ -56,6 +56,12 @@ pub enum MergeError {
     /// The way to the entry goes over too many symbolic links.
     #[error("the way to the entry `{0}` goes over more than {MAX_LINKS_FOLLOWED} symbolic links")]
     Loop(String),
+    /// The path to the entry is too deep.
+    #[error("the path of the entry `{0}` has more than {MAX_PATH_PARTS} parts, with those of symbolic links")]
+    TooDeep(String),
+    /// Paths make more directories than an image may have.
+    #[error("the layers have more entries and directories than the limit of {0}")]
+    TooManyEntries(u64),
     /// A hard link to nothing, or to a directory.
     #[error("the hard link `{name}` is to `{target}`, which is no file of the image")]
     Link {
@@ -91,9 +97,9 @@ impl Tree {
     }
 
     /// Lays one more layer over the tree, whose whiteouts are about the layers below alone (image specification,
-    /// "Whiteouts").
-    pub(crate) fn apply(&mut self, entries: Vec<Entry>) -> Result<(), MergeError> {
-        Sheet::new(entries, self)?.cover(self);
+    /// "Whiteouts"). Directories that the entries' paths make are charged to `allowance`.
+    pub(crate) fn apply(&mut self, entries: Vec<Entry>, allowance: &mut Allowance) -> Result<(), MergeError> {
+        Sheet::new(entries, self, allowance)?.cover(self);
         Ok(())
     }
 
@@ -257,8 +263,12 @@ fn descend(
     // The next part of the way is last.
     let mut ahead: Vec<Vec<u8>> = parts(path).rev().map(<[u8]>::to_vec).collect();
     let mut behind = vec![root];
-    let mut followed = 0;
+    let (mut followed, mut passed) = (0, 0);
     while let Some(part) = ahead.pop() {
+        passed += 1;
+        if passed > MAX_PATH_PARTS {
+            return Err(MergeError::TooDeep(shown(path)));
+        }
         if part == b".." {
             behind.truncate(behind.len().saturating_sub(1).max(1));
             continue;

@@ -1,9 +1,11 @@
 //! Merging, case by case.
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 
 use super::*;
-use crate::layer::entries::EntryKind;
+use crate::handmade::Archive;
+use crate::layer::entries::{self, EntryKind};
 
 fn entry(path: &str, kind: EntryKind) -> Entry {
     Entry { path: path.into(), meta: plain_meta(0o600), kind }
@@ -27,9 +29,13 @@ fn symlink(path: &str, target: &str) -> Entry {
 }
 
 fn merged(layers: Vec<Vec<Entry>>) -> Result<Tree, MergeError> {
-    let mut tree = Tree::default();
+    merged_within(layers, &crate::Limits::default())
+}
+
+fn merged_within(layers: Vec<Vec<Entry>>, limits: &crate::Limits) -> Result<Tree, MergeError> {
+    let (mut tree, mut allowance) = (Tree::default(), Allowance::new(limits));
     for layer in layers {
-        tree.apply(layer)?;
+        tree.apply(layer, &mut allowance)?;
     }
     Ok(tree)
 }
@@ -276,22 +282,51 @@ fn links_in_a_circle_and_entries_below_files_are_refused() {
 }
 
 #[test]
-fn the_depth_of_a_tree_costs_no_stack() {
-    let mut layer = Vec::new();
-    // Each link shortens the way to a deeper directory.
-    for step in 0..200 {
-        let from = if step == 0 { String::new() } else { format!("s{}/", step - 1) };
-        let deep = format!("{from}{}", "d/".repeat(500));
-        layer.push(directory(deep.trim_end_matches('/')));
-        let target = if step == 0 { "d/".repeat(500) } else { format!("s{}/{}", step - 1, "d/".repeat(500)) };
-        if step % 30 != 29 {
-            layer.push(symlink(&format!("s{step}"), target.trim_end_matches('/')));
-        } else {
-            break;
-        }
+fn paths_with_their_links_are_limited_in_parts() {
+    let deep = |parts: usize| format!("{}f", "d/".repeat(parts));
+    assert!(merged(vec![vec![file(&deep(1024), 1)]]).is_ok());
+    assert!(matches!(merged(vec![vec![file(&deep(1025), 1)]]), Err(MergeError::TooDeep(_))));
+    // The link itself is a part, and each of its target.
+    let by_link = |parts: usize| {
+        let target = "d/".repeat(parts);
+        vec![symlink("l", target.trim_end_matches('/')), file("l/f", 1), file("l/.wh.x", 0), link("h", "l/f")]
+    };
+    let tree = merged(vec![by_link(1023)]).unwrap();
+    assert_eq!(tree.walk().0.len(), 1 + 1 + 1023 + 1, "root, link, directories, file");
+    assert!(matches!(merged(vec![by_link(1024)]), Err(MergeError::TooDeep(_))));
+}
+
+#[test]
+fn directories_made_by_paths_count_as_entries() {
+    // Each makes three directories, which no entry describes.
+    let layers = [
+        vec![file("a/b/c/f", 1)],
+        vec![file("a/b/c/.wh.f", 0)],
+        vec![file("a/b/c/.wh..wh..opq", 0)],
+        vec![link("a/b/c/l", "f"), file("f", 1)],
+        vec![symlink("s", "a/b/c"), file("s/f", 1)],
+        vec![file("a/f", 1), file("a/b/c/f", 1), file("a/b/g", 1)],
+    ];
+    for layer in layers {
+        let within = |max_entries| {
+            merged_within(vec![layer.clone()], &crate::Limits { max_entries, ..crate::Limits::default() })
+        };
+        assert!(within(3).is_ok(), "{layer:?}");
+        assert!(matches!(within(2), Err(MergeError::TooManyEntries(2))), "{layer:?}");
     }
-    let tree = merged(vec![layer]).unwrap();
-    assert!(tree.walk().0.len() > 10_000);
+    // With the entries, and of all layers together.
+    let archive = Archive::default().file("a/b/f", b"").file("a/g", b"").finish();
+    let twice = |max_entries| {
+        let mut allowance = Allowance::new(&crate::Limits { max_entries, ..crate::Limits::default() });
+        let mut tree = Tree::default();
+        for layer in 0..2 {
+            let entries = entries::read(Cursor::new(&archive), archive.len() as u64, layer, &mut allowance);
+            tree.apply(entries.unwrap(), &mut allowance)?;
+        }
+        Ok(())
+    };
+    assert!(twice(8).is_ok());
+    assert!(matches!(twice(7), Err(MergeError::TooManyEntries(7))));
 }
 
 #[test]

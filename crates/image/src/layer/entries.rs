@@ -101,7 +101,7 @@ pub enum ArchiveError {
         max: u64,
     },
     /// It has more entries than an image may have.
-    #[error("the layers have more entries than the limit of {0}")]
+    #[error("the layers have more entries and directories than the limit of {0}")]
     TooManyEntries(u64),
     /// Names and attributes take more memory than an image may.
     #[error("names and attributes in the layers take more than the limit of {0} bytes")]
@@ -134,11 +134,14 @@ impl Allowance {
         Self { max_entries, max_metadata_bytes, entries: 0, metadata_bytes: 0 }
     }
 
-    fn take(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+    /// Charges a file or directory to be held in memory. The limit, if that is one too many.
+    pub(crate) fn take_one(&mut self) -> Result<(), u64> {
         self.entries += 1;
-        if self.entries > self.max_entries {
-            return Err(ArchiveError::TooManyEntries(self.max_entries));
-        }
+        if self.entries > self.max_entries { Err(self.max_entries) } else { Ok(()) }
+    }
+
+    fn take(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+        self.take_one().map_err(ArchiveError::TooManyEntries)?;
         let target = match &entry.kind {
             EntryKind::HardLink(target) | EntryKind::Symlink(target) => target.len(),
             EntryKind::File(content) => content.extents.len().saturating_sub(1) * size_of::<Extent>(),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Id, Kind, MergeError, Node, Step, Tree, WHITEOUT, descend, is_reserved, parts, plain_meta, shown, split,
 };
-use crate::layer::entries::{Entry, EntryKind, Meta};
+use crate::layer::entries::{Allowance, Entry, EntryKind, Meta};
 
 /// Marks its directory as opaque.
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -20,7 +20,8 @@ const ROOT: usize = 0;
 
 /// The entries of one layer.
 #[derive(Debug)]
-pub(super) struct Sheet {
+pub(super) struct Sheet<'a> {
+    allowance: &'a mut Allowance,
     dirs: Vec<Dir>,
     links: Vec<Link>,
     pseudo: BTreeMap<Vec<u8>, Id>,
@@ -63,10 +64,15 @@ enum Way {
     Entry,
 }
 
-impl Sheet {
+impl<'a> Sheet<'a> {
     /// Reads a layer's entries. Their nodes are added to `tree`, where no name leads to them yet.
-    pub(super) fn new(entries: Vec<Entry>, tree: &mut Tree) -> Result<Self, MergeError> {
-        let mut sheet = Self { dirs: vec![Dir::default()], links: Vec::new(), pseudo: BTreeMap::new() };
+    pub(super) fn new(
+        entries: Vec<Entry>,
+        tree: &mut Tree,
+        allowance: &'a mut Allowance,
+    ) -> Result<Self, MergeError> {
+        let dirs = vec![Dir::default()];
+        let mut sheet = Self { allowance, dirs, links: Vec::new(), pseudo: BTreeMap::new() };
         for entry in entries {
             let (_, name) = split(&entry.path);
             if name != OPAQUE && is_reserved(&entry.path) {
@@ -178,7 +184,11 @@ impl Sheet {
             None if way == Way::Lookup => Ok(Step::Missing),
             // By way of a link; in a lower layer of the guest it would hide something.
             None if part.starts_with(WHITEOUT) => Err(MergeError::Whiteout(shown(path))),
-            None => Ok(Step::Directory(self.make(dir, part))),
+            None => {
+                // A path of 4 KiB makes up to a thousand directories, and each takes half of one.
+                self.allowance.take_one().map_err(MergeError::TooManyEntries)?;
+                Ok(Step::Directory(self.make(dir, part)))
+            }
         })?;
         let Some(behind) = behind else { return Ok(None) };
         if way == Way::Entry {
