@@ -20,6 +20,10 @@ use crate::manifest::{self, Descriptor, Manifest, ManifestError, Platform};
 use crate::reference::Reference;
 use crate::tree::{MergeError, Tree};
 
+/// Images of one archive that are loaded.
+pub(crate) const MAX_LOADED_IMAGES: usize = 256;
+/// Names of all images of one archive that are loaded. Each is a file in the cache.
+pub(crate) const MAX_LOADED_NAMES: usize = 1024;
 /// Indexes that may be in indexes.
 pub(crate) const MAX_NESTED: usize = 3;
 
@@ -97,6 +101,16 @@ pub enum LocalError {
         #[source]
         source: serde_json::Error,
     },
+    /// More than one archive may have.
+    #[error("`{path}` has more than the limit of {max} {what}")]
+    TooMany {
+        /// The archive.
+        path: PathBuf,
+        /// What is too many: images, or their names.
+        what: &'static str,
+        /// The limit.
+        max: usize,
+    },
     /// Not that image.
     #[error("`{path}` has no image `{wanted}`; it has {}", names(.there))]
     NoImage {
@@ -129,7 +143,7 @@ pub(crate) struct Local {
     pub(crate) config: Vec<u8>,
     /// The lowest first.
     pub(crate) layers: Vec<LocalLayer>,
-    files: Files,
+    files: Arc<Files>,
 }
 
 #[derive(Debug)]
@@ -160,35 +174,6 @@ impl Local {
     }
 }
 
-/// A directory or an archive.
-#[derive(Debug, Clone)]
-pub(crate) struct Place {
-    /// Where it is, or what it is called.
-    path: PathBuf,
-    /// An archive that is open already.
-    file: Option<Arc<File>>,
-}
-
-impl Place {
-    pub(crate) fn at(path: PathBuf) -> Self {
-        Self { path, file: None }
-    }
-
-    /// An archive that is not compressed; `name` is for messages.
-    pub(crate) fn opened(name: &str, file: File) -> Self {
-        Self { path: name.into(), file: Some(Arc::new(file)) }
-    }
-}
-
-/// Formats in which an archive describes its images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// As `docker save`.
-    Docker,
-    /// In the OCI layout.
-    Layout,
-}
-
 /// Which image of a place is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Pick {
@@ -209,41 +194,110 @@ impl From<Option<String>> for Pick {
 /// An image of an archive, and the names under which it is to be known.
 #[derive(Debug)]
 pub(crate) struct Listed {
-    pub(crate) format: Format,
     pub(crate) pick: Pick,
     pub(crate) names: Vec<Reference>,
 }
 
-/// All images of an archive for this machine.
-pub(crate) fn contents(place: &Place, dir: &Path, limits: &Limits) -> Result<Vec<Listed>, LocalError> {
-    let mut files = Files::open(place, dir, limits)?;
-    if files.part("manifest.json").is_ok() {
-        let images = files.docker_images()?;
-        let listed = images.iter().enumerate().map(|(number, image)| Listed {
-            format: Format::Docker,
-            pick: Pick::Number(number),
-            names: references(image.repo_tags.iter().flatten().map(String::as_str)),
-        });
-        return Ok(listed.collect());
+/// A directory or an archive that was read once, however many of its images are used.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    files: Arc<Files>,
+    contents: Contents,
+}
+
+/// How images are described.
+#[derive(Debug)]
+enum Contents {
+    /// As by `docker save`.
+    Docker(Vec<DockerImage>),
+    /// In the OCI layout.
+    Layout(Manifest),
+}
+
+impl Opened {
+    /// What `docker save` wrote. What a compressed archive unpacks to goes into `dir`.
+    pub(crate) fn docker(path: &Path, dir: &Path, limits: &Limits) -> Result<Self, LocalError> {
+        let files = Files::open(path, dir, limits)?;
+        // Names in such an archive are free, and in a directory would lead anywhere.
+        if matches!(files.kind, FilesKind::Directory) {
+            let source = io::ErrorKind::IsADirectory.into();
+            return Err(LocalError::Read { path: path.to_owned(), source });
+        }
+        Ok(Self { contents: Contents::Docker(files.docker_images()?), files: Arc::new(files) })
     }
-    let unfit = |source| LocalError::Manifest { path: place.path.clone(), source };
-    let Manifest::Index(entries) = manifest::parse(&files.document("index.json")?).map_err(unfit)? else {
-        return Err(LocalError::Missing { path: place.path.clone(), name: "index of images".to_owned() });
-    };
+
+    /// An OCI layout; `dir` as for [`Opened::docker`].
+    pub(crate) fn layout(path: &Path, dir: &Path, limits: &Limits) -> Result<Self, LocalError> {
+        let files = Files::open(path, dir, limits)?;
+        Ok(Self { contents: Contents::Layout(files.index()?), files: Arc::new(files) })
+    }
+
+    /// An archive of either kind that is not compressed; `name` is for messages.
+    pub(crate) fn archive(name: &str, file: File, len: u64, limits: &Limits) -> Result<Self, LocalError> {
+        let files = Files::archive(Path::new(name), file, len, limits)?;
+        let contents = match files.part("manifest.json") {
+            Ok(_) => Contents::Docker(files.docker_images()?),
+            Err(_) => Contents::Layout(files.index()?),
+        };
+        Ok(Self { contents, files: Arc::new(files) })
+    }
+
+    /// All images for this machine, within the limits on their number and on that of their names.
+    pub(crate) fn listed(&self) -> Result<Vec<Listed>, LocalError> {
+        let path = &self.files.path;
+        let listed = match &self.contents {
+            Contents::Docker(images) => {
+                self.check_number("images", images.len(), MAX_LOADED_IMAGES)?;
+                let numbered = images.iter().enumerate().map(|(number, image)| Listed {
+                    pick: Pick::Number(number),
+                    names: references(image.repo_tags.iter().flatten().map(String::as_str)),
+                });
+                numbered.collect()
+            }
+            Contents::Layout(Manifest::Index(entries)) => by_name(entries),
+            Contents::Layout(Manifest::Image(_)) => {
+                let name = "index of images".to_owned();
+                return Err(LocalError::Missing { path: path.clone(), name });
+            }
+        };
+        self.check_number("images", listed.len(), MAX_LOADED_IMAGES)?;
+        let names = listed.iter().map(|image: &Listed| image.names.len()).sum();
+        self.check_number("names of images", names, MAX_LOADED_NAMES)?;
+        Ok(listed)
+    }
+
+    fn check_number(&self, what: &'static str, number: usize, max: usize) -> Result<(), LocalError> {
+        match number > max {
+            true => Err(LocalError::TooMany { path: self.files.path.clone(), what, max }),
+            false => Ok(()),
+        }
+    }
+
+    /// The image that is meant, for this machine.
+    pub(crate) fn image(&self, pick: &Pick, limits: &Limits) -> Result<Local, LocalError> {
+        match &self.contents {
+            Contents::Docker(images) => self.docker_image(images, pick, limits),
+            Contents::Layout(index) => self.layout_image(index, pick, limits),
+        }
+    }
+}
+
+/// The images of an index, each with all its names.
+fn by_name(entries: &[Descriptor]) -> Vec<Listed> {
     let mut named: BTreeMap<&str, Vec<Reference>> = BTreeMap::new();
-    for entry in &entries {
+    for entry in entries {
         if let Some(name) = entry.name() {
             named.entry(name).or_default().extend(references(entry.full_name()));
         }
     }
+    if named.is_empty() && !entries.is_empty() {
+        return vec![Listed { pick: Pick::Only, names: Vec::new() }];
+    }
     let listed = |(name, mut names): (&str, Vec<Reference>)| {
         names.dedup();
-        Listed { format: Format::Layout, pick: Pick::Named(name.to_owned()), names }
+        Listed { pick: Pick::Named(name.to_owned()), names }
     };
-    match named.is_empty() && !entries.is_empty() {
-        true => Ok(vec![Listed { format: Format::Layout, pick: Pick::Only, names: Vec::new() }]),
-        false => Ok(named.into_iter().map(listed).collect()),
-    }
+    named.into_iter().map(listed).collect()
 }
 
 /// Those that name an image in a registry: others mean nothing outside their archive.
@@ -252,64 +306,90 @@ fn references<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Reference> {
     parsed.filter(|reference| reference.registry().is_some()).collect()
 }
 
-/// The image of an OCI layout that is meant, for `wanted`. What a compressed archive unpacks to goes into `dir`.
-pub(crate) fn layout(
-    place: &Place,
-    pick: &Pick,
-    wanted: &Platform,
-    dir: &Path,
-    limits: &Limits,
-) -> Result<Local, LocalError> {
-    let mut files = Files::open(place, dir, limits)?;
-    let path = &place.path;
-    let tag = match pick {
-        Pick::Named(tag) => Some(tag.as_str()),
-        Pick::Only | Pick::Number(_) => None,
-    };
-    let unfit = |source| LocalError::Manifest { path: path.to_owned(), source };
-    let mut entries = match manifest::parse(&files.document("index.json")?).map_err(unfit)? {
-        Manifest::Index(entries) => named(path, entries, tag)?,
-        Manifest::Image(_) => Vec::new(),
-    };
-    for _ in 0..MAX_NESTED {
-        let chosen = manifest::choose(&entries, wanted).map_err(unfit)?.digest.clone();
-        match manifest::parse(&files.verified(&chosen)?).map_err(unfit)? {
-            Manifest::Index(inner) => entries = inner,
-            Manifest::Image(image) => {
-                manifest::check(&image, limits.max_layers).map_err(unfit)?;
-                return blobs(files, &image);
+impl Opened {
+    fn layout_image(&self, index: &Manifest, pick: &Pick, limits: &Limits) -> Result<Local, LocalError> {
+        let (files, wanted) = (&self.files, Platform::ours());
+        let tag = match pick {
+            Pick::Named(tag) => Some(tag.as_str()),
+            Pick::Only | Pick::Number(_) => None,
+        };
+        let unfit = |source| LocalError::Manifest { path: files.path.clone(), source };
+        let mut entries = match index {
+            Manifest::Index(entries) => named(&files.path, entries, tag)?,
+            Manifest::Image(_) => Vec::new(),
+        };
+        for _ in 0..MAX_NESTED {
+            let chosen = manifest::choose(&entries, &wanted).map_err(unfit)?.digest.clone();
+            match manifest::parse(&files.verified(&chosen)?).map_err(unfit)? {
+                Manifest::Index(inner) => entries = inner,
+                Manifest::Image(image) => {
+                    manifest::check(&image, limits.max_layers).map_err(unfit)?;
+                    return self.blobs(&image);
+                }
             }
         }
+        Err(unfit(ManifestError::Nested(MAX_NESTED)))
     }
-    Err(unfit(ManifestError::Nested(MAX_NESTED)))
-}
 
-fn blobs(mut files: Files, image: &manifest::Image) -> Result<Local, LocalError> {
-    let config = files.verified(&image.config.digest)?;
-    let mut layers = Vec::new();
-    for layer in &image.layers {
-        let part = files.part(&blob_name(&layer.digest))?;
-        layers.push(LocalLayer { bytes: part.len(), digest: Some(layer.digest.clone()), part });
+    fn blobs(&self, image: &manifest::Image) -> Result<Local, LocalError> {
+        let config = self.files.verified(&image.config.digest)?;
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            let part = self.files.part(&blob_name(&layer.digest))?;
+            layers.push(LocalLayer { bytes: part.len(), digest: Some(layer.digest.clone()), part });
+        }
+        Ok(Local { config, layers, files: Arc::clone(&self.files) })
     }
-    Ok(Local { config, layers, files })
+
+    fn docker_image(
+        &self,
+        images: &[DockerImage],
+        pick: &Pick,
+        limits: &Limits,
+    ) -> Result<Local, LocalError> {
+        let files = &self.files;
+        let there = || images.iter().flat_map(DockerImage::tags).collect();
+        let (image, wanted) = match pick {
+            Pick::Named(wanted) => {
+                (images.iter().find(|image| image.tags().any(|tag| tag == *wanted)), wanted.clone())
+            }
+            Pick::Only if images.len() > 1 => {
+                return Err(LocalError::Several { path: files.path.clone(), there: there() });
+            }
+            Pick::Only => (images.first(), String::new()),
+            Pick::Number(number) => (images.get(*number), number.to_string()),
+        };
+        let Some(image) = image else {
+            return Err(LocalError::NoImage { path: files.path.clone(), wanted, there: there() });
+        };
+        let config = files.document(&image.config)?;
+        let mut layers = Vec::new();
+        for name in image.layers.iter().take(limits.max_layers + 1) {
+            let part = files.part(name)?;
+            layers.push(LocalLayer { bytes: part.len(), digest: None, part });
+        }
+        Ok(Local { config, layers, files: Arc::clone(files) })
+    }
 }
 
 /// The entries called `tag`, or all if there is one image only.
-fn named(path: &Path, entries: Vec<Descriptor>, tag: Option<&str>) -> Result<Vec<Descriptor>, LocalError> {
+fn named(path: &Path, entries: &[Descriptor], tag: Option<&str>) -> Result<Vec<Descriptor>, LocalError> {
+    let mine = |entry: &&Descriptor| tag.is_none() || entry.name() == tag;
+    let found: Vec<Descriptor> = entries.iter().filter(mine).cloned().collect();
+    if tag.is_some() && !found.is_empty() {
+        return Ok(found);
+    }
     let mut there: Vec<String> = entries.iter().filter_map(|entry| entry.name().map(str::to_owned)).collect();
     there.sort();
     there.dedup();
     match tag {
-        Some(tag) if !there.iter().any(|name| name == tag) => {
-            Err(LocalError::NoImage { path: path.to_owned(), wanted: tag.to_owned(), there })
-        }
-        Some(tag) => Ok(entries.into_iter().filter(|entry| entry.name() == Some(tag)).collect()),
+        Some(tag) => Err(LocalError::NoImage { path: path.to_owned(), wanted: tag.to_owned(), there }),
         None if there.len() > 1 => Err(LocalError::Several { path: path.to_owned(), there }),
-        None => Ok(entries),
+        None => Ok(found),
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct DockerImage {
     config: String,
@@ -317,35 +397,13 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-/// The image of an archive of `docker save` that is meant. `dir` as for [`layout`].
-pub(crate) fn docker(place: &Place, pick: &Pick, dir: &Path, limits: &Limits) -> Result<Local, LocalError> {
-    let mut files = Files::open(place, dir, limits)?;
-    let path = files.path.clone();
-    // Names in such an archive are free, and in a directory would lead anywhere.
-    if matches!(files.kind, FilesKind::Directory) {
-        return Err(LocalError::Read { path, source: io::ErrorKind::IsADirectory.into() });
+impl DockerImage {
+    /// Names in normal form.
+    fn tags(&self) -> impl Iterator<Item = String> {
+        let normal =
+            |tag: &String| tag.parse().map_or_else(|_| tag.clone(), |tag: Reference| tag.normalized());
+        self.repo_tags.iter().flatten().map(normal)
     }
-    let images = files.docker_images()?;
-    let normal = |tag: &String| tag.parse().map_or_else(|_| tag.clone(), |tag: Reference| tag.normalized());
-    let tags =
-        |image: &DockerImage| -> Vec<String> { image.repo_tags.iter().flatten().map(normal).collect() };
-    let there: Vec<String> = images.iter().flat_map(tags).collect();
-    let (image, wanted) = match pick {
-        Pick::Named(wanted) => {
-            (images.iter().find(|image| tags(image).iter().any(|tag| tag == wanted)), wanted.clone())
-        }
-        Pick::Only if images.len() > 1 => return Err(LocalError::Several { path, there }),
-        Pick::Only => (images.first(), String::new()),
-        Pick::Number(number) => (images.get(*number), number.to_string()),
-    };
-    let Some(image) = image else { return Err(LocalError::NoImage { path, wanted, there }) };
-    let config = files.document(&image.config)?;
-    let mut layers = Vec::new();
-    for name in image.layers.iter().take(limits.max_layers + 1) {
-        let part = files.part(name)?;
-        layers.push(LocalLayer { bytes: part.len(), digest: None, part });
-    }
-    Ok(Local { config, layers, files })
 }
 
 fn blob_name(digest: &Digest) -> String {
@@ -379,14 +437,8 @@ enum Part {
 }
 
 impl Files {
-    fn open(place: &Place, dir: &Path, limits: &Limits) -> Result<Self, LocalError> {
-        let path = &place.path;
+    fn open(path: &Path, dir: &Path, limits: &Limits) -> Result<Self, LocalError> {
         let failed = |source| LocalError::Read { path: path.to_owned(), source };
-        if let Some(file) = &place.file {
-            let file = file.try_clone().map_err(failed)?;
-            let len = file.metadata().map_err(failed)?.len();
-            return Self::archive(path, file, len, limits);
-        }
         let metadata = std::fs::metadata(path).map_err(failed)?;
         if metadata.is_dir() {
             return Ok(Self { path: path.to_owned(), kind: FilesKind::Directory });
@@ -421,9 +473,9 @@ impl Files {
         Ok(Self { path: path.to_owned(), kind: FilesKind::Archive { file, tree } })
     }
 
-    fn part(&mut self, name: &str) -> Result<Part, LocalError> {
+    fn part(&self, name: &str) -> Result<Part, LocalError> {
         let missing = || LocalError::Missing { path: self.path.clone(), name: shortened(name) };
-        match &mut self.kind {
+        match &self.kind {
             FilesKind::Directory => {
                 // All names that are looked for in a directory are ours, or made of digests.
                 let path = self.path.join(name);
@@ -445,14 +497,19 @@ impl Files {
         }
     }
 
+    fn index(&self) -> Result<Manifest, LocalError> {
+        let unfit = |source| LocalError::Manifest { path: self.path.clone(), source };
+        manifest::parse(&self.document("index.json")?).map_err(unfit)
+    }
+
     /// The images that `manifest.json` lists.
-    fn docker_images(&mut self) -> Result<Vec<DockerImage>, LocalError> {
+    fn docker_images(&self) -> Result<Vec<DockerImage>, LocalError> {
         let text = self.document("manifest.json")?;
         serde_json::from_slice(&text)
             .map_err(|source| LocalError::Malformed { path: self.path.clone(), source })
     }
 
-    fn document(&mut self, name: &str) -> Result<Vec<u8>, LocalError> {
+    fn document(&self, name: &str) -> Result<Vec<u8>, LocalError> {
         let part = self.part(name)?;
         if part.len() > MAX_DOCUMENT_BYTES {
             return Err(LocalError::TooLarge { path: self.path.clone(), name: shortened(name) });
@@ -464,7 +521,7 @@ impl Files {
         Ok(bytes)
     }
 
-    fn verified(&mut self, digest: &Digest) -> Result<Vec<u8>, LocalError> {
+    fn verified(&self, digest: &Digest) -> Result<Vec<u8>, LocalError> {
         let bytes = self.document(&blob_name(digest))?;
         let found = Digest::of(&bytes);
         if found != *digest {

@@ -47,7 +47,7 @@ fn everything() -> Vec<u8> {
         .changed(b'5', "./", "", b"", |header| header.set_mode(0o1751))
         .pax(&[
             ("uid", b"70000"),
-            ("gid", b"4000000000"),
+            ("gid", b"2147483647"),
             ("mtime", b"-1.5"),
             ("SCHILY.xattr.user.a", b"1\n2=\0"),
         ])
@@ -133,6 +133,69 @@ async fn archives_of_something_else_change_nothing() {
     let error = load(&limited, vec![0; 1001]).await.unwrap_err();
     assert!(matches!(error, LoadError::Read { .. }), "{error}");
     assert!(images.list().await.unwrap().is_empty());
+}
+
+/// An archive of `docker save` without layers, whose images differ in their user alone.
+fn many(images: usize, names_of_each: usize) -> Vec<u8> {
+    let platform = crate::manifest::Platform::ours().to_string();
+    let (os, architecture) = platform.split_once('/').unwrap();
+    let mut archive = Archive::default();
+    let mut manifest = Vec::new();
+    for number in 0..images {
+        let config = serde_json::json!({
+            "os": os, "architecture": architecture, "config": { "User": number.to_string() },
+            "rootfs": { "type": "layers", "diff_ids": [] },
+        });
+        let (file, name) = (format!("{number}.json"), |tag| format!("app{number}:{tag}"));
+        archive = archive.file(&file, config.to_string().as_bytes());
+        let names: Vec<String> = (0..names_of_each).map(name).collect();
+        manifest.push(serde_json::json!({ "Config": file, "RepoTags": names, "Layers": [] }));
+    }
+    archive.file("manifest.json", serde_json::to_string(&manifest).unwrap().as_bytes()).finish()
+}
+
+#[tokio::test]
+async fn loaded_images_and_names_are_limited() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = images(&dir);
+    let refused = |error: LoadError| match error {
+        LoadError::Contents { source: crate::archive::LocalError::TooMany { what, max, .. }, .. } => {
+            (what, max)
+        }
+        error => panic!("{error}"),
+    };
+    assert_eq!(refused(load(&images, many(257, 0)).await.unwrap_err()), ("images", 256));
+    assert_eq!(refused(load(&images, many(25, 41)).await.unwrap_err()), ("names of images", 1024));
+    assert!(images.list().await.unwrap().is_empty(), "nothing is loaded of an archive that is refused");
+    let loaded = load(&images, many(8, 128)).await.unwrap();
+    assert_eq!(loaded.iter().map(|image| image.references.len()).sum::<usize>(), 1024);
+    assert_eq!(listed(256, 0), 256);
+}
+
+#[test]
+fn archive_is_scanned_once_for_all_images() {
+    let archive = many(3, 1);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&archive).unwrap();
+    let limits = Limits::default();
+    let opened =
+        crate::archive::Opened::archive("x", file.try_clone().unwrap(), archive.len() as u64, &limits);
+    let opened = opened.unwrap();
+    // Without this header the archive cannot be scanned again.
+    std::os::unix::fs::FileExt::write_all_at(&file, &[b'x'; 512], 0).unwrap();
+    for listed in opened.listed().unwrap() {
+        let config = opened.image(&listed.pick, &limits).unwrap().config;
+        assert!(crate::config::parse(&config).is_ok());
+    }
+}
+
+/// How many images of an archive are to be loaded.
+fn listed(images: usize, names_of_each: usize) -> usize {
+    let archive = many(images, names_of_each);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&archive).unwrap();
+    let opened = crate::archive::Opened::archive("x", file, archive.len() as u64, &Limits::default());
+    opened.unwrap().listed().unwrap().len()
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use crate::archive::{self, LocalError, Place};
+use crate::archive::{LocalError, Opened};
 use crate::cache::Found;
 use crate::digest::Digest;
 use crate::images::{Home, Images, Shared};
@@ -100,17 +100,22 @@ impl Images {
         let (dir, max_bytes) = (store.options.dir.clone(), limits.max_image_bytes);
         let unpacked = blocking(move || layer::inflate(archive, &dir, max_bytes)).await;
         let unpacked = unpacked.map_err(|source| LoadError::Read { name: name.to_owned(), source })?;
-        let place = Place::opened(name, unpacked.file);
-        let (looked, dir, limited) = (place.clone(), store.options.dir.clone(), limits.clone());
-        let contents = blocking(move || archive::contents(&looked, &dir, &limited)).await;
-        let contents = contents.map_err(|source| LoadError::Contents { name: name.to_owned(), source })?;
+        let (named, limited) = (name.to_owned(), limits.clone());
+        // Once for all its images: a scan takes as long as the archive has entries.
+        let opened = blocking(move || {
+            let opened = Opened::archive(&named, unpacked.file, unpacked.len, &limited)?;
+            let contents = opened.listed()?;
+            Ok((Arc::new(opened), contents))
+        });
+        let opened = opened.await.map_err(|source| LoadError::Contents { name: name.to_owned(), source });
+        let (opened, contents) = opened?;
         if contents.is_empty() {
             return Err(LoadError::Empty(name.to_owned()));
         }
         let progress: Arc<dyn Fn(PullEvent) + Send + Sync> = Arc::new(progress);
         let mut loaded: Vec<LoadedImage> = Vec::new();
         for listed in &contents {
-            let (from, progress) = (Wanted::Archive(&place, listed), Arc::clone(&progress));
+            let (from, progress) = (Wanted::Archive(&opened, listed), Arc::clone(&progress));
             let pull = Pull { client, limits, store: store.clone(), from, progress };
             let pulled: Result<(Digest, Found), PullCause> = pull.run().await;
             let (id, _) = pulled.map_err(|source| LoadError::Image { name: name.to_owned(), source })?;

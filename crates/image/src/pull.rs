@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::Limits;
-use crate::archive::{self, Format, Listed, Local, LocalError, MAX_NESTED, Pick, Place};
+use crate::archive::{Listed, Local, LocalError, MAX_NESTED, Opened, Pick};
 use crate::cache::shelf::{Lease, Maker, Taken};
 use crate::cache::{self, CacheError, Found, Stamp, Store};
 use crate::config::{self, Configuration, ImageConfig};
@@ -122,7 +122,7 @@ pub(crate) enum Wanted<'a> {
     /// The image of a reference, under that reference.
     Reference(&'a Reference),
     /// An image of an archive, under the archive's names.
-    Archive(&'a Place, &'a Listed),
+    Archive(&'a Arc<Opened>, &'a Listed),
 }
 
 impl<'a> Wanted<'a> {
@@ -181,19 +181,24 @@ impl Pull<'_> {
     /// Finds the image, and reads its configuration.
     async fn resolve(&self) -> Result<(Origin<'_>, Vec<u8>), PullCause> {
         let (dir, limits) = (self.store.options.dir.clone(), self.limits.clone());
-        let (format, place, pick) = match self.from {
-            Wanted::Archive(place, listed) => (listed.format, place.clone(), listed.pick.clone()),
+        let mut local = match self.from {
+            Wanted::Archive(opened, listed) => {
+                let (opened, pick) = (Arc::clone(opened), listed.pick.clone());
+                blocking(move || opened.image(&pick, &limits)).await?
+            }
             Wanted::Reference(reference) => match reference.source().clone() {
                 Source::Registry(remote) => return self.ask(&remote).await,
-                Source::Layout { path, tag } => (Format::Layout, Place::at(path), Pick::from(tag)),
-                Source::DockerArchive { path, image } => (Format::Docker, Place::at(path), Pick::from(image)),
+                Source::Layout { path, tag } => {
+                    let open = move || Opened::layout(&path, &dir, &limits)?.image(&Pick::from(tag), &limits);
+                    blocking(open).await?
+                }
+                Source::DockerArchive { path, image } => {
+                    let open =
+                        move || Opened::docker(&path, &dir, &limits)?.image(&Pick::from(image), &limits);
+                    blocking(open).await?
+                }
             },
         };
-        let local = blocking(move || match format {
-            Format::Layout => archive::layout(&place, &pick, &Platform::ours(), &dir, &limits),
-            Format::Docker => archive::docker(&place, &pick, &dir, &limits),
-        });
-        let mut local = local.await?;
         let config = std::mem::take(&mut local.config);
         Ok((Origin::Local(Arc::new(local)), config))
     }

@@ -114,45 +114,50 @@ impl Tree {
         }
     }
 
-    /// The target of a hard link to `path`, if it is not a directory.
-    fn linkable(&mut self, path: &[u8]) -> Result<Option<Id>, MergeError> {
+    /// What a hard link to `path` is to, if that is not a directory.
+    fn linkable(&self, path: &[u8]) -> Result<Option<Id>, MergeError> {
         let (parent, name) = split(path);
-        let found = self.directory(parent, false)?.and_then(|parent| self.child(parent, name));
+        let found = self.directory(parent)?.and_then(|parent| self.child(parent, name));
         Ok(found.filter(|id| !matches!(self.nodes[*id].kind, Kind::Directory(_))))
     }
 
-    /// The directory at `path`, over symbolic links inside the tree. Missing ones are made if `create` is set.
-    fn directory(&mut self, path: &[u8], create: bool) -> Result<Option<Id>, MergeError> {
-        let behind = descend(path, ROOT, |here, part| {
-            let Some(next) = self.child(here, part) else {
-                if !create {
-                    return Ok(Step::Missing);
-                }
-                // By way of a link; in a lower layer of the guest it would hide something.
-                if part.starts_with(WHITEOUT) {
-                    return Err(MergeError::Whiteout(shown(path)));
-                }
+    /// The directory at `path`, over symbolic links inside the tree.
+    fn directory(&self, path: &[u8]) -> Result<Option<Id>, MergeError> {
+        let behind = descend(path, ROOT, |here, part| self.step(here, part, path))?;
+        Ok(behind.and_then(|behind| behind.last().copied()))
+    }
+
+    /// The same. Missing directories are made.
+    fn make_directory(&mut self, path: &[u8]) -> Result<Option<Id>, MergeError> {
+        let behind = descend(path, ROOT, |here, part| match self.step(here, part, path)? {
+            // By way of a link; in a lower layer of the guest it would hide something.
+            Step::Missing if part.starts_with(WHITEOUT) => Err(MergeError::Whiteout(shown(path))),
+            Step::Missing => {
                 let made = Node { meta: plain_meta(0o755), kind: Kind::Directory(BTreeMap::new()) };
                 let made = self.add(made);
                 self.put(here, part, made);
-                return Ok(Step::Directory(made));
-            };
-            match &self.nodes[next].kind {
-                Kind::Directory(_) => Ok(Step::Directory(next)),
-                Kind::Symlink(target) => Ok(Step::Symlink(target.clone())),
-                _ => Err(MergeError::Below(shown(path))),
+                Ok(Step::Directory(made))
             }
+            step => Ok(step),
         })?;
         Ok(behind.and_then(|behind| behind.last().copied()))
     }
 
+    fn step(&self, here: Id, part: &[u8], path: &[u8]) -> Result<Step, MergeError> {
+        let Some(next) = self.child(here, part) else { return Ok(Step::Missing) };
+        match &self.nodes[next].kind {
+            Kind::Directory(_) => Ok(Step::Directory(next)),
+            Kind::Symlink(target) => Ok(Step::Symlink(target.clone())),
+            _ => Err(MergeError::Below(shown(path))),
+        }
+    }
+
     /// The contents of the file at `path`, over symbolic links inside the tree.
-    pub(crate) fn file(&mut self, path: &[u8]) -> Option<&Content> {
+    pub(crate) fn file(&self, path: &[u8]) -> Option<&Content> {
         let mut path = path.to_vec();
         for _ in 0..MAX_LINKS_FOLLOWED {
             let (parent, name) = split(&path);
-            let id =
-                self.directory(parent, false).ok().flatten().and_then(|parent| self.child(parent, name))?;
+            let id = self.directory(parent).ok().flatten().and_then(|parent| self.child(parent, name))?;
             let Kind::Symlink(target) = &self.nodes[id].kind else {
                 return match &self.nodes[id].kind {
                     Kind::File(content) => Some(content),
@@ -201,7 +206,7 @@ impl Tree {
 
     fn furnish_one(&mut self, path: &[u8], mode: u16, kind: Kind) -> Result<(), MergeError> {
         let (parent, name) = split(path);
-        let Some(parent) = self.directory(parent, true)? else { return Ok(()) };
+        let Some(parent) = self.make_directory(parent)? else { return Ok(()) };
         if self.child(parent, name).is_none() {
             let id = self.add(Node { meta: plain_meta(mode), kind });
             self.put(parent, name, id);
