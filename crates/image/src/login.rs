@@ -2,21 +2,27 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustix::fs::FlockOperation;
 use serde_json::{Map, Value, json};
 
 use crate::credentials::{self, Credential, CredentialsError, Secret};
 use crate::images::Images;
+use crate::pull::blocking;
 use crate::reference::{DEFAULT_REGISTRY, Reference};
 use crate::registry::RegistryError;
 
 /// The file's permissions: passwords in it are only encoded.
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
+/// How long another login or logout may hold the lock of the file, and how often it is tried.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why there was no login or logout. No message has a password in it.
 ///
@@ -58,6 +64,9 @@ pub enum LoginError {
         #[source]
         source: io::Error,
     },
+    /// Another login or logout holds the lock of the file.
+    #[error("another process has held `{0}` for {LOCK_TIMEOUT:?}")]
+    Locked(PathBuf),
 }
 
 impl Images {
@@ -79,7 +88,7 @@ impl Images {
         if username.is_empty() || username.contains(':') || password.is_empty() {
             return Err(LoginError::User);
         }
-        let path = self.docker_config()?;
+        let path = self.docker_config()?.to_owned();
         let registry = probe.registry.clone();
         let credential =
             Credential::Basic { username: username.to_owned(), password: Secret::from(password.clone()) };
@@ -88,7 +97,7 @@ impl Images {
             error => LoginError::Registry(error),
         })?;
         let dirs = &self.shared.client.options().credential_helper_dirs;
-        let helper = credentials::helper(path, &registry)?;
+        let helper = helper(&path, &registry).await?;
         let entry = match &helper {
             Some(helper) => {
                 credentials::store(helper, dirs, &registry, username, &password).await?;
@@ -97,11 +106,12 @@ impl Images {
             }
             None => json!({ "auth": STANDARD.encode(format!("{username}:{password}")) }),
         };
-        change(path, |auths| {
+        change(path, move |auths| {
             auths.retain(|key, _| !credentials::names(key, &registry));
             auths.insert(credentials::key(&registry).to_owned(), entry);
-        })?;
-        Ok(registry)
+            registry
+        })
+        .await
     }
 
     /// Forgets the credentials for a registry. Returns its name, and whether there were any.
@@ -113,18 +123,20 @@ impl Images {
     /// ```
     pub async fn logout(&self, registry: &str) -> Result<(String, bool), LoginError> {
         let registry = named(registry)?.registry;
-        let path = self.docker_config()?;
+        let path = self.docker_config()?.to_owned();
         let mut was_known = false;
-        if let Some(helper) = credentials::helper(path, &registry)? {
+        if let Some(helper) = helper(&path, &registry).await? {
             let dirs = &self.shared.client.options().credential_helper_dirs;
             was_known |= credentials::erase(&helper, dirs, &registry).await?;
         }
-        if path.exists() {
-            change(path, |auths| {
+        if tokio::fs::try_exists(&path).await.unwrap_or(false) {
+            let removed = registry.clone();
+            was_known |= change(path, move |auths| {
                 let before = auths.len();
-                auths.retain(|key, _| !credentials::names(key, &registry));
-                was_known |= auths.len() < before;
-            })?;
+                auths.retain(|key, _| !credentials::names(key, &removed));
+                auths.len() < before
+            })
+            .await?;
         }
         Ok((registry, was_known))
     }
@@ -150,8 +162,57 @@ fn named(typed: &str) -> Result<crate::reference::Remote, LoginError> {
     }
 }
 
-/// Changes the `auths` of Docker's file, whose other contents stay. It is whole at every moment.
-fn change(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), LoginError> {
+/// The helper that Docker's file names for a registry.
+async fn helper(path: &Path, registry: &str) -> Result<Option<String>, CredentialsError> {
+    let (path, registry) = (path.to_owned(), registry.to_owned());
+    blocking(move || credentials::helper(&path, &registry)).await
+}
+
+/// Changes the `auths` of Docker's file, whose other contents stay. It is whole at every moment, and nobody else of this
+/// program changes it meanwhile.
+async fn change<T: Send + 'static>(
+    path: PathBuf,
+    change: impl FnOnce(&mut Map<String, Value>) -> T + Send + 'static,
+) -> Result<T, LoginError> {
+    // A link stays one: people keep this file elsewhere.
+    let path = tokio::fs::canonicalize(&path).await.unwrap_or(path);
+    let lock = lock(&path).await?;
+    blocking(move || {
+        let changed = change_locked(&path, change);
+        drop(lock);
+        changed
+    })
+    .await
+}
+
+/// Locks the file by one beside it, which stays: whoever removed it would take the lock from those who wait. The lock
+/// belongs to the open file, so it works between processes as within one.
+async fn lock(path: &Path) -> Result<fs::File, LoginError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let failed = |source| LoginError::Write { path: name.clone(), source };
+    let opened = name.clone();
+    let file = blocking(move || {
+        let dir = opened.parent().unwrap_or(Path::new("/"));
+        fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir)?;
+        fs::OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(&opened)
+    });
+    let file = file.await.map_err(failed)?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                tokio::time::sleep(LOCK_POLL).await;
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(LoginError::Locked(name)),
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+}
+
+fn change_locked<T>(path: &Path, change: impl FnOnce(&mut Map<String, Value>) -> T) -> Result<T, LoginError> {
     let mut document = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => json!({}),
         Err(source) => return Err(CredentialsError::File { path: path.to_owned(), source }.into()),
@@ -162,20 +223,18 @@ fn change(path: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(
     };
     let auths = document.as_object_mut().map(|document| document.entry("auths").or_insert_with(|| json!({})));
     let auths = auths.and_then(Value::as_object_mut);
-    change(auths.ok_or_else(|| CredentialsError::Malformed(path.to_owned()))?);
-    write(path, &document).map_err(|source| LoginError::Write { path: path.to_owned(), source })
+    let changed = change(auths.ok_or_else(|| CredentialsError::Malformed(path.to_owned()))?);
+    write(path, &document).map_err(|source| LoginError::Write { path: path.to_owned(), source })?;
+    Ok(changed)
 }
 
 fn write(path: &Path, document: &Value) -> io::Result<()> {
-    // A link stays one: people keep this file elsewhere.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let dir = path.parent().unwrap_or(Path::new("/"));
-    fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir)?;
     let file = tempfile::NamedTempFile::new_in(dir)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
     serde_json::to_writer_pretty(&file, document)?;
     file.as_file().sync_all()?;
-    file.persist(&path)?;
+    file.persist(path)?;
     fs::File::open(dir)?.sync_all()
 }
 
@@ -253,6 +312,36 @@ mod tests {
         assert_eq!(images.logout(&registry).await.unwrap(), (registry.clone(), true));
         assert_eq!(images.logout(&registry).await.unwrap(), (registry, false));
         assert_eq!(place.document(), json!({ "auths": { "other": { "auth": "x" } }, "psFormat": "table" }));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn logins_at_once_are_all_kept() {
+        const LOGINS: usize = 12;
+        let place = Place(tempfile::tempdir().unwrap());
+        let mut registries = Vec::new();
+        for _ in 0..LOGINS {
+            registries.push(registry().await);
+        }
+        // As many servers as logins: between processes it is the same lock.
+        let logins = registries.iter().map(|registry| {
+            let images = place.images();
+            async move { images.login(registry, "alice", "se:cret".into()).await }
+        });
+        futures_util::future::try_join_all(logins).await.unwrap();
+        let document = place.document();
+        let mut kept: Vec<&String> = document["auths"].as_object().unwrap().keys().collect();
+        (kept.sort(), registries.sort());
+        assert_eq!(kept, registries.iter().collect::<Vec<_>>());
+        // A program that is stuck delays a login, and does not lose it.
+        let lock = fs::File::open(place.0.path().join("docker/config.json.lock")).unwrap();
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let images = place.images();
+        let mut logout = std::pin::pin!(images.logout(&registries[0]));
+        let waited = tokio::time::timeout(4 * LOCK_POLL, &mut logout).await;
+        assert!(waited.is_err(), "the lock is held");
+        drop(lock);
+        assert_eq!(logout.await.unwrap(), (registries[0].clone(), true));
+        assert_eq!(place.document()["auths"].as_object().unwrap().len(), LOGINS - 1);
     }
 
     #[tokio::test]
