@@ -6,10 +6,15 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
-use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
+use tar::{EntryType, Header};
 
-const BLOCK: usize = 512;
-/// A long name or target: more than any path has.
+use crate::format::pax::{self, Pax};
+use crate::format::sparse::{self, Part, Sparse};
+use crate::format::{self, BLOCK_BYTES};
+
+/// A path or the target of a link (Linux: `PATH_MAX`).
+pub(crate) const MAX_PATH_BYTES: usize = 4096;
+/// A long name or target as GNU tar stores it: more than any path has.
 const MAX_NAME_BYTES: u64 = 8 * 1024;
 /// All PAX records of an entry.
 const MAX_PAX_BYTES: u64 = 1024 * 1024;
@@ -44,9 +49,9 @@ pub enum ReadError {
         /// The limit.
         limit: u64,
     },
-    /// A file with holes as PAX stores it.
-    #[error("`{0}` is stored as a sparse file of the PAX format, which is not supported")]
-    PaxSparse(String),
+    /// A path or the target of a link is longer than any on Linux.
+    #[error("the header at byte {0} has a {1} of more than {MAX_PATH_BYTES} bytes")]
+    TooLong(u64, &'static str),
 }
 
 /// An entry, whose content follows in the stream.
@@ -56,27 +61,23 @@ pub(crate) struct Entry {
     pub(crate) link: Option<PathBuf>,
     pub(crate) kind: EntryType,
     pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) mtime: i64,
+    /// Numbers of the owner and the group, not checked.
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
+    /// Seconds since 1970, and nanoseconds after them.
+    pub(crate) mtime: (i64, u32),
     /// Size of the file with its holes.
     pub(crate) size: u64,
     /// Where its data is, as offset and length; `None`: everywhere.
-    pub(crate) parts: Option<Vec<(u64, u64)>>,
-    /// Bytes of content in the stream.
-    stored: u64,
+    pub(crate) parts: Option<Vec<Part>>,
 }
 
-/// Values of extension headers, for the entry that follows them.
-#[derive(Default)]
+/// What extensions said of the entry after them.
+#[derive(Debug, Default, PartialEq)]
 struct Said {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    mtime: Option<i64>,
-    is_sparse: bool,
+    pax: Pax,
 }
 
 /// A stream, read entry by entry.
@@ -99,16 +100,19 @@ impl<R: Read> Entries<R> {
         loop {
             self.pass()?;
             let at = self.at;
-            let Some(header) = self.header()? else { return Ok(None) };
+            let Some(header) = self.header()? else {
+                return if said == Said::default() { Ok(None) } else { Err(ReadError::Truncated) };
+            };
             let kind = header.entry_type();
-            let size = header.entry_size().map_err(|_| ReadError::Field(at, "size"))?;
+            let size = format::size(&header).ok_or(ReadError::Field(at, "size"))?;
             if kind.is_gnu_longname() {
                 said.path = Some(self.name(at, size)?);
             } else if kind.is_gnu_longlink() {
                 said.link = Some(self.name(at, size)?);
             } else if kind.is_pax_local_extensions() {
                 let records = self.extension(at, size, MAX_PAX_BYTES)?;
-                said.take(at, &records)?;
+                let parsed = pax::parse(&records, |_, _| Some(()));
+                said.pax = parsed.ok_or(ReadError::Field(at, "PAX record"))?;
             } else if kind.is_pax_global_extensions() {
                 self.extension(at, size, MAX_PAX_BYTES)?;
             } else {
@@ -118,73 +122,50 @@ impl<R: Read> Entries<R> {
     }
 
     fn entry(&mut self, at: u64, header: &Header, size: u64, said: Said) -> Result<Entry, ReadError> {
-        let path = said.path.unwrap_or_else(|| header.path_bytes().into_owned());
-        if said.is_sparse {
-            return Err(ReadError::PaxSparse(String::from_utf8_lossy(&path).into_owned()));
+        let Said { path, link, pax } = said;
+        let sparse_name = pax.sparse.as_ref().and_then(|records| records.name().map(<[u8]>::to_vec));
+        let path = sparse_name.or(pax.path).or(path).unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = pax.link.or(link).or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+        for (bytes, field) in [(Some(&path), "name"), (link.as_ref(), "link target")] {
+            if bytes.is_some_and(|bytes| bytes.len() > MAX_PATH_BYTES) {
+                return Err(ReadError::TooLong(at, field));
+            }
         }
-        let kind = header.entry_type();
-        let link = said.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
-        let number = |value: u64, field| u32::try_from(value).map_err(|_| ReadError::Field(at, field));
-        let of = |value: io::Result<u64>, field| value.map_err(|_| ReadError::Field(at, field));
+        let kind = match header.entry_type() {
+            // As tar had directories before it had a kind for them.
+            EntryType::Regular if path.ends_with(b"/") => EntryType::Directory,
+            kind => kind,
+        };
+        let is_plain = kind.is_file() || kind.is_contiguous();
         // Only files have content: old implementations give links the size of their target.
-        let has_content = kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse();
-        let stored = if has_content { said.size.unwrap_or(size) } else { 0 };
-        let mut entry = Entry {
-            mode: header.mode().map_err(|_| ReadError::Field(at, "mode"))? & 0o7777,
-            uid: number(said.uid.map_or_else(|| of(header.uid(), "uid"), Ok)?, "uid")?,
-            gid: number(said.gid.map_or_else(|| of(header.gid(), "gid"), Ok)?, "gid")?,
-            mtime: match said.mtime {
-                Some(mtime) => mtime,
-                None => i64::try_from(of(header.mtime(), "time")?).unwrap_or(i64::MAX),
-            },
+        let stored = if is_plain || kind.is_gnu_sparse() { pax.size.unwrap_or(size) } else { 0 };
+        let sparse = match &pax.sparse {
+            Some(records) if is_plain => Some(records.read(stored, MAX_PARTS, |block| self.exact(block))?),
+            _ if kind.is_gnu_sparse() => {
+                Some(sparse::read_gnu(header, stored, MAX_PARTS, |block| self.exact(block))?)
+            }
+            _ => None,
+        };
+        let (size, parts, stored) = match sparse {
+            Some(Some(Sparse { size, parts, stored })) => (size, Some(parts), stored),
+            Some(None) => return Err(ReadError::Field(at, "map of a sparse file")),
+            None => (stored, None, stored),
+        };
+        let wrong = |field| move || ReadError::Field(at, field);
+        let mtime = pax.mtime.or_else(|| Some((format::mtime(header)?, 0)));
+        let entry = Entry {
             path: path_of(path),
             link: link.map(path_of),
             kind,
-            size: stored,
-            parts: None,
-            stored,
+            mode: format::mode(header).ok_or_else(wrong("mode"))?.into(),
+            uid: pax.uid.or_else(|| format::uid(header)).ok_or_else(wrong("uid"))?,
+            gid: pax.gid.or_else(|| format::gid(header)).ok_or_else(wrong("gid"))?,
+            mtime: mtime.ok_or_else(wrong("time"))?,
+            size,
+            parts,
         };
-        if kind.is_gnu_sparse() {
-            self.sparse(at, header, &mut entry)?;
-        }
-        self.content = entry.stored;
-        self.padding = entry.stored.next_multiple_of(BLOCK as u64) - entry.stored;
+        (self.content, self.padding) = (stored, format::padding(stored));
         Ok(entry)
-    }
-
-    fn sparse(&mut self, at: u64, header: &Header, entry: &mut Entry) -> Result<(), ReadError> {
-        let wrong = || ReadError::Field(at, "map of a sparse file");
-        let gnu = header.as_gnu().ok_or_else(wrong)?;
-        entry.size = gnu.real_size().map_err(|_| wrong())?;
-        let mut parts = Vec::new();
-        let mut add = |list: &[GnuSparseHeader]| {
-            for part in list.iter().filter(|part| !part.is_empty()) {
-                let part = (part.offset().map_err(|_| wrong())?, part.length().map_err(|_| wrong())?);
-                parts.push(part);
-            }
-            if parts.len() > MAX_PARTS { Err(wrong()) } else { Ok(()) }
-        };
-        add(&gnu.sparse)?;
-        let mut more = gnu.is_extended();
-        while more {
-            let mut extension = GnuExtSparseHeader::new();
-            self.exact(extension.as_mut_bytes())?;
-            add(extension.sparse())?;
-            more = extension.is_extended();
-        }
-        // In order, within the file, and no more and no less than is stored.
-        let mut end = 0_u64;
-        let mut sum = 0_u64;
-        for (offset, length) in &parts {
-            let next = offset.checked_add(*length).filter(|next| *next <= entry.size);
-            end = next.filter(|_| *offset >= end).ok_or_else(wrong)?;
-            sum += length;
-        }
-        if sum != entry.stored {
-            return Err(wrong());
-        }
-        entry.parts = Some(parts);
-        Ok(())
     }
 
     /// Passes what is left of the last entry.
@@ -199,9 +180,9 @@ impl<R: Read> Entries<R> {
 
     /// The next header; `None` at the end.
     fn header(&mut self) -> Result<Option<Header>, ReadError> {
-        let mut block = [0; BLOCK];
+        let mut block = [0; 512];
         let mut length = 0;
-        while length < BLOCK {
+        while length < block.len() {
             match self.stream.read(&mut block[length..]) {
                 Ok(0) => break,
                 Ok(more) => length += more,
@@ -215,27 +196,18 @@ impl<R: Read> Entries<R> {
             return Err(ReadError::Compressed(by));
         }
         match length {
-            BLOCK => {}
+            512 => {}
             0 if self.at > 0 => return Ok(None),
             _ if self.at == 0 => return Err(ReadError::NoHeader(0)),
             _ => return Err(ReadError::Truncated),
         }
-        if block.iter().all(|byte| *byte == 0) {
-            // The rest is padding. It is read too: a writer whose stream is closed early would fail.
+        if format::is_end(&block) {
+            // What follows the end is padding. A writer that is not read to its end would fail.
             io::copy(&mut self.stream, &mut io::sink()).map_err(ReadError::Read)?;
             return Ok(None);
         }
-        let mut header = Header::new_old();
-        header.as_mut_bytes().copy_from_slice(&block);
-        let sum: u32 = block
-            .iter()
-            .enumerate()
-            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
-            .sum();
-        if header.cksum().ok() != Some(sum) {
-            return Err(ReadError::NoHeader(self.at));
-        }
-        self.at += BLOCK as u64;
+        let header = format::header(&block).ok_or(ReadError::NoHeader(self.at))?;
+        self.at += BLOCK_BYTES;
         Ok(Some(header))
     }
 
@@ -254,7 +226,7 @@ impl<R: Read> Entries<R> {
         }
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
         self.exact(&mut bytes)?;
-        self.padding = size.next_multiple_of(BLOCK as u64) - size;
+        self.padding = format::padding(size);
         Ok(bytes)
     }
 
@@ -281,44 +253,6 @@ impl<R: Read> Read for Entries<R> {
         self.at += length as u64;
         Ok(length)
     }
-}
-
-impl Said {
-    fn take(&mut self, at: u64, records: &[u8]) -> Result<(), ReadError> {
-        let wrong = || ReadError::Field(at, "PAX record");
-        let mut left = records;
-        while !left.is_empty() {
-            let (key, value, rest) = record(left).ok_or_else(wrong)?;
-            left = rest;
-            let text = || std::str::from_utf8(value).map_err(|_| wrong());
-            let number = || text()?.parse::<u64>().map_err(|_| wrong());
-            match key {
-                b"path" => self.path = Some(value.to_owned()),
-                b"linkpath" => self.link = Some(value.to_owned()),
-                b"size" => self.size = Some(number()?),
-                b"uid" => self.uid = Some(number()?),
-                b"gid" => self.gid = Some(number()?),
-                b"mtime" => {
-                    let text = text()?;
-                    let whole = text.split('.').next().unwrap_or(text);
-                    self.mtime = Some(whole.parse().map_err(|_| wrong())?);
-                }
-                key if key.starts_with(b"GNU.sparse.") => self.is_sparse = true,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The first of PAX records, and those after it: `LENGTH KEY=VALUE` and a newline. A value may have newlines.
-fn record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let space = records.iter().position(|byte| *byte == b' ')?;
-    let length: usize = std::str::from_utf8(&records[..space]).ok()?.parse().ok()?;
-    let (record, rest) = records.split_at_checked(length)?;
-    let record = record.get(space + 1..)?.strip_suffix(b"\n")?;
-    let equals = record.iter().position(|byte| *byte == b'=')?;
-    Some((&record[..equals], &record[equals + 1..], rest))
 }
 
 fn path_of(bytes: Vec<u8>) -> PathBuf {

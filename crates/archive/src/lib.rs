@@ -3,10 +3,13 @@
 //! The guest and `bouvet cp` share this crate, each for one end of a copy. A stream may come from a hostile guest:
 //! with [`Links::Refuse`] no entry leaves the destination directory, whatever names and links it has.
 
+mod chunks;
 mod entries;
+pub mod format;
 mod pack;
 mod unpack;
 
+pub use self::chunks::{ChunkReader, ChunkWriter};
 pub use self::entries::ReadError;
 pub use self::pack::{PackError, Source, pack};
 pub use self::unpack::{Destination, Links, Owner, UnpackError, unpack};

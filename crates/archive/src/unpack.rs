@@ -5,8 +5,8 @@
 //! written beside its place and then renamed: it appears whole or not at all, and nothing that is there is written
 //! through.
 
-use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashSet, btree_map};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::hash::BuildHasher as _;
@@ -20,9 +20,14 @@ use tar::EntryType;
 
 use super::entries::{Entries, Entry, ReadError};
 use super::{CONTENT, Skipped, special};
+use crate::format::{self, MAX_ID};
 
-/// Entries of one archive.
+/// Entries of one archive, and directories that their names make without an entry of their own.
 const MAX_ENTRIES: u64 = 10_000_000;
+/// Memory for the directories of one archive, which are kept until all is in them.
+const MAX_DIRECTORIES_BYTES: usize = 256 << 20;
+/// What the map of directories takes for each one beside its name, about.
+const DIRECTORY_BYTES: usize = 2 * size_of::<(PathBuf, About)>();
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 128 * 1024;
 
@@ -84,8 +89,21 @@ pub enum UnpackError {
         by: &'static str,
     },
     /// There are too many entries.
-    #[error("the archive has more than {MAX_ENTRIES} entries")]
-    TooMany,
+    #[error("the archive has more than {0} entries and directories")]
+    TooMany(u64),
+    /// The names of its directories take too much memory.
+    #[error("the directories of the archive take more than {0} bytes of memory")]
+    TooManyDirectories(usize),
+    /// The owner of an entry is not the id of a user or group.
+    #[error("`{}` has the owner {uid}:{gid}; ids are 0 to {MAX_ID}", .path.escape_debug())]
+    Owner {
+        /// Name of the entry.
+        path: String,
+        /// Number of the user.
+        uid: u64,
+        /// Number of the group.
+        gid: u64,
+    },
     /// The system refused something.
     #[error("could not write `{}`", .0.display())]
     Write(PathBuf, #[source] io::Error),
@@ -97,28 +115,57 @@ pub fn unpack(
     destination: &Destination,
     skipped: &mut dyn FnMut(Skipped),
 ) -> Result<u64, UnpackError> {
+    unpack_within(&Bounds::default(), stream, destination, skipped)
+}
+
+/// What an archive may cost.
+#[derive(Debug)]
+struct Bounds {
+    max_entries: u64,
+    max_directories_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { max_entries: MAX_ENTRIES, max_directories_bytes: MAX_DIRECTORIES_BYTES }
+    }
+}
+
+fn unpack_within(
+    bounds: &Bounds,
+    stream: impl Read,
+    destination: &Destination,
+    skipped: &mut dyn FnMut(Skipped),
+) -> Result<u64, UnpackError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(&destination.path, flags, Mode::empty());
     let root = root.map_err(|error| UnpackError::Write(destination.path.clone(), error.into()))?;
     let unpacker = Unpacker {
+        bounds,
         destination,
         root,
         made: HashSet::new(),
         hasher: RandomState::new(),
-        directories: Vec::new(),
+        directories: BTreeMap::new(),
+        directories_bytes: 0,
+        count: 0,
         serial: 0,
     };
     unpacker.run(Entries::new(stream), skipped)
 }
 
 struct Unpacker<'a> {
+    bounds: &'a Bounds,
     destination: &'a Destination,
     root: OwnedFd,
-    /// Hashes of the names of files that were made: only to these may hard links lead.
+    /// Hashes of the names of files, and of directories without an entry, that were made: only to these may hard links lead.
     made: HashSet<u64>,
     hasher: RandomState,
-    /// Attributes that directories get after their content.
-    directories: Vec<(PathBuf, About)>,
+    /// What directories get when all is in them, each once.
+    directories: BTreeMap<PathBuf, About>,
+    directories_bytes: usize,
+    /// Entries, and directories that were made on the way to them.
+    count: u64,
     serial: u64,
 }
 
@@ -126,9 +173,10 @@ struct Unpacker<'a> {
 #[derive(Debug, Clone, Copy)]
 struct About {
     mode: u32,
-    uid: u32,
-    gid: u32,
-    mtime: i64,
+    /// The owner of a new file; `None`: the user of this process.
+    owner: Option<(Uid, Gid)>,
+    /// Seconds since 1970, and nanoseconds after them.
+    mtime: (i64, u32),
     /// Whether the file was made now.
     is_new: bool,
 }
@@ -146,12 +194,10 @@ impl Unpacker<'_> {
         mut entries: Entries<R>,
         skipped: &mut dyn FnMut(Skipped),
     ) -> Result<u64, UnpackError> {
-        let mut count = 0;
+        let mut entries_read = 0;
         while let Some(entry) = entries.next()? {
-            count += 1;
-            if count > MAX_ENTRIES {
-                return Err(UnpackError::TooMany);
-            }
+            entries_read += 1;
+            self.count()?;
             let parts = self.parts(&entry.path)?;
             let Some(path) = parts else {
                 // The destination itself, which stays as it is.
@@ -165,7 +211,14 @@ impl Unpacker<'_> {
             self.make(&path, &entry, &mut entries)?;
         }
         self.finish()?;
-        Ok(count)
+        Ok(entries_read)
+    }
+
+    /// Counts an entry or a directory.
+    fn count(&mut self) -> Result<(), UnpackError> {
+        let max = self.bounds.max_entries;
+        self.count += 1;
+        if self.count > max { Err(UnpackError::TooMany(max)) } else { Ok(()) }
     }
 
     /// `path` without `.` and empty parts; `None` for the destination itself.
@@ -193,16 +246,20 @@ impl Unpacker<'_> {
     }
 
     /// Opens the directory of `path`, and makes what is missing of it.
-    fn place(&self, path: &Path) -> Result<Place, UnpackError> {
+    fn place(&mut self, path: &Path) -> Result<Place, UnpackError> {
         let shown = self.destination.path.join(path);
         let failed = |error: Errno| UnpackError::Write(shown.clone(), error.into());
         let mut parent = self.root.try_clone().map_err(|error| UnpackError::Write(shown.clone(), error))?;
+        let mut above = PathBuf::new();
         for part in path.parent().into_iter().flat_map(Path::components) {
             let part = part.as_os_str();
+            above.push(part);
             parent = match self.enter(&parent, part) {
                 Err(Errno::NOENT) => {
+                    self.count()?;
                     rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755)).map_err(failed)?;
-                    self.chown(&parent, part, None).map_err(failed)?;
+                    self.made.insert(self.hasher.hash_one(&above));
+                    chown(&parent, part, self.owner_of_parents()).map_err(failed)?;
                     self.enter(&parent, part).map_err(failed)?
                 }
                 Err(Errno::NOTDIR | Errno::LOOP) => {
@@ -229,9 +286,9 @@ impl Unpacker<'_> {
         entry: &Entry,
         content: &mut Entries<R>,
     ) -> Result<(), UnpackError> {
+        let owner = self.owner(entry)?;
         let place = self.place(path)?;
-        let about =
-            About { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, is_new: true };
+        let about = About { mode: entry.mode, owner, mtime: entry.mtime, is_new: true };
         let failed = |error: io::Error| UnpackError::Write(place.shown.clone(), error);
         match entry.kind {
             EntryType::Directory => return self.directory(path, &place, about),
@@ -240,7 +297,7 @@ impl Unpacker<'_> {
                 self.clear(&place, "a link")?;
                 rustix::fs::symlinkat(&target, &place.parent, &place.name)
                     .map_err(|error| failed(error.into()))?;
-                self.chown(&place.parent, &place.name, Some(about)).map_err(|error| failed(error.into()))?;
+                chown(&place.parent, &place.name, owner).map_err(|error| failed(error.into()))?;
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
                 rustix::fs::utimensat(&place.parent, &place.name, &times(about), flags)
                     .map_err(|error| failed(error.into()))?;
@@ -282,7 +339,8 @@ impl Unpacker<'_> {
                     .map_err(failed)?;
                 true
             }
-            Some(FileType::Directory) => false,
+            // It may have been made on the way to what is in it.
+            Some(FileType::Directory) => self.made.contains(&self.hasher.hash_one(path)),
             // A link to a directory stays what it is.
             Some(FileType::Symlink)
                 if self.destination.links == Links::Follow
@@ -295,7 +353,22 @@ impl Unpacker<'_> {
                 return Err(UnpackError::Kind { path, there: "the file", by: "a directory" });
             }
         };
-        self.directories.push((path.to_owned(), About { is_new, ..about }));
+        let added = path.as_os_str().len() + DIRECTORY_BYTES;
+        match self.directories.entry(path.to_owned()) {
+            // The last entry counts, and a directory that was made now stays new.
+            btree_map::Entry::Occupied(mut known) => {
+                let is_new = is_new || known.get().is_new;
+                known.insert(About { is_new, ..about });
+            }
+            btree_map::Entry::Vacant(unknown) => {
+                self.directories_bytes += added;
+                let max = self.bounds.max_directories_bytes;
+                if self.directories_bytes > max {
+                    return Err(UnpackError::TooManyDirectories(max));
+                }
+                unknown.insert(About { is_new, ..about });
+            }
+        }
         Ok(())
     }
 
@@ -349,35 +422,42 @@ impl Unpacker<'_> {
     /// By its descriptor: another file may have its name by now.
     fn dress(&self, file: impl AsFd, about: About) -> io::Result<()> {
         let file = file.as_fd();
-        if let Some((uid, gid)) = self.owner(Some(about)).filter(|_| about.is_new) {
+        if let Some((uid, gid)) = about.owner.filter(|_| about.is_new) {
             rustix::fs::fchown(file, Some(uid), Some(gid))?;
         }
         rustix::fs::fchmod(file, Mode::from_raw_mode(about.mode & self.destination.mode_mask))?;
         Ok(rustix::fs::futimens(file, &times(about))?)
     }
 
-    fn chown(&self, parent: impl AsFd, name: &OsStr, about: Option<About>) -> rustix::io::Result<()> {
-        match self.owner(about) {
-            None => Ok(()),
-            Some((uid, gid)) => {
-                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+    /// The owner of an entry's file. Numbers that are not ids are refused only where they would be used: the last of 32
+    /// bits would leave the file to the user of this process without a word.
+    fn owner(&self, entry: &Entry) -> Result<Option<(Uid, Gid)>, UnpackError> {
+        if self.destination.owner != Owner::Archive {
+            return Ok(self.owner_of_parents());
+        }
+        let Entry { path, uid, gid, .. } = entry;
+        match (format::checked_id(*uid), format::checked_id(*gid)) {
+            (Some(uid), Some(gid)) => Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid)))),
+            _ => {
+                let path = path.to_string_lossy().into_owned();
+                Err(UnpackError::Owner { path, uid: *uid, gid: *gid })
             }
         }
     }
 
-    /// The owner of a new file; `None`: the user of this process.
-    fn owner(&self, about: Option<About>) -> Option<(Uid, Gid)> {
-        let (uid, gid) = match (self.destination.owner, about) {
-            (Owner::Process, _) | (Owner::Archive, None) => return None,
-            (Owner::Ids(uid, gid), _) => (uid, gid),
-            (Owner::Archive, Some(about)) => (about.uid, about.gid),
-        };
-        Some((Uid::from_raw(uid), Gid::from_raw(gid)))
+    /// The owner of directories that no entry describes.
+    fn owner_of_parents(&self) -> Option<(Uid, Gid)> {
+        match self.destination.owner {
+            Owner::Process | Owner::Archive => None,
+            Owner::Ids(uid, gid) => Some((Uid::from_raw(uid), Gid::from_raw(gid))),
+        }
     }
 
     /// Gives directories what they must not have while files are made in them.
-    fn finish(self) -> Result<(), UnpackError> {
-        for (path, about) in self.directories.iter().rev() {
+    fn finish(mut self) -> Result<(), UnpackError> {
+        let directories = std::mem::take(&mut self.directories);
+        // What is in a directory comes after it.
+        for (path, about) in directories.iter().rev() {
             let place = self.place(path)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let opened = rustix::fs::openat(&place.parent, &place.name, flags, Mode::empty());
@@ -388,8 +468,14 @@ impl Unpacker<'_> {
     }
 }
 
+fn chown(parent: impl AsFd, name: &OsStr, owner: Option<(Uid, Gid)>) -> rustix::io::Result<()> {
+    let Some((uid, gid)) = owner else { return Ok(()) };
+    rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+}
+
 fn times(about: About) -> Timestamps {
-    let last_modification = Timespec { tv_sec: about.mtime, tv_nsec: 0 };
+    let (secs, nanos) = about.mtime;
+    let last_modification = Timespec { tv_sec: secs, tv_nsec: nanos.into() };
     let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     Timestamps { last_access, last_modification }
 }

@@ -1,14 +1,16 @@
 //! Trees of files in and out, as tar streams.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use bouvet_archive::{Destination, Links, Owner, PackError, Skipped, Source, UnpackError};
+use bouvet_archive::{
+    ChunkReader, ChunkWriter, Destination, Links, Owner, PackError, Skipped, Source, UnpackError,
+};
 use bouvet_wire::limits::{CHUNK_BYTES, MAX_PATH_BYTES, MAX_SKIPPED_NAMES};
 use bouvet_wire::v1::{self, pack_output::Output, unpack_input::Input};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -19,6 +21,8 @@ use crate::files::{Place, resolve, status};
 
 /// Chunks that wait, beside those that the link holds.
 const WAITING_CHUNKS: usize = 4;
+// Both crates are this one's, and neither depends on the other.
+const _: () = assert!(bouvet_archive::format::MAX_ID == bouvet_wire::owner::MAX_ID);
 /// Permission bits that files may get: the host's caller owns this sandbox.
 const MODE_MASK: u32 = 0o7777;
 
@@ -56,7 +60,11 @@ pub(crate) fn pack(place: &Place, request: v1::PackRequest) -> Result<Answers<v1
     let source = Source { path, name: PathBuf::from(request.name) };
     let (answers, stream) = mpsc::channel(WAITING_CHUNKS);
     tokio::task::spawn_blocking(move || {
-        let out = Chunks { answers: answers.clone(), chunk: BytesMut::new() };
+        let out = ChunkWriter::new(CHUNK_BYTES, |chunk| {
+            let output = Some(Output::Data(chunk.into()));
+            let sent = answers.blocking_send(Ok(v1::PackOutput { output }));
+            sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
+        });
         let mut skip = |skipped: Skipped| {
             let output = Some(Output::Skipped(named(skipped)));
             // The caller may have gone, which the next chunk shows.
@@ -78,35 +86,6 @@ fn pack_status(error: &PackError) -> Status {
     match error {
         PackError::Read(path, error) => status(path, error),
         error => Status::unknown(crate::chain(error)),
-    }
-}
-
-/// A stream to write, whose bytes are sent to the caller in chunks.
-struct Chunks {
-    answers: mpsc::Sender<Result<v1::PackOutput, Status>>,
-    chunk: BytesMut,
-}
-
-impl Chunks {
-    fn send(&mut self) -> io::Result<()> {
-        let output = Some(Output::Data(self.chunk.split().freeze()));
-        let sent = self.answers.blocking_send(Ok(v1::PackOutput { output }));
-        sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-impl Write for Chunks {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = bytes.len().min(CHUNK_BYTES - self.chunk.len());
-        self.chunk.extend_from_slice(&bytes[..length]);
-        if self.chunk.len() == CHUNK_BYTES {
-            self.send()?;
-        }
-        Ok(length)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.chunk.is_empty() { Ok(()) } else { self.send() }
     }
 }
 
@@ -167,11 +146,11 @@ fn destination(place: &Place, start: &v1::UnpackStart) -> Result<Destination, St
 }
 
 fn unpack_from(
-    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    mut chunks: mpsc::Receiver<io::Result<Bytes>>,
     destination: &Destination,
 ) -> Result<v1::UnpackReply, Status> {
     let mut reply = v1::UnpackReply::default();
-    let stream = Received { chunks, chunk: Bytes::new() };
+    let stream = ChunkReader::new(|| chunks.blocking_recv());
     let unpacked = bouvet_archive::unpack(stream, destination, &mut |skipped| {
         reply.skipped_count += 1;
         if reply.skipped.len() < MAX_SKIPPED_NAMES {
@@ -183,24 +162,4 @@ fn unpack_from(
         error => Status::invalid_argument(crate::chain(&error)),
     })?;
     Ok(reply)
-}
-
-/// Chunks from the caller, as a stream to read.
-struct Received {
-    chunks: mpsc::Receiver<io::Result<Bytes>>,
-    chunk: Bytes,
-}
-
-impl Read for Received {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.chunk = chunk?,
-                None => return Ok(0),
-            }
-        }
-        let length = buffer.len().min(self.chunk.len());
-        buffer[..length].copy_from_slice(&self.chunk.split_to(length));
-        Ok(length)
-    }
 }

@@ -53,7 +53,7 @@ fn the_guest_knows_the_file_system_by_its_magic() {
 fn metadata_of_every_kind_survives() {
     let capability = b"\x01\0\0\x02\0\n\0\0";
     let image = image(&[Archive::default()
-        .pax(&[("uid", b"70000"), ("gid", b"4000000000"), ("mtime", b"-1.5")])
+        .pax(&[("uid", b"70000"), ("gid", b"2147483647"), ("mtime", b"-1.5")])
         .changed(b'5', "./", "", b"", |header| header.set_mode(0o1751))
         .pax(&[("SCHILY.xattr.security.capability", capability), ("SCHILY.xattr.user.big", &[7; 9000])])
         .changed(b'0', "a", "", b"data", |header| header.set_mode(0o6755))
@@ -68,7 +68,7 @@ fn metadata_of_every_kind_survives() {
     let fs = EroFS::new(SliceImage::new(&image)).unwrap();
     let inode = |path: &str| inode(&fs, path).unwrap();
     let root = inode("/");
-    assert_eq!((root.uid(), root.gid(), root.modified_unix()), (70_000, 4_000_000_000, (-2, 500_000_000)));
+    assert_eq!((root.uid(), root.gid(), root.modified_unix()), (70_000, 2_147_483_647, (-2, 500_000_000)));
     assert_eq!((mode(&root), root.nlink()), (0o1751, 3));
     let (a, b) = (inode("/a"), inode("/z/b"));
     assert_eq!((a.id(), a.nlink(), mode(&a)), (b.id(), 2, 0o6755));

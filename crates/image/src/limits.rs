@@ -51,6 +51,8 @@ pub(crate) const MAX_LINK_TARGET: usize = 4095;
 pub(crate) const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 /// Parts of the path to one entry, with those of the links that are followed. Each is looked up, for each entry.
 pub(crate) const MAX_PATH_PARTS: usize = 1024;
+/// Stretches of data in one file. A stretch takes two numbers of a header of old GNU tar, 24 bytes.
+pub(crate) const MAX_PARTS: usize = MAX_EXTENSION_BYTES as usize / 24;
 /// Links that are followed on the way to one entry (Linux: `MAXSYMLINKS`).
 pub(crate) const MAX_LINKS_FOLLOWED: usize = 40;
 /// Bytes of one extended attribute (one less than Linux' `XATTR_SIZE_MAX`, as 16 bits hold it), and of all that

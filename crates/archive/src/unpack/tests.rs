@@ -201,14 +201,178 @@ fn broken_streams_are_named() {
     assert!(matches!(error, PackError::Read(..)));
 }
 
+/// A PAX archive of files: records, name and content of each.
+fn by_records(entries: &[(&[(&str, &str)], &str, &[u8])]) -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new());
+    for (records, name, content) in entries {
+        let records = records.iter().map(|(key, value)| (*key, value.as_bytes()));
+        builder.append_pax_extensions(records).unwrap();
+        let mut header = Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        builder.append(&header, *content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn paths_are_limited_at_the_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = format!("{}a/", format!("{}/", "x".repeat(255)).repeat(15));
+    for (length, is_fine) in [(254, true), (255, false)] {
+        let path = format!("{deep}{}", "y".repeat(length));
+        assert_eq!(path.len() <= 4096, is_fine);
+        let unpacked = |key| {
+            let stream = by_records(&[(&[(key, &path)], "short", b"1")]);
+            unpacked(&stream, &into(dir.path(), None, Links::Refuse))
+        };
+        assert_eq!(unpacked("path").is_ok(), is_fine, "{length}");
+        let refused = unpacked("linkpath");
+        let is_refused = matches!(refused, Err(UnpackError::Archive(ReadError::TooLong(_, "link target"))));
+        assert_eq!(is_refused, !is_fine, "{length}");
+    }
+}
+
+#[test]
+fn entries_and_directories_are_limited_at_the_limit() {
+    let within = |max_entries, max_directories_bytes, entries: &[(EntryType, &str, &str)]| {
+        let dir = tempfile::tempdir().unwrap();
+        let bounds = Bounds { max_entries, max_directories_bytes };
+        let destination = into(dir.path(), None, Links::Refuse);
+        unpack_within(&bounds, &archive(entries)[..], &destination, &mut |_| {})
+    };
+    // A file, and two directories that nothing describes.
+    let deep = &[(FILE, "a/b/c", "1")];
+    assert_eq!(within(3, 0, deep).unwrap(), 1);
+    assert!(matches!(within(2, 0, deep), Err(UnpackError::TooMany(2))));
+    let directory = |name| (EntryType::Directory, name, "");
+    let one = DIRECTORY_BYTES + 1;
+    assert!(within(9, 2 * one, &[directory("a"), directory("b")]).is_ok());
+    let refused = within(9, 2 * one - 1, &[directory("a"), directory("b")]);
+    assert!(matches!(refused, Err(UnpackError::TooManyDirectories(max)) if max == 2 * one - 1));
+    // The same one again takes no more memory.
+    assert_eq!(within(9, one, &[directory("a"), directory("./a/"), directory("a")]).unwrap(), 3);
+}
+
+#[test]
+fn owners_out_of_range_are_refused_where_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    for (id, is_fine) in [("2147483647", true), ("2147483648", false), ("4294967295", false)] {
+        for key in ["uid", "gid"] {
+            let stream = by_records(&[(&[(key, id)], "f", b"1")]);
+            let mut destination = into(dir.path(), None, Links::Refuse);
+            assert_eq!(unpacked(&stream, &destination).unwrap(), [], "the owner is not used");
+            destination.owner = Owner::Archive;
+            let refused = matches!(unpacked(&stream, &destination), Err(UnpackError::Owner { .. }));
+            assert_eq!(refused, !is_fine, "{key} {id}");
+        }
+    }
+    // A directory that is described after what is in it is its owner's too.
+    let [uid, gid] = if ours.0 == 0 { [70_000, 70_001] } else { [ours.0, ours.1] };
+    let (user, group) = (uid.to_string(), gid.to_string());
+    let owned = [("uid", &*user), ("gid", &*group)];
+    let stream = by_records(&[(&owned, "d/f", b"1"), (&owned, "d/", b"")]);
+    unpacked(&stream, &Destination { owner: Owner::Archive, ..into(dir.path(), None, Links::Refuse) })
+        .unwrap();
+    for name in ["d", "d/f"] {
+        let about = fs::metadata(dir.path().join(name)).unwrap();
+        assert_eq!((about.uid(), about.gid()), (uid, gid), "{name}");
+    }
+}
+
+#[test]
+fn sizes_beyond_any_file_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let destination = into(dir.path(), None, Links::Refuse);
+    for (size, kind) in
+        [(i64::MAX as u64, FILE), (1 << 63, FILE), (u64::MAX, FILE), (u64::MAX - 100, EntryType::XHeader)]
+    {
+        let mut header = Header::new_gnu();
+        header.set_path("f").unwrap();
+        (header.set_entry_type(kind), header.set_size(size), header.set_mode(0), header.set_cksum());
+        let error = unpacked(header.as_bytes(), &destination).unwrap_err();
+        let is_size = matches!(error, UnpackError::Archive(ReadError::Field(0, "size")));
+        assert_eq!(is_size, size > i64::MAX as u64, "{size}: {error}");
+        let stream = by_records(&[(&[("size", &size.to_string())], "f", b"")]);
+        let error = unpacked(&stream, &destination).unwrap_err();
+        let is_record = matches!(error, UnpackError::Archive(ReadError::Field(0, "PAX record")));
+        assert_eq!(is_record, size > i64::MAX as u64, "{size}: {error}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn sparse_files_of_pax_archives_keep_their_holes() {
+    const SIZE: usize = 32 << 20;
+    let (size, end) = (SIZE.to_string(), (SIZE - 2).to_string());
+    let map = format!("4096,3,{end},2");
+    let front = |map: &str, data: &str| {
+        let mut stored = map.as_bytes().to_vec();
+        stored.resize(stored.len().next_multiple_of(512), 0);
+        [&stored, data.as_bytes()].concat()
+    };
+    let text = front(&format!("2\n4096\n3\n{end}\n2\n"), "abcde");
+    let old: &[(&str, &str)] = &[
+        ("GNU.sparse.size", &size),
+        ("GNU.sparse.numblocks", "2"),
+        ("GNU.sparse.offset", "4096"),
+        ("GNU.sparse.numbytes", "3"),
+        ("GNU.sparse.offset", &end),
+        ("GNU.sparse.numbytes", "2"),
+        ("path", "d/s"),
+    ];
+    let middle = &[("GNU.sparse.name", "d/s"), ("GNU.sparse.size", &*size), ("GNU.sparse.map", &map)];
+    let new: &[(&str, &str)] = &[
+        ("GNU.sparse.major", "1"),
+        ("GNU.sparse.minor", "0"),
+        ("GNU.sparse.name", "d/s"),
+        ("GNU.sparse.realsize", &size),
+    ];
+    for (records, data) in [(old, &b"abcde"[..]), (middle, b"abcde"), (new, &text)] {
+        let dir = tempfile::tempdir().unwrap();
+        let stream = by_records(&[(records, "GNUSparseFile.7/s", data), (&[], "after", b"1")]);
+        unpacked(&stream, &into(dir.path(), None, Links::Refuse)).unwrap();
+        let file = fs::read(dir.path().join("d/s")).unwrap();
+        assert_eq!((file.len(), &file[4096..4100], &file[SIZE - 3..]), (SIZE, &b"abc\0"[..], &b"\0de"[..]));
+        assert_eq!(file.iter().filter(|byte| **byte != 0).count(), 5);
+        assert!(fs::metadata(dir.path().join("d/s")).unwrap().blocks() * 512 < 1 << 20, "holes are kept");
+        assert_eq!(fs::read(dir.path().join("after")).unwrap(), b"1");
+    }
+    let lies = front("2\n4096\n3\n4097\n2\n", "abcde");
+    let short = front("1\n0\n9\n", "abcde");
+    let hostile: &[(&[(&str, &str)], &[u8])] = &[
+        (&old[..6], b"abcdef"),
+        (&old[1..], b"abcde"),
+        (&[("GNU.sparse.size", "9"), ("GNU.sparse.map", "0,5,4,5")], b"abcdefghij"),
+        (&[("GNU.sparse.size", "9"), ("GNU.sparse.map", "18446744073709551615,5")], b"abcde"),
+        (&[("GNU.sparse.size", "9223372036854775808"), ("GNU.sparse.map", "0,5")], b"abcde"),
+        (new, &lies),
+        (new, &short),
+        (new, b""),
+    ];
+    for (records, data) in hostile {
+        let dir = tempfile::tempdir().unwrap();
+        let stream = by_records(&[(records, "s", data)]);
+        let error = unpacked(&stream, &into(dir.path(), None, Links::Refuse)).unwrap_err();
+        let is_map = matches!(error, UnpackError::Archive(ReadError::Field(1024, "map of a sparse file")));
+        assert!(is_map, "{records:?}: {error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
+
 proptest! {
     #[test]
-    fn arbitrary_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..4096), fix in any::<bool>()) {
+    fn arbitrary_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..4096), fix in any::<bool>(), huge in any::<bool>()) {
         let dir = tempfile::tempdir().unwrap();
         if fix && bytes.len() >= 512 {
             let mut header = Header::new_old();
             header.as_mut_bytes().copy_from_slice(&bytes[..512]);
-            header.set_size(u64::try_from(bytes.len() - 512).unwrap());
+            if !huge {
+                header.set_size(u64::try_from(bytes.len() - 512).unwrap());
+            }
             header.set_cksum();
             bytes[..512].copy_from_slice(header.as_bytes());
         }

@@ -7,16 +7,15 @@
 
 use std::io::{self, BufReader, Read, Seek};
 
-use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
+use bouvet_archive::format;
+use bouvet_archive::format::sparse::{self, Sparse};
+use tar::{EntryType, Header};
 
 use super::pax::{self, Pax};
-use super::sparse::{self, MAX_PARTS, Map, MapReader, Part, Records};
 use crate::digest::shortened;
 use crate::limits::{
-    MAX_DEVICE_MAJOR, MAX_DEVICE_MINOR, MAX_EXTENSION_BYTES, MAX_LINK_TARGET, MAX_NAME, MAX_PATH,
+    MAX_DEVICE_MAJOR, MAX_DEVICE_MINOR, MAX_EXTENSION_BYTES, MAX_LINK_TARGET, MAX_NAME, MAX_PARTS, MAX_PATH,
 };
-
-const BLOCK: u64 = 512;
 
 /// What an entry says about itself beside its name and kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,19 +212,12 @@ impl<R: Read + Seek> Scan<R> {
         if offset == self.len {
             return Ok(None);
         }
-        let mut header = Header::new_old();
-        self.fill(header.as_mut_bytes())?;
-        let bytes = header.as_bytes();
-        if bytes.iter().all(|byte| *byte == 0) {
+        let mut block = [0; 512];
+        self.fill(&mut block)?;
+        if format::is_end(&block) {
             return Ok(None);
         }
-        // The sum is taken with blanks in its own field.
-        let sum = bytes.iter().enumerate();
-        let sum: u32 =
-            sum.map(|(at, byte)| u32::from(if (148..156).contains(&at) { b' ' } else { *byte })).sum();
-        if header.cksum().ok() != Some(sum) {
-            return Err(ArchiveError::Garbage(offset));
-        }
+        let header = format::header(&block).ok_or(ArchiveError::Garbage(offset))?;
         Ok(Some((offset, header)))
     }
 
@@ -240,7 +232,7 @@ impl<R: Read + Seek> Scan<R> {
     fn skip(&mut self, bytes: u64) -> Result<(), ArchiveError> {
         self.within(bytes)?;
         // Archives exist whose last block was not filled.
-        let padded = bytes.next_multiple_of(BLOCK).min(self.len - self.at);
+        let padded = bytes.saturating_add(format::padding(bytes)).min(self.len - self.at);
         let step = i64::try_from(padded).map_err(|_| ArchiveError::Truncated(self.len))?;
         self.archive.seek_relative(step).map_err(ArchiveError::Read)?;
         self.at += padded;
@@ -252,7 +244,7 @@ impl<R: Read + Seek> Scan<R> {
     }
 
     fn extension(&mut self, offset: u64, header: &Header) -> Result<Vec<u8>, ArchiveError> {
-        let size = size(header).map_err(|_| ArchiveError::Field { offset, field: "size" })?;
+        let size = format::size(header).ok_or(ArchiveError::Field { offset, field: "size" })?;
         if size > MAX_EXTENSION_BYTES {
             return Err(ArchiveError::TooLong { offset, field: "extension", max: MAX_EXTENSION_BYTES });
         }
@@ -263,8 +255,7 @@ impl<R: Read + Seek> Scan<R> {
     }
 
     fn skip_padding(&mut self, size: u64) -> Result<(), ArchiveError> {
-        let padding = size.next_multiple_of(BLOCK) - size;
-        let step = padding.min(self.len - self.at);
+        let step = format::padding(size).min(self.len - self.at);
         self.archive.seek_relative(step.cast_signed()).map_err(ArchiveError::Read)?;
         self.at += step;
         Ok(())
@@ -278,29 +269,35 @@ impl<R: Read + Seek> Scan<R> {
     }
 
     fn entry(&mut self, offset: u64, header: &Header, said: Said) -> Result<Entry, ArchiveError> {
-        let field = |field| move |_| ArchiveError::Field { offset, field };
-        let Said { path, link, pax } = said;
-        let sparse_name = pax.sparse.as_ref().and_then(|sparse| sparse.name.clone());
-        let raw = sparse_name.or_else(|| pax.path.clone()).or(path);
+        let Said { path, link, mut pax } = said;
+        let records = pax.common.sparse.take();
+        let sparse_name = records.as_ref().and_then(|records| records.name().map(<[u8]>::to_vec));
+        let raw = sparse_name.or_else(|| pax.common.path.take()).or(path);
         let raw = raw.unwrap_or_else(|| header.path_bytes().into_owned());
         let path = normal(&raw, offset)?;
-        let link =
-            pax.link.clone().or(link).or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
+        let link = pax
+            .common
+            .link
+            .take()
+            .or(link)
+            .or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
+        let stored = pax.common.size.or_else(|| format::size(header));
+        let stored = || stored.ok_or(ArchiveError::Field { offset, field: "size" });
         let name = || shortened(&String::from_utf8_lossy(&raw));
         let kind = match header.entry_type() {
             EntryType::Directory => EntryKind::Directory,
             // As tar had directories before it had a kind for them.
             EntryType::Regular if raw.ends_with(b"/") => EntryKind::Directory,
-            EntryType::Regular | EntryType::Continuous => {
-                let stored = pax.size.map_or_else(|| size(header), Ok).map_err(field("size"))?;
-                EntryKind::File(match &pax.sparse {
-                    Some(records) => self.sparse_by_records(offset, records, stored)?,
-                    None => self.plain(stored)?,
-                })
-            }
+            EntryType::Regular | EntryType::Continuous => EntryKind::File(match records {
+                Some(records) => {
+                    let map = records.read(stored()?, MAX_PARTS, |block| self.fill(block))?;
+                    self.sparse(offset, map)?
+                }
+                None => self.plain(stored()?)?,
+            }),
             EntryType::GNUSparse => {
-                let stored = pax.size.map_or_else(|| size(header), Ok).map_err(field("size"))?;
-                EntryKind::File(self.sparse(offset, header, stored)?)
+                let map = sparse::read_gnu(header, stored()?, MAX_PARTS, |block| self.fill(block))?;
+                EntryKind::File(self.sparse(offset, map)?)
             }
             EntryType::Link => EntryKind::HardLink(normal(&link.unwrap_or_default(), offset)?),
             EntryType::Symlink => EntryKind::Symlink(target(link.unwrap_or_default(), offset)?),
@@ -328,72 +325,19 @@ impl<R: Read + Seek> Scan<R> {
         Ok(Content { layer: self.layer, size, extents })
     }
 
-    /// A file whose holes are not stored, as GNU tar describes it.
-    fn sparse(&mut self, offset: u64, header: &Header, stored: u64) -> Result<Content, ArchiveError> {
-        let invalid = || ArchiveError::Field { offset, field: "map of a sparse file" };
-        let gnu = header.as_gnu().ok_or_else(invalid)?;
-        let size = gnu.real_size().map_err(|_| invalid())?;
-        let mut parts: Vec<Part> = Vec::new();
-        let mut add = |map: &[GnuSparseHeader]| -> Result<(), ArchiveError> {
-            for part in map.iter().filter(|part| !part.is_empty()) {
-                let part = part.offset().and_then(|at| Ok((at, part.length()?)));
-                parts.push(part.map_err(|_| invalid())?);
-            }
-            if parts.len() as u64 > MAX_PARTS { Err(invalid()) } else { Ok(()) }
-        };
-        add(&gnu.sparse)?;
-        let mut extended = gnu.is_extended();
-        while extended {
-            let mut block = GnuExtSparseHeader::new();
-            self.fill(block.as_mut_bytes())?;
-            add(&block.sparse)?;
-            extended = block.is_extended();
+    /// A sparse file, whose data comes next; `None` if its map is invalid.
+    fn sparse(&mut self, offset: u64, map: Option<Sparse>) -> Result<Content, ArchiveError> {
+        let invalid = ArchiveError::Field { offset, field: "map of a sparse file" };
+        let Sparse { size, parts, stored } = map.ok_or(invalid)?;
+        let mut from = self.at;
+        let mut extents = Vec::with_capacity(parts.len());
+        for (at, len) in parts.into_iter().filter(|(_, len)| *len > 0) {
+            extents.push(Extent { at, from, len });
+            from += len;
         }
-        self.mapped(size, &parts, stored)?.ok_or_else(invalid)
-    }
-
-    /// The same as PAX records describe it.
-    fn sparse_by_records(
-        &mut self,
-        offset: u64,
-        records: &Records,
-        mut stored: u64,
-    ) -> Result<Content, ArchiveError> {
-        let invalid = || ArchiveError::Field { offset, field: "map of a sparse file" };
-        let (size, map) = records.map().ok_or_else(invalid)?;
-        let parts = match map {
-            Map::Here(parts) => parts,
-            Map::InFront => {
-                let mut reader = MapReader::default();
-                loop {
-                    stored = stored.checked_sub(BLOCK).ok_or_else(invalid)?;
-                    let mut block = [0; 512];
-                    self.fill(&mut block)?;
-                    if let Some(parts) = reader.block(&block).map_err(|()| invalid())? {
-                        break parts;
-                    }
-                }
-            }
-        };
-        self.mapped(size, &parts, stored)?.ok_or_else(invalid)
-    }
-
-    /// A file whose data comes next; `None` if the map does not fit it.
-    fn mapped(&mut self, size: u64, parts: &[Part], stored: u64) -> Result<Option<Content>, ArchiveError> {
-        let content = sparse::content(self.layer, size, parts, self.at, stored);
         self.skip(stored)?;
-        Ok(content)
+        Ok(Content { layer: self.layer, size, extents })
     }
-}
-
-/// A number of a header. Programs exist that leave it blank where it is zero.
-fn number<const N: usize>(field: &[u8; N], decoded: io::Result<u64>) -> io::Result<u64> {
-    let blank = field.iter().all(|byte| matches!(byte, 0 | b' '));
-    if blank { Ok(0) } else { decoded }
-}
-
-fn size(header: &Header) -> io::Result<u64> {
-    number(&header.as_old().size, header.entry_size())
 }
 
 /// A name relative to the root. An absolute one means the same as without its slash, as for `docker load`.
@@ -441,24 +385,17 @@ fn device(header: &Header, offset: u64) -> Result<(u32, u32), ArchiveError> {
 
 fn meta(header: &Header, pax: Pax, offset: u64) -> Result<Meta, ArchiveError> {
     let field = |field| move || ArchiveError::Field { offset, field };
-    // The last number is "no change" to chown(2), and no id.
-    let id = |said: Option<u64>, header: io::Result<u64>| {
-        said.or_else(|| header.ok()).and_then(|id| u32::try_from(id).ok()).filter(|id| *id != u32::MAX)
-    };
-    let old = header.as_old();
-    let mode = number(&old.mode, header.mode().map(u64::from)).ok();
-    let mode = mode.and_then(|mode| u16::try_from(mode & 0o7777).ok());
-    let (mtime_secs, mtime_nanos) = match pax.mtime {
-        Some(mtime) => mtime,
-        // Times before 1970 are two's complement in 64 bits.
-        None => (number(&old.mtime, header.mtime()).map_err(|_| field("time")())?.cast_signed(), 0),
-    };
+    let Pax { common, xattrs } = pax;
+    let uid = common.uid.or_else(|| format::uid(header)).and_then(format::checked_id);
+    let gid = common.gid.or_else(|| format::gid(header)).and_then(format::checked_id);
+    let mtime = common.mtime.or_else(|| Some((format::mtime(header)?, 0)));
+    let (mtime_secs, mtime_nanos) = mtime.ok_or_else(field("time"))?;
     Ok(Meta {
-        mode: mode.ok_or_else(field("mode"))?,
-        uid: id(pax.uid, number(&old.uid, header.uid())).ok_or_else(field("user id"))?,
-        gid: id(pax.gid, number(&old.gid, header.gid())).ok_or_else(field("group id"))?,
+        mode: format::mode(header).ok_or_else(field("mode"))?,
+        uid: uid.ok_or_else(field("user id"))?,
+        gid: gid.ok_or_else(field("group id"))?,
         mtime_secs,
         mtime_nanos,
-        xattrs: pax.xattrs,
+        xattrs,
     })
 }

@@ -14,7 +14,6 @@ use crate::limits::FREE_BYTES;
 
 pub(crate) mod entries;
 mod pax;
-mod sparse;
 mod zstd;
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ fn metadata_is_read_in_all_its_sizes() {
         .changed(b'3', "/dev/null", "", b"", |header| {
             header.set_device_major(1).unwrap();
             header.set_device_minor(3).unwrap();
-            header.set_gid(4_000_000_000);
+            header.set_gid(2_147_483_647);
         })
         .with(b'6', "pipe", "", b"")
         .with(b'0', "old-style/", "", b"")
@@ -131,7 +131,7 @@ fn metadata_is_read_in_all_its_sizes() {
     assert_eq!((tool.mode, tool.uid, tool.mtime_secs, tool.mtime_nanos), (0o4755, 70_000, -2, 500_000_000));
     assert_eq!(tool.xattrs, [(b"security.capability".to_vec(), capability.to_vec())]);
     assert_eq!(entries[1].kind, EntryKind::CharDevice { major: 1, minor: 3 });
-    assert_eq!(entries[1].meta.gid, 4_000_000_000);
+    assert_eq!(entries[1].meta.gid, 2_147_483_647);
     assert_eq!(entries[3].kind, EntryKind::Directory);
     assert_eq!(entries[4].kind, EntryKind::HardLink(b"bin/tool".to_vec()));
     assert_eq!(entries[5].kind, EntryKind::Symlink(b"../../anywhere".to_vec()));
@@ -225,8 +225,12 @@ fn archives_that_end_too_early_are_refused() {
 
 #[test]
 fn sizes_and_numbers_that_cannot_be_are_refused() {
-    let huge = Archive::default().changed(b'0', "a", "", b"", |header| header.set_size(u64::MAX - 100));
-    assert!(matches!(read(&huge.finish()), Err(ArchiveError::Truncated(_))));
+    let sized =
+        |size| Archive::default().changed(b'0', "a", "", b"", |header| header.set_size(size)).finish();
+    assert!(matches!(read(&sized(i64::MAX as u64)), Err(ArchiveError::Truncated(_))));
+    for size in [1 << 63, u64::MAX - 100] {
+        assert!(matches!(read(&sized(size)), Err(ArchiveError::Field { field: "size", .. })));
+    }
     let negative = Archive::default().changed(b'0', "a", "", b"", |header| {
         header.as_gnu_mut().unwrap().size = [0xff; 12];
     });
@@ -235,8 +239,6 @@ fn sizes_and_numbers_that_cannot_be_are_refused() {
         header.as_gnu_mut().unwrap().size = *b"-0000000001\0";
     });
     assert!(matches!(read(&words.finish()), Err(ArchiveError::Field { field: "size", .. })));
-    let owner = Archive::default().changed(b'0', "a", "", b"", |header| header.set_uid(u64::from(u32::MAX)));
-    assert!(matches!(read(&owner.finish()), Err(ArchiveError::Field { field: "user id", .. })));
     let device = Archive::default().changed(b'4', "a", "", b"", |header| {
         header.set_device_major(4096).unwrap();
         header.set_device_minor(0).unwrap();
@@ -244,6 +246,21 @@ fn sizes_and_numbers_that_cannot_be_are_refused() {
     assert!(matches!(read(&device.finish()), Err(ArchiveError::Field { field: "device number", .. })));
     let kind = Archive::default().with(b'M', "a", "", b"");
     assert!(matches!(read(&kind.finish()), Err(ArchiveError::Unsupported { .. })));
+}
+
+#[test]
+fn owners_out_of_range_are_refused() {
+    for (id, is_fine) in [(i32::MAX as u64, true), (1 << 31, false), (u64::from(u32::MAX), false)] {
+        let user = Archive::default().changed(b'0', "a", "", b"", |header| header.set_uid(id)).finish();
+        let group = Archive::default().pax(&[("gid", id.to_string().as_bytes())]).file("a", b"").finish();
+        for (archive, field) in [(user, "user id"), (group, "group id")] {
+            let result = read(&archive);
+            assert_eq!(result.is_ok(), is_fine, "{id}");
+            assert!(
+                is_fine || matches!(result, Err(ArchiveError::Field { field: named, .. }) if named == field)
+            );
+        }
+    }
 }
 
 #[test]

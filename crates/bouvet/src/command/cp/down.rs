@@ -10,7 +10,7 @@ use bouvet_host::chain;
 use hyper::Method;
 use tokio::sync::mpsc;
 
-use super::stream::{Reader, WAITING_CHUNKS};
+use super::stream::{WAITING_CHUNKS, reader};
 use super::{Local, Remote, Skipped, io, last, means_content};
 use crate::api::client::Frames;
 use crate::api::frame::Frame;
@@ -135,7 +135,7 @@ async fn unpack(mut frames: Frames, destination: Destination) -> Result<Skipped,
     let (chunks, received) = mpsc::channel(WAITING_CHUNKS);
     let unpacking = tokio::task::spawn_blocking(move || {
         let mut skipped = Skipped::default();
-        let unpacked = bouvet_archive::unpack(Reader::new(received), &destination, &mut |file| {
+        let unpacked = bouvet_archive::unpack(reader(received), &destination, &mut |file| {
             skipped.add(file.into());
         });
         unpacked.map(|_| skipped)

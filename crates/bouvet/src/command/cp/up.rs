@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::stream::{CHUNK_BYTES, WAITING_CHUNKS, Writer};
+use super::stream::{CHUNK_BYTES, WAITING_CHUNKS, writer};
 use super::{Local, Remote, Skipped, io, last, means_content, split};
 use crate::api::client::CallError;
 use crate::api::shape::{StatView, UnpackedView};
@@ -79,7 +79,7 @@ async fn tree(remote: &Remote, from: &Path, to: &str) -> Result<Skipped, Failed>
     let source = Source { path, name: PathBuf::from(&name) };
     let packing = tokio::task::spawn_blocking(move || {
         let mut skipped = Skipped::default();
-        let out = Writer::new(chunks.clone());
+        let out = writer(chunks.clone());
         let packed = bouvet_archive::pack(&source, out, &mut |file| skipped.add(file.into()));
         if packed.is_err() {
             // The sandbox must not take it for the end.
