@@ -98,14 +98,31 @@ async fn images_are_loaded_named_saved_and_pruned() {
 }
 
 #[tokio::test]
-async fn base_image_is_not_removed_tagged_or_saved() {
+async fn base_images_are_not_images_of_the_cache() {
     let site = Site::start().await;
-    let failure = site.refused(Method::DELETE, "/v1/image?name=").await;
-    assert_eq!(failure.error, "`base` is the server's own image and cannot be removed");
-    let failure = refused(&site, &["images", "tag"], &json!({ "source": "", "target": "b" })).await;
-    assert_eq!(failure.error, "`base` is the server's own image and cannot be tagged");
-    let failure = refused(&site, &["images", "save"], &json!({ "names": [""] })).await;
-    assert_eq!(failure.error, "`base` is the server's own image and cannot be saved");
+    load(&site, archive("app:1")).await;
+    for (name, shown) in [("", "base"), ("base", "base"), ("devbox-full", "devbox-full")] {
+        let cannot = |what: &str| format!("`{shown}` is the server's own image and cannot be {what}");
+        let failure = site.refused(Method::DELETE, &format!("/v1/image?name={name}")).await;
+        assert_eq!(failure.error, cannot("removed"));
+        for (verb, told, what) in [
+            ("tag", json!({ "source": name, "target": "b" }), "tagged"),
+            ("tag", json!({ "source": "app:1", "target": name }), "the new name of another one"),
+            ("save", json!({ "names": ["app:1", name] }), "saved"),
+            ("pull", json!({ "reference": name }), "pulled"),
+        ] {
+            assert_eq!(refused(&site, &["images", verb], &told).await.error, cannot(what));
+        }
+    }
+    let inspected: Value = site.client.get("/v1/image?name=").await.unwrap();
+    assert_eq!((&inspected["reference"], &inspected["id"]), (&json!("base"), &json!("")));
+    // The second one is known where its file is beside the first.
+    assert_eq!(site.refused(Method::GET, "/v1/image?name=devbox-full").await.kind, "no_image");
+    assert_eq!(names(&site).await, ["base", "docker.io/library/app:1"]);
+    std::fs::write(site.dir.path().join("devbox-full.ext4"), [1; 4096]).unwrap();
+    assert_eq!(names(&site).await, ["base", "devbox-full", "docker.io/library/app:1"]);
+    let inspected: Value = site.client.get("/v1/image?name=devbox-full").await.unwrap();
+    assert_eq!((&inspected["reference"], &inspected["size_bytes"]), (&json!("devbox-full"), &json!(4096)));
     site.alone.end().await;
 }
 

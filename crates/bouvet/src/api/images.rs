@@ -2,13 +2,17 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
 use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Json, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use bouvet_host::{Host, ImageError, LoadedImage, PrunedImages, Reference};
+use bouvet_archive::ChunkReader;
+use bouvet_host::{
+    BASE_IMAGE, Host, ImageConfig, ImageError, LoadedImage, PrunedImages, Reference, is_base_image,
+};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::Deserialize;
@@ -21,8 +25,6 @@ use super::{Answered, asked, said, told};
 use crate::calendar;
 use crate::failure::{Answer, Failure, Kind};
 
-/// The name of the server's own image.
-pub(crate) const BASE: &str = "base";
 /// Units of the size that the system reports.
 const BLOCK_BYTES: u64 = 512;
 /// Pieces of an archive that wait for their reader, and the bytes of one that is sent.
@@ -100,38 +102,48 @@ pub(super) struct Wanted {
 
 type Asked<T> = Result<Query<T>, QueryRejection>;
 
-/// `GET /v1/images`: the base image first, which has neither an id nor a place in the cache.
+/// `GET /v1/images`: the base images first, which have neither ids nor a place in the cache.
 pub(super) async fn list(State(host): State<Host>) -> Answered {
     let images = match host.list_images().await {
         Err(ImageError::NoCache) => Vec::new(),
         images => images?,
     };
-    let views = images.into_iter().map(ImageView::from);
-    Ok(said(&std::iter::once(base(&host)).chain(views).collect::<Vec<_>>()))
+    let mut views = bases(&host);
+    views.extend(images.into_iter().map(ImageView::from));
+    Ok(said(&views))
 }
 
-/// The server's own image. An engine without VMs has no file of it.
-fn base(host: &Host) -> ImageView {
-    let metadata = std::fs::metadata(host.base_image()).ok();
-    let created = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
-    ImageView {
-        id: String::new(),
-        references: vec![BASE.to_owned()],
-        size_bytes: metadata.map_or(0, |metadata| metadata.blocks() * BLOCK_BYTES),
-        created: created.map(|time| calendar::seconds(time)),
-        last_used: None,
-        in_use: host.list().iter().any(|sandbox| sandbox.config.image.is_empty()),
-    }
+/// The server's own images. An engine without VMs has no file of the first one.
+fn bases(host: &Host) -> Vec<ImageView> {
+    let used: Vec<String> = host.list().into_iter().map(|sandbox| sandbox.config.image).collect();
+    let view = |(name, file): (&str, PathBuf)| {
+        let metadata = std::fs::metadata(file).ok();
+        let created = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
+        ImageView {
+            id: String::new(),
+            references: vec![name.to_owned()],
+            size_bytes: metadata.map_or(0, |metadata| metadata.blocks() * BLOCK_BYTES),
+            created: created.map(calendar::seconds),
+            last_used: None,
+            in_use: used.iter().any(|image| base_name(image) == Some(name)),
+        }
+    };
+    host.base_images().into_iter().map(view).collect()
 }
 
-/// Refuses what only an image of the cache can be: people call the base image `base`, programs by no name.
+/// What people call the base image that `image` is; `None` if it is not one. Programs name the first one by no name.
+fn base_name(image: &str) -> Option<&str> {
+    is_base_image(image).then_some(if image.is_empty() { BASE_IMAGE } else { image })
+}
+
+/// Refuses what only an image of the cache can be.
 fn refuse_base(name: &str, what: &str) -> Answered<()> {
-    match name {
-        "" => {
-            let fact = format!("`{BASE}` is the server's own image and cannot be {what}");
+    match base_name(name) {
+        Some(name) => {
+            let fact = format!("`{name}` is the server's own image and cannot be {what}");
             Err(Failure::api(StatusCode::FORBIDDEN, Kind::Invalid, fact).into())
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -147,6 +159,12 @@ fn known_as(name: &str) -> String {
 /// `GET /v1/image?name=…`: what an image says of itself.
 pub(super) async fn inspect(State(host): State<Host>, query: Asked<ImageQuery>) -> Answered {
     let ImageQuery { name } = asked(query)?;
+    if let Some(base) = bases(&host).into_iter().find(|base| base_name(&name) == Some(&*base.references[0])) {
+        let config = ImageConfig::default();
+        return Ok(said(&json!({
+            "id": base.id, "reference": base.references[0], "size_bytes": base.size_bytes, "config": config,
+        })));
+    }
     let found = match host.image(&known_as(&name)).await? {
         None => host.image(&name).await?,
         found => found,
@@ -176,6 +194,7 @@ pub(super) async fn remove(State(host): State<Host>, query: Asked<RemoveQuery>) 
 pub(super) async fn tag(State(host): State<Host>, names: Result<Json<Names>, JsonRejection>) -> Answered {
     let Names { source, target } = told(names)?;
     refuse_base(&source, "tagged")?;
+    refuse_base(&target, "the new name of another one")?;
     let id = host.tag_image(&known_as(&source), &target).await?;
     Ok(said(&json!({ "id": id.to_string() })))
 }
@@ -190,7 +209,7 @@ pub(super) async fn prune(State(host): State<Host>, query: Asked<PruneQuery>) ->
 /// `POST /v1/images/load?name=…`: the body is an archive. Answers as a pull does; a line `loaded` for each image.
 pub(super) async fn load(State(host): State<Host>, query: Asked<LoadQuery>, body: Body) -> Answered {
     let LoadQuery { name } = asked(query)?;
-    let archive = Incoming::new(body);
+    let archive = incoming(body);
     let work = async move |steps: Steps| {
         let told = steps.clone();
         let progress = move |event| {
@@ -241,40 +260,19 @@ pub(super) async fn save(State(host): State<Host>, wanted: Result<Json<Saved>, J
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], Body::from_stream(content)).into_response())
 }
 
-/// Reads what comes, from a thread that may wait.
-struct Incoming {
-    pieces: mpsc::Receiver<io::Result<Bytes>>,
-    rest: Bytes,
-}
-
-impl Incoming {
-    fn new(body: Body) -> Self {
-        let (sender, pieces) = mpsc::channel(WAITING_PIECES);
-        tokio::spawn(async move {
-            let mut content = body.into_data_stream();
-            while let Some(piece) = content.next().await {
-                // The archive was refused before its end.
-                if sender.send(piece.map_err(io::Error::other)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Self { pieces, rest: Bytes::new() }
-    }
-}
-
-impl io::Read for Incoming {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.rest.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(piece) => self.rest = piece?,
-                None => return Ok(0),
+/// Reads a body, from a thread that may wait.
+fn incoming(body: Body) -> impl io::Read + Send + 'static {
+    let (sender, mut pieces) = mpsc::channel(WAITING_PIECES);
+    tokio::spawn(async move {
+        let mut content = body.into_data_stream();
+        while let Some(piece) = content.next().await {
+            // The archive was refused before its end.
+            if sender.send(piece.map_err(io::Error::other)).await.is_err() {
+                return;
             }
         }
-        let length = self.rest.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&self.rest.split_to(length));
-        Ok(length)
-    }
+    });
+    ChunkReader::new(move || pieces.blocking_recv())
 }
 
 /// Sends what is written, in pieces.
@@ -314,6 +312,7 @@ pub(super) async fn logout(
 /// goes away ends it.
 pub(super) async fn pull(State(host): State<Host>, wanted: Result<Json<Wanted>, JsonRejection>) -> Answered {
     let Wanted { reference } = told(wanted)?;
+    refuse_base(&reference, "pulled")?;
     reference.parse::<Reference>().map_err(|error| Failure::argument(error.to_string()))?;
     let work = async move |steps: Steps| {
         let progress = move |event| {

@@ -21,7 +21,7 @@ use crate::config::Config;
 pub(crate) struct Site {
     pub(crate) client: Client,
     pub(crate) alone: Alone,
-    _dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
 }
 
 impl Site {
@@ -33,13 +33,14 @@ impl Site {
             ("BOUVET_CHROOT", format!("{at}/state")),
             ("BOUVET_DATA", format!("{at}/data")),
             ("BOUVET_TEMPLATES", "off".to_owned()),
+            ("BOUVET_ROOTFS", format!("{at}/base.ext4")),
             ("BOUVET_CGROUP", "off".to_owned()),
             ("DOCKER_CONFIG", format!("{at}/docker")),
         ]);
         let config = Config::load(|name| set.get(name).cloned()).unwrap();
         let (alone, stream) = Alone::start(config.host).await.unwrap();
         let client = Client::over(stream).await.unwrap();
-        Self { client, alone, _dir: dir }
+        Self { client, alone, dir }
     }
 
     async fn create(&self, name: &str) -> SandboxView {

@@ -122,7 +122,7 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
 }
 
 pub(super) fn image(view: &SandboxView) -> &str {
-    if view.image.is_empty() { "base" } else { &view.image }
+    if view.image.is_empty() { bouvet_host::BASE_IMAGE } else { &view.image }
 }
 
 /// A sandbox as templates have it.

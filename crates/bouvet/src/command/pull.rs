@@ -27,9 +27,6 @@ pub(crate) struct Line {
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     for typed in &line.images {
         let name = image(typed)?;
-        if name.is_empty() {
-            return Err(Failed::new("the base image is the server's own, and cannot be pulled"));
-        }
         let bars = if line.quiet { Bars::hidden() } else { Bars::new() };
         let id = pull_with(&connection.client, &name, bars).await?;
         table::line(&id)?;

@@ -22,9 +22,6 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
     let force = line.force.to_string();
     let remove = async |client: &Client, typed: &str| {
         let name = image(typed)?;
-        if bouvet_host::is_base_image(&name) {
-            return Err(Failed::new(format!("`{typed}` is the server's own image and cannot be removed")));
-        }
         let path = path(&["image"], &[("name", &name), ("force", &force)]);
         match client.act(Method::DELETE, &path).await {
             Err(CallError::Refused(failure)) if line.force && failure.kind == Kind::NoImage.name() => {

@@ -19,9 +19,6 @@ pub(crate) struct Line {
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
-    if image(&line.to)?.is_empty() {
-        return Err(Failed::new(format!("`{}` is the server's own image: choose another name", line.to)));
-    }
     let names = json!({ "source": image(&line.from)?, "target": line.to });
     let path = path(&["images", "tag"], &[]);
     connection.client.call::<serde_json::Value>(Method::POST, &path, Some(&names)).await?;

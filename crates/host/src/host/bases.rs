@@ -1,6 +1,6 @@
 //! The base images: root file systems of the host's own, which need no registry and no cache.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::ImageError;
 use crate::engine::Rootfs;
@@ -38,6 +38,16 @@ pub(super) async fn find(image: &str, base: &Rootfs) -> Result<Option<Rootfs>, I
     }
 }
 
+/// The base images that are there, where the first one is the file `base`.
+pub(super) fn list(base: &Path) -> Vec<(&'static str, PathBuf)> {
+    let full = base.with_file_name(FULL_BASE_FILE);
+    let mut there = vec![(BASE_IMAGE, base.to_owned())];
+    if full.is_file() {
+        there.push((FULL_BASE_IMAGE, full));
+    }
+    there
+}
+
 fn open(path: &Path) -> Result<Rootfs, ImageError> {
     let unusable = |source| ImageError::Base { name: FULL_BASE_IMAGE, source };
     images::check_rootfs(path).map_err(unusable)?;
@@ -56,6 +66,7 @@ mod tests {
     async fn full_base_is_the_file_beside_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let base = base_in(dir.path());
+        assert_eq!(list(&base.path), [(BASE_IMAGE, base.path.clone())]);
         let missing = find(FULL_BASE_IMAGE, &base).await.unwrap_err();
         assert!(crate::chain(&missing).contains("devbox-full.ext4"), "{}", crate::chain(&missing));
         // A file that is there but holds no file system is refused before any VM is made.
@@ -65,6 +76,7 @@ mod tests {
         let mut squashfs = b"hsqs".to_vec();
         squashfs.resize(4096, 0);
         std::fs::write(&path, squashfs).unwrap();
+        assert_eq!(list(&base.path), [(BASE_IMAGE, base.path.clone()), (FULL_BASE_IMAGE, path.clone())]);
         let found = find(FULL_BASE_IMAGE, &base).await.unwrap().unwrap();
         assert!(found.path == path && found.is_base && found.identity != base.identity);
     }

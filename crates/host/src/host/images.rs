@@ -2,25 +2,28 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::PathBuf;
 
 use bouvet_image::cache::Pruned;
 use bouvet_image::load::LoadedImage;
 use bouvet_image::{Digest, PullEvent, Reference};
 
-use super::{Host, ImageError};
+use super::{Host, ImageError, bases};
 use crate::boxconfig::CacheConfig;
 
 impl Host {
-    /// The root file system of sandboxes without an image, which is no image of the cache.
+    /// The base images by name, with their files: [`BASE_IMAGE`](crate::BASE_IMAGE), and
+    /// [`FULL_BASE_IMAGE`](crate::FULL_BASE_IMAGE) if this host has it. They are not images of the cache.
     ///
     /// ```no_run
     /// # fn example(host: &bouvet_host::Host) {
-    /// println!("the base image is {}", host.base_image().display());
+    /// for (name, file) in host.base_images() {
+    ///     println!("{name} is {}", file.display());
+    /// }
     /// # }
     /// ```
-    pub fn base_image(&self) -> &Path {
-        &self.0.base.path
+    pub fn base_images(&self) -> Vec<(&'static str, PathBuf)> {
+        bases::list(&self.0.base.path)
     }
 
     /// Removes a reference, and with the last one its image, or an image by its id. What is in use stays; with `force` its
