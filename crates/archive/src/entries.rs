@@ -72,7 +72,7 @@ pub(crate) struct Entry {
     pub(crate) parts: Option<Vec<Part>>,
 }
 
-/// What extensions said of the entry after them.
+/// Fields of the entry that extensions before it state.
 #[derive(Debug, Default, PartialEq)]
 struct Said {
     path: Option<Vec<u8>>,

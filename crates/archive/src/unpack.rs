@@ -26,7 +26,7 @@ use crate::format::{self, MAX_ID};
 const MAX_ENTRIES: u64 = 10_000_000;
 /// Memory for the directories of one archive, which are kept until all is in them.
 const MAX_DIRECTORIES_BYTES: usize = 256 << 20;
-/// What the map of directories takes for each one beside its name, about.
+/// Memory for each directory in the map, in addition to its name; an estimate.
 const DIRECTORY_BYTES: usize = 2 * size_of::<(PathBuf, About)>();
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 128 * 1024;
@@ -118,7 +118,7 @@ pub fn unpack(
     unpack_within(&Bounds::default(), stream, destination, skipped)
 }
 
-/// What an archive may cost.
+/// Limits on the cost of an archive.
 #[derive(Debug)]
 struct Bounds {
     max_entries: u64,
@@ -161,7 +161,7 @@ struct Unpacker<'a> {
     /// Hashes of the names of files, and of directories without an entry, that were made: only to these may hard links lead.
     made: HashSet<u64>,
     hasher: RandomState,
-    /// What directories get when all is in them, each once.
+    /// Attributes that directories get when all is in them, each directory once.
     directories: BTreeMap<PathBuf, About>,
     directories_bytes: usize,
     /// Entries, and directories that were made on the way to them.

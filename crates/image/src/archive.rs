@@ -106,7 +106,7 @@ pub enum LocalError {
     TooMany {
         /// The archive.
         path: PathBuf,
-        /// What is too many: images, or their names.
+        /// Images, or their names.
         what: &'static str,
         /// The limit.
         max: usize,
@@ -205,7 +205,7 @@ pub(crate) struct Opened {
     contents: Contents,
 }
 
-/// How images are described.
+/// The description of the images.
 #[derive(Debug)]
 enum Contents {
     /// As by `docker save`.
@@ -215,7 +215,7 @@ enum Contents {
 }
 
 impl Opened {
-    /// What `docker save` wrote. What a compressed archive unpacks to goes into `dir`.
+    /// Opens an archive of `docker save`. A compressed one is unpacked into a file in `dir`.
     pub(crate) fn docker(path: &Path, dir: &Path, limits: &Limits) -> Result<Self, LocalError> {
         let files = Files::open(path, dir, limits)?;
         // Names in such an archive are free, and in a directory would lead anywhere.

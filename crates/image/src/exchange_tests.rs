@@ -189,7 +189,7 @@ fn archive_is_scanned_once_for_all_images() {
     }
 }
 
-/// How many images of an archive are to be loaded.
+/// The number of images in an archive.
 fn listed(images: usize, names_of_each: usize) -> usize {
     let archive = many(images, names_of_each);
     let mut file = tempfile::tempfile().unwrap();

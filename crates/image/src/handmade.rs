@@ -90,7 +90,7 @@ pub(crate) fn read_within(bytes: &[u8], limits: &crate::Limits) -> Result<Vec<En
     entries::read(Cursor::new(bytes), bytes.len() as u64, 0, &mut Allowance::new(limits))
 }
 
-/// What an image may have by default.
+/// The default allowance of an image.
 pub(crate) fn allowance() -> Allowance {
     Allowance::new(&crate::Limits::default())
 }

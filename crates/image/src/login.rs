@@ -20,7 +20,7 @@ use crate::registry::RegistryError;
 /// The file's permissions: passwords in it are only encoded.
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
-/// How long another login or logout may hold the lock of the file, and how often it is tried.
+/// Deadline for the lock of the file, which another login or logout may hold, and the time between two attempts.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(20);
 

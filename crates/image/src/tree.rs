@@ -27,7 +27,7 @@ const RESERVED: &[u8] = b".wh..wh.";
 /// The merged layers.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    /// What was replaced stays here and is reachable no more. An [`Allowance`] limits entries and directories together.
+    /// Replaced nodes stay here, and no path leads to them. An [`Allowance`] limits entries and directories together.
     nodes: Vec<Node>,
 }
 
@@ -114,7 +114,7 @@ impl Tree {
         }
     }
 
-    /// What a hard link to `path` is to, if that is not a directory.
+    /// The target of a hard link to `path`, if it is not a directory.
     fn linkable(&self, path: &[u8]) -> Result<Option<Id>, MergeError> {
         let (parent, name) = split(path);
         let found = self.directory(parent)?.and_then(|parent| self.child(parent, name));

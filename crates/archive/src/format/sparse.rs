@@ -65,7 +65,7 @@ pub fn read_gnu<E>(
     Ok(if is_valid { Sparse::checked(size, parts, stored) } else { None })
 }
 
-/// What PAX records state of a sparse file.
+/// Statements of PAX records on a sparse file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Records {
     name: Option<Vec<u8>>,

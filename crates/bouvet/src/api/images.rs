@@ -131,7 +131,7 @@ fn bases(host: &Host) -> Vec<ImageView> {
     host.base_images().into_iter().map(view).collect()
 }
 
-/// What people call the base image that `image` is; `None` if it is not one. Programs name the first one by no name.
+/// The name of the base image that `image` means; `None` if it is not one. The empty name means the first one.
 fn base_name(image: &str) -> Option<&str> {
     is_base_image(image).then_some(if image.is_empty() { BASE_IMAGE } else { image })
 }
