@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 
+use super::prepare;
 use crate::sparse;
 
 const PAGE_BYTES: usize = 4096;
@@ -58,7 +59,27 @@ impl Memory {
     pub(crate) fn moved(file: File, path: &Path, dir: &Path) -> io::Result<Self> {
         let name = unique(dir)?;
         fs::rename(path, &name)?;
-        Ok(Self { file, name: Some(name) })
+        Self { file, name: Some(name) }.filled()
+    }
+
+    /// Without holes, if it is on a file system in memory: a clone that touches one there has it filled for good, or is
+    /// killed where there is no room (mmap(2), `SIGBUS`).
+    fn filled(self) -> io::Result<Self> {
+        let bytes = self.file.metadata()?.len();
+        if bytes == 0 || !prepare::is_in_memory(&self.file)? {
+            return Ok(self);
+        }
+        if let Some(name) = &self.name {
+            // Its owner may write it only meanwhile.
+            self.file.set_permissions(fs::Permissions::from_mode(0o644))?;
+            let filled = File::options()
+                .write(true)
+                .open(name)
+                .and_then(|file| Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?));
+            self.file.set_permissions(fs::Permissions::from_mode(0o444))?;
+            filled?;
+        }
+        Ok(self)
     }
 
     /// As it is in the file at `path`, which others may unlink at any time.
@@ -75,8 +96,10 @@ impl Memory {
             Home::Disk(dir) => {
                 let name = unique(dir)?;
                 match fs::hard_link(path, &name) {
-                    Ok(()) => Ok(Self { file: kept, name: Some(name) }),
-                    Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Self::copied(&kept, name),
+                    Ok(()) => Self { file: kept, name: Some(name) }.filled(),
+                    Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                        Self::copied(&kept, name)?.filled()
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -146,15 +169,30 @@ fn punch_zeros(file: &File) -> io::Result<()> {
         while at < end {
             let part = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
             file.read_exact_at(&mut buffer[..part], at)?;
-            for page in buffer[..part].chunks(PAGE_BYTES) {
-                if page == &ZEROS[..page.len()] {
-                    rustix::fs::fallocate(file, flags, at, page.len() as u64)?;
-                }
-                at += page.len() as u64;
+            for Range { start, end } in zero_runs(&buffer[..part]) {
+                rustix::fs::fallocate(file, flags, at + start as u64, (end - start) as u64)?;
             }
+            at += part as u64;
         }
     }
     Ok(())
+}
+
+/// Where `bytes` has pages of zeros: adjacent ones as one range.
+fn zero_runs(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut at = 0;
+    for page in bytes.chunks(PAGE_BYTES) {
+        let end = at + page.len();
+        if page == &ZEROS[..page.len()] {
+            match runs.last_mut() {
+                Some(run) if run.end == at => run.end = end,
+                _ => runs.push(at..end),
+            }
+        }
+        at = end;
+    }
+    runs
 }
 
 /// Writes `bytes`, but for pages of zeros: memory that a guest has freed, or never used.
@@ -230,6 +268,53 @@ mod tests {
         let mut byte = [0];
         memory.read_exact_at(&mut byte, 1 << 20).unwrap();
         assert_eq!(byte, [7]);
+    }
+
+    #[test]
+    fn adjacent_zero_pages_are_one_hole() {
+        let page = |byte: u8| vec![byte; PAGE_BYTES];
+        let bytes =
+            [page(0), page(0), page(1), page(0), page(2), page(0), page(0), page(0), vec![0; 7]].concat();
+        let runs: Vec<_> = zero_runs(&bytes).iter().map(|run| (run.start / PAGE_BYTES, run.len())).collect();
+        assert_eq!(runs, [(0, 2 * PAGE_BYTES), (3, PAGE_BYTES), (5, 3 * PAGE_BYTES + 7)]);
+        let mut almost = [page(0), page(0)].concat();
+        almost[PAGE_BYTES] = 1;
+        assert_eq!(zero_runs(&almost), std::iter::once(0..PAGE_BYTES).collect::<Vec<_>>());
+        assert!(zero_runs(&page(1)).is_empty() && zero_runs(&[]).is_empty());
+    }
+
+    /// A clone that touched a hole of such a file had the kernel fill it, for as long as the template was there.
+    #[test]
+    fn template_files_in_memory_have_no_holes() {
+        const BYTES: u64 = 8 << 20;
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        assert!(prepare::is_in_memory(File::open(dir.path()).unwrap()).unwrap());
+        let sparse = |name: &str| {
+            let path = dir.path().join(name);
+            let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+            file.set_len(BYTES).unwrap();
+            file.write_all_at(b"as it was", 1 << 20).unwrap();
+            file.set_permissions(fs::Permissions::from_mode(0o444)).unwrap();
+            (file, path)
+        };
+        let check = |memory: &Memory| {
+            let metadata = memory.metadata().unwrap();
+            assert_eq!((metadata.len(), metadata.blocks() * 512), (BYTES, BYTES));
+            assert_eq!(metadata.mode() & 0o777, 0o444);
+            let mut bytes = [0; 9];
+            memory.read_exact_at(&mut bytes, 1 << 20).unwrap();
+            assert_eq!(&bytes, b"as it was");
+        };
+        let home = dir.path().join("frozen");
+        let (file, path) = sparse("frozen just now");
+        check(&Memory::moved(file, &path, &home).unwrap());
+        let (_, path) = sparse("kept there");
+        check(&Memory::load(&path, &Home::Disk(home.clone())).unwrap());
+        let elsewhere = tempfile::tempdir().unwrap();
+        let kept = elsewhere.path().join("kept");
+        fs::copy(&path, &kept).unwrap();
+        check(&Memory::load(&kept, &Home::Disk(home.clone())).unwrap());
+        assert_eq!(fs::read_dir(home).unwrap().count(), 0);
     }
 
     #[test]

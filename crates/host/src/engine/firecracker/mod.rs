@@ -174,9 +174,8 @@ impl Firecracker {
         mut shown: Vec<Shown>,
         undo: &mut Undo,
     ) -> Result<FirecrackerVm, EngineError> {
-        let own_mb = self.acceleration().process_mb(spec.memory_mb);
-        let of_template_mb = self.template_mb(spec, &shown)?;
-        let cgroup = prepare::cgroup(self.cgroups.as_ref(), spec, own_mb + of_template_mb, undo)?;
+        let own_mb = self.acceleration().process_mb(spec.memory_mb) + template_mb(spec)?;
+        let cgroup = prepare::cgroup(self.cgroups.as_ref(), spec, own_mb, undo)?;
         shown.push(self.shown(jail::BASE, &spec.rootfs)?);
         if let Some(sidecar) = &spec.sidecar {
             shown.push(self.shown(jail::SIDECAR, sidecar)?);
@@ -198,22 +197,6 @@ impl Firecracker {
             dir: self.frozen.clone(),
         });
         Ok(FirecrackerVm::new(process, api, self.programs.root(&spec.dir), to_freeze, shown))
-    }
-
-    /// MiB that the VM of `spec` may be charged for a template's memory file: for what it writes to it to be frozen, or for
-    /// holes that it touches as a clone. Both are memory for good only where that file is in memory.
-    fn template_mb(&self, spec: &VmSpec, shown: &[Shown]) -> Result<u64, EngineError> {
-        let failed = |error| EngineError::Prepare("the file of a template's memory", error);
-        let template = shown.iter().find(|shown| shown.name == jail::MEMORY);
-        let is_in_memory = match template {
-            Some(Shown { file, .. }) => prepare::is_in_memory(file).map_err(failed)?,
-            None if spec.to_freeze => {
-                let dir = File::open(&spec.dir).map_err(failed)?;
-                prepare::is_in_memory(dir).map_err(failed)?
-            }
-            None => false,
-        };
-        Ok(if is_in_memory { u64::from(spec.memory_mb) } else { 0 })
     }
 
     fn command_line(&self, durable: bool) -> String {
@@ -291,6 +274,14 @@ impl Engine for Firecracker {
         let vm = self.start(&spec, vec![Shown { name: jail::MEMORY, file: memory }], undo).await?;
         vm.begin(&[calls::load()]).await
     }
+}
+
+/// MiB of the host's memory that the VM of `spec` takes for good by writing its memory to a file, to be frozen. Its clones
+/// fill no holes of that file: it has none where it is in memory.
+fn template_mb(spec: &VmSpec) -> Result<u64, EngineError> {
+    let failed = |error| EngineError::Prepare("the file of a template's memory", error);
+    let is_in_memory = || prepare::is_in_memory(File::open(&spec.dir)?);
+    Ok(if spec.to_freeze && is_in_memory().map_err(failed)? { u64::from(spec.memory_mb) } else { 0 })
 }
 
 /// What was found out about Firecracker.

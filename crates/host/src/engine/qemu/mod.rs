@@ -399,7 +399,10 @@ impl Vm for QemuVm {
         }
         self.migrated().await?;
         self.stop().await;
-        Ok((Memory::sealed(memory).map_err(failed)?, state.into()))
+        // It reads all that the guest has touched.
+        let sealed = tokio::task::spawn_blocking(|| Memory::sealed(memory)).await;
+        let sealed = sealed.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        Ok((sealed.map_err(failed)?, state.into()))
     }
 
     async fn stop(&mut self) {
