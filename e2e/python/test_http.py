@@ -210,6 +210,21 @@ def test_a_client_that_goes_away_takes_its_program_with_it(
     bouvet.until("all that it had started was gone", lambda: not runs(), 20)
 
 
+def test_client_gone_during_a_creation_leaves_no_sandbox(http_server: Server, http_sandbox: str) -> None:
+    def listed() -> set[str]:
+        return {one["sandbox_id"] for one in http_server.call("list_sandboxes")["sandboxes"]}
+
+    before = listed()
+    assert http_sandbox in before
+    for _ in range(3):
+        with http_server.connection() as connection:
+            body = json.dumps(tool_call("create_sandbox", {}))
+            connection.request("POST", "/mcp", body, {"Content-Type": "application/json"})
+    # By then all of them were begun.
+    http_server.call("destroy_sandbox", sandbox_id=http_server.create())
+    bouvet.until("nothing was left of them", lambda: listed() == before, 60)
+
+
 def test_a_session_begins_and_ends(http_server: Server) -> None:
     with http_server.connection() as connection:
         connection.request("POST", "/mcp", INITIALIZE, {"Content-Type": "application/json"})

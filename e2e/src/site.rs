@@ -71,6 +71,13 @@ impl Site {
         Some(Self::start(EngineChoice::Fake, images, Parts::default()).await)
     }
 
+    /// On the engine without VMs, with the persistent sandboxes in `dir`.
+    pub async fn fake_with_boxes(dir: &Path) -> Self {
+        let images = (Path::new("/").into(), Path::new("/").into());
+        let parts = Parts { boxes: Some(dir.to_owned()), ..Parts::default() };
+        Self::start(EngineChoice::Fake, images, parts).await
+    }
+
     /// On QEMU, without a pool; `None` like [`Site::pooled`].
     pub async fn qemu() -> Option<Self> {
         Self::pooled(Vmm::Qemu, None).await

@@ -119,9 +119,13 @@ impl Failure {
         )
     }
 
-    /// The caller cancelled the call.
+    /// The caller cancelled the call, or went away.
     pub(crate) fn cancelled() -> Self {
-        Self::new(Status::GONE, "this call was cancelled, and its program killed", "Call again to repeat it.")
+        Self::new(
+            Status::GONE,
+            "this call was cancelled, and what it ran or made was ended",
+            "Call again to repeat it.",
+        )
     }
 
     /// An argument that is wrong by itself.

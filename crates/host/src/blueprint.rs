@@ -30,6 +30,11 @@ impl ImageWords {
         self.stop_signal("stop_signal").is_ok()
     }
 
+    /// Whether the image's user may be one: `field` of the description stands for the image.
+    pub(crate) fn check_user(&self, field: &'static str) -> Result<(), InvalidConfig> {
+        check_user(field, &self.user).map_err(of_image)
+    }
+
     /// The signal that the image names: `field` of the description can name another.
     fn stop_signal(&self, field: &'static str) -> Result<Signal, InvalidConfig> {
         match &self.stop_signal {
@@ -82,15 +87,25 @@ pub(crate) struct Main {
 impl Blueprint {
     /// Of `config` in an image that says `words`; the base image says nothing.
     pub(crate) fn new(config: BoxConfig, words: Option<&ImageWords>) -> Result<Self, InvalidConfig> {
-        let plan = config.plan()?;
+        if let (Some(words), "") = (words, config.user.as_str()) {
+            words.check_user("user")?;
+        }
+        Self::planned(config.plan()?, config, words)
+    }
+
+    /// The same of a sandbox that was kept. Version 0.1.0 also took ids of users that are out of range: the guest refuses
+    /// them, so that such a sandbox cannot be started, but it can be read and removed.
+    pub(crate) fn kept(config: BoxConfig, words: Option<&ImageWords>) -> Result<Self, InvalidConfig> {
+        let plan = BoxConfig { user: String::new(), ..config.clone() }.plan()?;
+        Self::planned(plan, config, words)
+    }
+
+    fn planned(plan: Plan, config: BoxConfig, words: Option<&ImageWords>) -> Result<Self, InvalidConfig> {
         let of_image = words.cloned().unwrap_or_default();
         let argv = if config.idle { Vec::new() } else { arguments(&config, &of_image) };
         if argv.is_empty() && words.is_some() && !config.idle {
             let allowed = "the image names no program: one must be given".into();
             return Err(InvalidConfig { field: "cmd", value: "empty".into(), allowed });
-        }
-        if config.user.is_empty() {
-            check_user("user", &of_image.user).map_err(self::of_image)?;
         }
         let main = match argv.is_empty() {
             true => None,
@@ -154,7 +169,6 @@ impl Blueprint {
             seccomp: seccomp::filters(&self.plan.security, Vsock::Open)?,
             ..self.taken()
         };
-        check_user("sidecar.image", &words.user).map_err(of_image)?;
         let stop_signal = words.stop_signal("sidecar.image")?;
         self.sidecar = Some(Sidecar {
             argv,
@@ -371,6 +385,20 @@ mod tests {
         assert_eq!(number(&signal("SIGRTMIN+3"), "RTMAX-1"), Ok(63));
         assert_eq!(number(&signal("STOPP"), "").unwrap_err().field, "stop_signal");
         assert_eq!(number(&signal("STOPP"), "TERM"), Ok(15), "the caller may name another");
+    }
+
+    #[test]
+    fn kept_sandboxes_may_have_any_ids() {
+        let words_of = |user: &str| ImageWords { user: user.into(), ..image() };
+        let old = BoxConfig { user: "4294967294".into(), ..BoxConfig::default() };
+        assert!(Blueprint::new(old.clone(), Some(&image())).is_err());
+        assert_eq!(Blueprint::kept(old, Some(&image())).unwrap().user, "4294967294");
+        let words = words_of("3000000000:3000000000");
+        assert!(Blueprint::new(BoxConfig::default(), Some(&words)).is_err());
+        let kept = Blueprint::kept(BoxConfig::default(), Some(&words)).unwrap();
+        assert_eq!(kept.user, "3000000000:3000000000", "never another user in its place");
+        let wrong = BoxConfig { working_dir: "here".into(), ..BoxConfig::default() };
+        assert!(Blueprint::kept(wrong, Some(&words)).is_err(), "all else is checked");
     }
 
     #[test]

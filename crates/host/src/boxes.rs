@@ -148,16 +148,30 @@ impl Boxes {
         &self.dir
     }
 
-    /// The ids of the images that sandboxes here were made from, of all hosts.
-    pub(crate) fn images(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        // A directory without a record is not a sandbox.
-        let records = entries.filter_map(|entry| {
-            let text = fs::read(entry.path().join(RECORD)).ok()?;
-            serde_json::from_slice::<Record>(&text).ok()
-        });
-        let images = records.flat_map(|record| [record.ground.image, record.ground.sidecar]);
-        images.flatten().map(|image| image.id).collect()
+    /// The ids of the images that sandboxes here were made from, of all hosts. An error if one of them is not known.
+    pub(crate) fn images(&self) -> Result<Vec<String>, KeepError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed(&self.dir))?,
+        };
+        let mut images = Vec::new();
+        for entry in entries {
+            let dir = entry.map_err(failed(&self.dir))?.path();
+            let text = match fs::read(dir.join(RECORD)) {
+                // What has no record is not a sandbox.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+                {
+                    continue;
+                }
+                text => text.map_err(failed(&dir))?,
+            };
+            // All else may be from another version, or damaged.
+            let ground: GroundRecord =
+                serde_json::from_slice(&text).map_err(|error| failed(&dir)(error.into()))?;
+            images.extend([ground.image, ground.sidecar].into_iter().flatten().map(|image| image.id));
+        }
+        Ok(images)
     }
 
     /// Where a sandbox is, or would be.
@@ -316,7 +330,9 @@ pub(crate) fn write(dir: &Path, name: &str, content: &impl Serialize) -> io::Res
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::blueprint::ImageWords;
     use crate::boxconfig::SecretConfig;
+    use crate::host::ImageRecord;
     use crate::journal::LogStream;
 
     #[test]
@@ -344,6 +360,28 @@ pub(crate) mod tests {
         kept.remove().unwrap();
         drop(kept);
         assert!(boxes.take_in().unwrap().is_empty());
+    }
+
+    /// Such an image was taken for unused, and removed.
+    #[test]
+    fn images_of_unreadable_records_are_unknown() {
+        let parent = tempfile::tempdir().unwrap();
+        let boxes = Boxes::new(parent.path().join("boxes"));
+        assert_eq!(boxes.images().unwrap(), Vec::<String>::new(), "nothing was kept yet");
+        let image = |id: &str| Some(ImageRecord { id: id.into(), words: ImageWords::default() });
+        let ground = GroundRecord { image: image("sha256:1"), sidecar: image("sha256:2") };
+        let kept = boxes.add(SandboxId::random(), &BoxConfig::default(), ground).unwrap();
+        fs::write(boxes.dir.join("not a directory"), "").unwrap();
+        fs::create_dir(boxes.dir.join("without a record")).unwrap();
+        assert_eq!(boxes.images().unwrap(), ["sha256:1", "sha256:2"]);
+        let record = kept.dir.join(RECORD);
+        let text = fs::read_to_string(&record).unwrap();
+        fs::write(&record, text.replace("\"created_at\"", "\"made_at\"")).unwrap();
+        assert_eq!(boxes.images().unwrap().len(), 2, "its images are named");
+        for damaged in [&text[..text.len() / 2], "", "[]"] {
+            fs::write(&record, damaged).unwrap();
+            assert_eq!(boxes.images().unwrap_err().dir, kept.dir, "{damaged:?}");
+        }
     }
 
     /// Has writing `name` in `dir` meet a full disk.

@@ -10,6 +10,7 @@ mod life;
 mod networks;
 mod options;
 mod pools;
+mod reader;
 mod registry;
 mod rest;
 
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bouvet_net::Sockets;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -30,6 +31,8 @@ pub use self::error::{CreateError, FindError, StartError};
 pub use self::facts::HostFacts;
 use self::ground::Ground;
 pub(crate) use self::image::GroundRecord;
+#[cfg(test)]
+pub(crate) use self::image::ImageRecord;
 pub use self::image::{ImageError, ImageOptions};
 pub use self::networks::NetworkInfo;
 pub use self::options::HostOptions;
@@ -48,8 +51,10 @@ use crate::engine::firecracker::Firecracker;
 use crate::engine::qemu::Qemu;
 use crate::engine::{self, Acceleration, Engine, EngineChoice, EngineError, EngineFacts, Rootfs};
 use crate::event::{EventWatch, Events};
+use crate::handover::hand_over;
 use crate::network::named::Networks;
 use crate::pool::Pool;
+use crate::resting::RestingDisks;
 use crate::sandbox::{Sandbox, SandboxId, SandboxInfo};
 use crate::template::{Shape, Templates};
 
@@ -89,10 +94,14 @@ struct Inner {
     dir: PathBuf,
     max_sandboxes: u32,
     sandboxes: Mutex<Registry>,
+    /// Held while a sandbox gets another name.
+    renaming: tokio::sync::Mutex<()>,
     templates: Option<Templates>,
     pools: Pools,
     /// VMs that start at once: more only make each other slower. The others wait in order.
     starts: Semaphore,
+    /// Disks of stopped sandboxes that are not persistent.
+    resting: Arc<RestingDisks>,
     /// VMs that serve the files of stopped sandboxes.
     readers: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -224,20 +233,22 @@ impl Host {
         if self.0.closing.is_cancelled() {
             return Err(CreateError::ShuttingDown);
         }
-        let (done, made) = oneshot::channel();
-        let host = self.clone();
-        // In a task of its own: half a sandbox cannot be dropped, it must be taken apart.
-        self.0.tasks.spawn(async move {
-            let result = host.make(config, start).await;
+        let (host, doom) = (self.clone(), self.0.closing.child_token());
+        let abandoned = doom.clone().drop_guard();
+        let making = async move {
+            let result = host.make(config, start, doom).await;
             if result.is_err() {
                 // It may have been the only one on its network.
                 host.0.networks.let_go();
             }
-            if let Err(Ok(unwanted)) = done.send(result) {
-                unwanted.destroy().await;
-            }
-        });
-        made.await.unwrap_or(Err(CreateError::ShuttingDown))
+            result
+        };
+        // In a task of its own: half a sandbox cannot be dropped, it must be taken apart.
+        let (making, made) = hand_over(making, |unwanted: Sandbox| async move { unwanted.destroy().await });
+        self.0.tasks.spawn(making);
+        let made = made.await.unwrap_or(Err(CreateError::ShuttingDown));
+        abandoned.disarm();
+        made
     }
 
     /// Watches what happens to its sandboxes from now on.
@@ -388,7 +399,9 @@ impl Inner {
     ) -> Result<impl FnOnce(Ground) -> Self + use<>, StartError> {
         let dir = ground.instance.dir.join("sandboxes");
         let (authorities, networks) = (options.authorities.clone(), Networks::new(options.networks.clone()));
-        fs::create_dir(&dir).map_err(|source| StartError::Directory(dir.clone(), source))?;
+        let failed = |source| StartError::Directory(dir.clone(), source);
+        fs::create_dir(&dir).map_err(failed)?;
+        let resting = RestingDisks::new(dir.clone()).map_err(failed)?;
         let spawner = Arc::new(Spawner::start().map_err(StartError::Thread)?);
         let engine = start_engine(options, ground, spawner).await?;
         let base = match options.engine.has_vms() {
@@ -422,10 +435,12 @@ impl Inner {
             dir,
             max_sandboxes,
             sandboxes: Mutex::default(),
+            renaming: tokio::sync::Mutex::default(),
             templates,
             pools: Pools::default(),
             starts: Semaphore::new(starts),
-            readers: Arc::new(Semaphore::new(rest::MAX_READERS)),
+            resting,
+            readers: Arc::new(Semaphore::new(reader::MAX_READERS)),
             waiting: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

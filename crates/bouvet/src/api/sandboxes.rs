@@ -157,7 +157,7 @@ pub(super) async fn rename(
     query: Asked<RenameQuery>,
 ) -> Answered {
     let RenameQuery { name: new } = asked(query)?;
-    host.rename(&host.find(&name)?, &new)?;
+    host.rename(&host.find(&name)?, &new).await?;
     Ok(said(&json!({})))
 }
 

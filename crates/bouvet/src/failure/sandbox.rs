@@ -49,6 +49,7 @@ impl From<ImageError> for Failure {
             ImageError::Cache(_) | ImageError::Open(_) | ImageError::Save(_) => {
                 (Status::INTERNAL_SERVER_ERROR, Kind::Failed)
             }
+            ImageError::InUse(_) => (Status::INTERNAL_SERVER_ERROR, Kind::Failed),
             ImageError::Pull(PullError {
                 cause: PullCause::Registry(RegistryError::Denied { .. }), ..
             }) => (Status::FORBIDDEN, Kind::Denied),
@@ -63,6 +64,9 @@ impl From<ImageError> for Failure {
         let hint = match &error {
             ImageError::Base { .. } => {
                 "The server's operator makes it with `make rootfs BASE=full` and puts it beside BOUVET_ROOTFS."
+            }
+            ImageError::InUse(_) => {
+                "The server's operator restores this sandbox's box.json from a backup, or moves its directory away."
             }
             _ => "Check its name, the network, and that whoever runs the server may read it.",
         };
@@ -105,6 +109,7 @@ impl From<CreateError> for Failure {
             CreateError::ShuttingDown => {
                 Self::new(Status::SERVICE_UNAVAILABLE, error, "Retry after it has restarted.")
             }
+            CreateError::Destroyed => Self::new(Status::CONFLICT, error, "Create another one."),
             CreateError::Busy(_) => Self::new(
                 Status::SERVICE_UNAVAILABLE,
                 error,

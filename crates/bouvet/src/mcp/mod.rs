@@ -151,11 +151,14 @@ impl ServerHandler for Server {
             Ok(arguments) => request.arguments = Some(arguments),
             Err(failure) => return Ok(CallToolResult::error(failure.into_contents()).into()),
         }
-        let called = self.tools.call(ToolCallContext::new(self, request, context));
+        let cancelled = context.ct.clone();
         // Nothing above this would answer the request: rmcp gives each a task of its own.
-        panics::caught(called)
-            .await
-            .unwrap_or_else(|failure| Ok(CallToolResult::error(failure.into_contents()).into()))
+        let called = panics::caught(self.tools.call(ToolCallContext::new(self, request, context)));
+        // What a cancelled call runs or makes ends with it.
+        match cancelled.run_until_cancelled(called).await.unwrap_or(Err(Failure::cancelled())) {
+            Ok(result) => result,
+            Err(failure) => Ok(CallToolResult::error(failure.into_contents()).into()),
+        }
     }
 
     async fn on_custom_request(

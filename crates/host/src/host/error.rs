@@ -118,6 +118,9 @@ pub enum CreateError {
     /// More are asked for than this machine keeps up with.
     #[error("{0} sandboxes wait to be made, which is the limit")]
     Busy(usize),
+    /// It was destroyed, or its caller went away.
+    #[error("the sandbox was destroyed while it was made")]
+    Destroyed,
     /// The host is ending.
     #[error("the host is shutting down")]
     ShuttingDown,

@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use super::{CreateError, Host, bases};
 use crate::blueprint::{Blueprint, ImageWords};
 use crate::boxconfig::{BoxConfig, CacheConfig, InvalidConfig};
+use crate::boxes::KeepError;
 use crate::engine::{EngineError, Rootfs};
 
 /// Configurations of caches that are kept open: there is mostly one.
@@ -124,6 +125,9 @@ pub enum ImageError {
     /// A registry's password could not be kept or forgotten.
     #[error(transparent)]
     Login(#[from] LoginError),
+    /// It is not known which images persistent sandboxes need.
+    #[error("no image was removed, as it is not known which ones persistent sandboxes need")]
+    InUse(#[source] KeepError),
     /// What a persistent sandbox was made from is neither in the cache nor what its reference means now.
     #[error("the image {id} is not in the cache any more, and `{reference}` is another one now")]
     Gone {
@@ -157,20 +161,26 @@ pub(crate) struct GroundRecord {
 }
 
 impl GroundRecord {
-    /// `config`, which version 0.1.0 may have kept. That took TERM where an image names a signal that does not exist, and
-    /// durations and sizes of any length.
-    pub(super) fn upgraded(&self, mut config: BoxConfig) -> BoxConfig {
-        let is_usable = self.image.as_ref().is_none_or(|record| record.words.has_usable_signal());
-        if config.stop_signal.is_empty() && !is_usable {
-            config.stop_signal = "TERM".into();
-        }
-        config.within_bounds()
-    }
-
-    /// `config` as the sandbox that it is here.
+    /// A sandbox of `config`.
     pub(super) fn blueprint(&self, config: BoxConfig) -> Result<Blueprint, InvalidConfig> {
         let image = self.image.as_ref().map(|record| &record.words);
-        Blueprint::new(config, image)?.beside(self.sidecar.as_ref().map(|record| &record.words))
+        let sidecar = self.sidecar.as_ref().map(|record| &record.words);
+        if let (Some(words), Some(_)) = (sidecar, &config.sidecar) {
+            words.check_user("sidecar.image")?;
+        }
+        Blueprint::new(config, image)?.beside(sidecar)
+    }
+
+    /// The same of a sandbox that was kept, perhaps by version 0.1.0, which took TERM where an image names a signal that
+    /// does not exist, any number as a user, and durations and sizes of any length.
+    pub(super) fn kept_blueprint(&self, config: BoxConfig) -> Result<Blueprint, InvalidConfig> {
+        let usable = |record: &Option<ImageRecord>| {
+            let words = record.as_ref().map(|record| record.words.clone())?;
+            let stop_signal = words.stop_signal.clone().filter(|_| words.has_usable_signal());
+            Some(ImageWords { stop_signal, ..words })
+        };
+        let (image, sidecar) = (usable(&self.image), usable(&self.sidecar));
+        Blueprint::kept(config.within_bounds(), image.as_ref())?.beside(sidecar.as_ref())
     }
 }
 
@@ -359,6 +369,39 @@ impl Host {
         match image.id.to_string() == record.id {
             true => Ok(image),
             false => Err(ImageError::Gone { id: record.id.clone(), reference: image.reference }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boxconfig::SidecarConfig;
+
+    /// Sandboxes of version 0.1.0 were left out for words of their images that this version refuses.
+    #[test]
+    fn kept_sandboxes_survive_words_of_their_images() {
+        let words = ImageWords {
+            cmd: vec!["serve".into()],
+            user: "4294967294".into(),
+            stop_signal: Some("STOPP".into()),
+            ..ImageWords::default()
+        };
+        let usable = ImageWords { user: String::new(), stop_signal: None, ..words.clone() };
+        let record = |words: &ImageWords| Some(ImageRecord { id: "sha256:0".into(), words: words.clone() });
+        let sidecar = Some(SidecarConfig { image: "proxy".into(), ..SidecarConfig::default() });
+        let config = BoxConfig { sidecar, ..BoxConfig::default() };
+        for (image, sidecar) in [(&words, &usable), (&usable, &words), (&words, &words)] {
+            let ground = GroundRecord { image: record(image), sidecar: record(sidecar) };
+            assert!(ground.blueprint(config.clone()).is_err(), "a new one is refused");
+            let kept = ground.kept_blueprint(config.clone()).unwrap();
+            let beside = kept.sidecar.as_ref().unwrap();
+            let main = kept.main.as_ref().unwrap();
+            assert_eq!((main.stop_signal.number(), beside.stop_signal.number()), (15, 15));
+            let or = |user: &str, otherwise: &str| {
+                if user.is_empty() { otherwise.to_owned() } else { user.to_owned() }
+            };
+            assert_eq!((kept.user(), beside.user.clone()), (image.user.as_str(), or(&sidecar.user, "0")));
         }
     }
 }

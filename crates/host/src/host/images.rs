@@ -10,6 +10,7 @@ use bouvet_image::{Digest, PullEvent, Reference};
 
 use super::{Host, ImageError, bases};
 use crate::boxconfig::CacheConfig;
+use crate::boxes::Boxes;
 
 impl Host {
     /// The base images by name, with their files: [`BASE_IMAGE`](crate::BASE_IMAGE), and
@@ -50,7 +51,8 @@ impl Host {
         Ok(self.images(&CacheConfig::default())?.tag(what, &name).await?)
     }
 
-    /// Removes unused images that have no name, or all unused ones. Images of sandboxes that can be started stay.
+    /// Removes unused images that have no name, or all unused ones. Images of sandboxes that can be started stay. If the
+    /// record of a persistent sandbox cannot be read, nothing is removed.
     ///
     /// ```no_run
     /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
@@ -66,8 +68,12 @@ impl Host {
                 keep.insert(image.id.clone());
             }
         }
-        let boxes = self.0.boxes.as_ref().map(|boxes| boxes.images()).unwrap_or_default();
-        keep.extend(boxes.iter().filter_map(|id| id.parse().ok()));
+        let host = self.clone();
+        // It reads the records of all persistent sandboxes.
+        let of_boxes =
+            tokio::task::spawn_blocking(move || host.0.boxes.as_ref().map_or(Ok(Vec::new()), Boxes::images));
+        let of_boxes = of_boxes.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        keep.extend(of_boxes.map_err(ImageError::InUse)?.iter().filter_map(|id| id.parse().ok()));
         Ok(images.prune(all, keep).await?)
     }
 

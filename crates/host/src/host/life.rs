@@ -1,12 +1,12 @@
 //! The life of one sandbox on its host: admitted, brought up, owned, perhaps started again, and forgotten.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bouvet_net::Network;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::image::Ground;
@@ -24,9 +24,11 @@ use crate::journal::{Journal, Journals};
 use crate::network::{self, NetworkControl};
 use crate::pool::Entry;
 use crate::ports::Claim;
+use crate::resting::RestingDisk;
 use crate::sandbox::create::{self, Live, Origin, Site, Wanted};
 use crate::sandbox::life::{Life, Runs};
-use crate::sandbox::owner::{ControlError, End, Owner};
+use crate::sandbox::order::{ControlError, OrderError};
+use crate::sandbox::owner::{End, Owner};
 use crate::sandbox::state::{Event, State};
 use crate::sandbox::{Birth, Ends, Sandbox, SandboxId};
 use crate::template::Shape;
@@ -49,17 +51,22 @@ pub(super) struct Home {
     pub(super) network: Option<Network>,
     /// Where it is kept, if it is persistent.
     pub(super) kept: Option<Kept>,
-    /// Where its disk is while it is stopped, if it is not persistent.
-    pub(super) rest_disk: PathBuf,
+    /// The place of its disk while it is stopped, if it is not persistent.
+    pub(super) resting: RestingDisk,
 }
 
 impl Host {
-    /// Makes a sandbox, and with `start` brings it up.
-    pub(super) async fn make(&self, config: BoxConfig, start: bool) -> Result<Sandbox, CreateError> {
+    /// Makes a sandbox, and with `start` brings it up, unless `doom` is cancelled.
+    pub(super) async fn make(
+        &self,
+        config: BoxConfig,
+        start: bool,
+        doom: CancellationToken,
+    ) -> Result<Sandbox, CreateError> {
         // First, so that nothing else is begun in vain.
         let ports = Claim::stake_all(&config.plan()?.ports);
         let ports = ports.map_err(|error| error.held(|port| self.registry().holder(port)))?;
-        let ground = self.ground(&config).await?;
+        let ground = self.unless_doomed(&doom, self.ground(&config)).await?;
         let mut blueprint = ground.record.blueprint(config)?;
         let network = self.network(&mut blueprint)?;
         if start {
@@ -67,17 +74,19 @@ impl Host {
         }
         // Before a clone is taken from the pool: refills would start at once.
         let _refills_wait = self.0.pools.hold_back();
-        let (sandbox, owner, mut home, pooled) = self.admit(blueprint, network, ground, ports, start)?;
+        let (sandbox, mut owner, mut home, pooled) =
+            self.admit((blueprint, doom), network, ground, ports, start)?;
         let (id, slot, started, warm) = (home.id, home.slot, Instant::now(), pooled.is_some());
         self.0.events.happened(id, Happening::Create);
         let made = match self.keep(&mut home) {
-            Ok(()) if start => self.bring_up(pooled, &home).await.map(Some),
+            Ok(()) if start => self.bring_up(pooled, &home, &owner.doom).await.map(Some),
             Ok(()) => Ok(None),
             Err(error) => Err(error),
         };
         let live = match made {
             Ok(live) => live,
             Err(error) => {
+                let error = self.explained(error, &owner.doom);
                 warn!(sandbox = %id, error = error.logged(), "sandbox not created");
                 owner.happen(Event::Destroy);
                 sandbox.close_ports().await;
@@ -93,7 +102,7 @@ impl Host {
             info!(sandbox = %id, warm, took_ms = started.elapsed().as_millis(), "sandbox created");
         }
         if let Some(live) = &live {
-            up(&sandbox, &owner, live);
+            up(&sandbox, &mut owner, live);
         }
         let known = sandbox.clone();
         self.0.tasks.spawn(self.clone().live(known, owner, home, live));
@@ -103,7 +112,7 @@ impl Host {
     /// Makes room for a sandbox, and takes a clone from the pool for it if one waits.
     fn admit(
         &self,
-        blueprint: Blueprint,
+        (blueprint, doom): (Blueprint, CancellationToken),
         network: Option<Network>,
         ground: Ground,
         ports: Vec<Claim>,
@@ -120,12 +129,11 @@ impl Host {
             None => (SandboxId::random(), registry.take_slot()),
         };
         let journals = Journals::default();
-        let rest_disk = self.rest_disk(id);
-        let home =
-            Home { id, slot, ground: Some(ground), blueprint, journals, network, kept: None, rest_disk };
+        let resting = self.0.resting.place(id);
+        let home = Home { id, slot, ground: Some(ground), blueprint, journals, network, kept: None, resting };
         let state = if start { State::Starting } else { State::Created };
         let (sandbox, owner) =
-            self.enrol(&mut registry, &home, ports, (SystemTime::now(), state, Runs::default()));
+            self.enrol(&mut registry, &home, (ports, doom), (SystemTime::now(), state, Runs::default()));
         Ok((sandbox, owner, home, pooled))
     }
 
@@ -133,10 +141,10 @@ impl Host {
         &self,
         registry: &mut Registry,
         home: &Home,
-        ports: Vec<Claim>,
+        (ports, doom): (Vec<Claim>, CancellationToken),
         (created_at, state, runs): (SystemTime, State, Runs),
     ) -> (Sandbox, Owner) {
-        let life = Life::new(home.blueprint.config.name.clone(), runs);
+        let (life, runs) = Life::new(home.blueprint.config.name.clone(), runs);
         let Home { id, journals, .. } = home;
         let (id, journals) = (*id, journals.clone());
         let (sender, state) = watch::channel(state);
@@ -155,8 +163,9 @@ impl Host {
             config,
             created_at,
             journals: journals.clone(),
-            life: life.clone(),
+            life,
             network,
+            doom: doom.clone(),
             ports,
             led,
             user,
@@ -166,9 +175,22 @@ impl Host {
         let events = self.0.events.clone();
         let log_level = home.blueprint.config.log_level;
         let config = &home.blueprint.config;
-        let rest_disk = (!config.persistent && !config.auto_remove).then(|| home.rest_disk.clone());
+        let resting = (!config.persistent && !config.auto_remove).then(|| home.resting.clone());
         let (state, orders) = (sender, receiver);
-        let owner = Owner { id, state, orders, journals, life, events, log_level, doomed: false, rest_disk };
+        let closing = self.0.closing.clone();
+        let owner = Owner {
+            id,
+            state,
+            orders,
+            journals,
+            runs,
+            events,
+            log_level,
+            doomed: false,
+            closing,
+            doom,
+            resting,
+        };
         (sandbox, owner)
     }
 
@@ -216,10 +238,10 @@ impl Host {
                 }
             }
             let again = rest::wants_restart(&sandbox, policy, was_up).then(|| backoff.next(ran));
-            let Some(wanted) = self.rest(&sandbox, &mut owner, &mut home, again).await else { break };
-            let started = match self.start_again(&sandbox, &mut home).await {
+            let Some(wanted) = self.rest(&sandbox, &mut owner, &home, again).await else { break };
+            let started = match self.start_again(&sandbox, &mut home, &owner.doom).await {
                 Ok(started) => {
-                    up(&sandbox, &owner, &started);
+                    up(&sandbox, &mut owner, &started);
                     // Should this host be killed, the last end is no longer how it ended.
                     home.save(&sandbox);
                     live = Some(started);
@@ -230,7 +252,7 @@ impl Host {
                     warn!(sandbox = %home.id, reason = error.logged(), "sandbox not started");
                     owner.happen(Event::Failed(reason.clone()));
                     ran = Duration::ZERO;
-                    Err(ControlError::Failed(reason))
+                    Err(OrderError::Control(ControlError::Failed(reason)))
                 }
             };
             if let Some(answer) = wanted {
@@ -238,11 +260,11 @@ impl Host {
                 answer.send(started).ok();
             }
         }
-        self.end(&sandbox, &owner, home).await;
+        self.end(&sandbox, &mut owner, home).await;
     }
 
     /// Releases what a sandbox holds that is destroyed, or whose host ends.
-    async fn end(&self, sandbox: &Sandbox, owner: &Owner, home: Home) {
+    async fn end(&self, sandbox: &Sandbox, owner: &mut Owner, home: Home) {
         if home.blueprint.config.log_level <= LogLevel::Info {
             info!(sandbox = %home.id, "sandbox destroyed");
         }
@@ -263,15 +285,20 @@ impl Host {
         self.registry().forget(id, slot);
     }
 
-    async fn start_again(&self, sandbox: &Sandbox, home: &mut Home) -> Result<Live, CreateError> {
+    async fn start_again(
+        &self,
+        sandbox: &Sandbox,
+        home: &mut Home,
+        doom: &CancellationToken,
+    ) -> Result<Live, CreateError> {
         sandbox.retry_ports().map_err(|error| error.held(|port| self.registry().holder(port)))?;
         // It is among those already that live.
         self.registry().make_room(self.0.max_sandboxes.saturating_add(1))?;
-        self.settle(home).await?;
+        self.unless_doomed(doom, self.settle(home)).await?;
         // A sandbox that is not persistent begins with a clean disk.
-        home.remove_rest_disk();
+        home.resting.remove();
         let _refills_wait = self.0.pools.hold_back();
-        self.bring_up(None, home).await
+        self.bring_up(None, home, doom).await.map_err(|error| self.explained(error, doom))
     }
 
     pub(super) async fn release(&self, entry: Entry) {
@@ -280,7 +307,12 @@ impl Host {
     }
 
     /// Wakes the clone that was taken from the pool, or makes another.
-    async fn bring_up(&self, pooled: Option<Entry>, home: &Home) -> Result<Live, CreateError> {
+    async fn bring_up(
+        &self,
+        pooled: Option<Entry>,
+        home: &Home,
+        doom: &CancellationToken,
+    ) -> Result<Live, CreateError> {
         let Home { id, slot, ground, blueprint, journals, network, kept, .. } = home;
         let wanted = Wanted { id: *id, blueprint, journals: journals.clone(), network: network.as_ref() };
         let rootfs = ground.as_ref().map_or(&self.0.base, |ground| &ground.rootfs);
@@ -302,17 +334,40 @@ impl Host {
             (Some(_), _) | (_, Some(_)) => None,
             (None, None) => self.template(rootfs, shape).await?,
         };
-        let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown)?;
+        let turn = async { self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown) };
+        let _turn = self.unless_doomed(doom, turn).await?;
         let origin = match (kept, &template) {
             (Some(kept), _) => Origin::Kept(kept.scratch()),
             (None, Some(template)) => Origin::Clone(template),
             (None, None) => Origin::Boot,
         };
         let aloud = blueprint.config.log_level <= LogLevel::Debug;
-        let site = Site { limits: &blueprint.plan.limits, aloud, ..self.site(*slot, rootfs) };
+        let site = Site { limits: &blueprint.plan.limits, aloud, closing: doom, ..self.site(*slot, rootfs) };
         let mut live = create::bring_up(site, wanted, origin).await?;
         live.measured = measured;
         Ok(live)
+    }
+
+    /// The error of a bring-up that `doom` may have ended.
+    fn explained(&self, error: CreateError, doom: &CancellationToken) -> CreateError {
+        match error {
+            CreateError::ShuttingDown if doom.is_cancelled() && !self.0.closing.is_cancelled() => {
+                CreateError::Destroyed
+            }
+            error => error,
+        }
+    }
+
+    /// Waits for `work`, which may be dropped, unless nobody wants the sandbox any more.
+    async fn unless_doomed<T, E: Into<CreateError>>(
+        &self,
+        doom: &CancellationToken,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, CreateError> {
+        match doom.run_until_cancelled(work).await {
+            Some(done) => done.map_err(Into::into),
+            None => Err(self.explained(CreateError::ShuttingDown, doom)),
+        }
     }
 
     /// What a sandbox that is to be attested begins with.
@@ -375,11 +430,11 @@ impl Host {
         let Some(boxes) = &self.0.boxes else { return Ok(()) };
         for kept in boxes.take_in()? {
             let record = kept.record();
-            let (id, mut config) = (record.id, record.ground.upgraded(record.config.clone()));
+            let (id, mut config) = (record.id, record.config.clone());
             let name = kept.name();
             let made = name.map_err(CreateError::from).and_then(|name| {
                 config.name = name.unwrap_or(config.name);
-                let mut blueprint = record.ground.blueprint(config)?;
+                let mut blueprint = record.ground.kept_blueprint(config)?;
                 let network = self.network(&mut blueprint)?;
                 if let (Some(network), Some(policy)) = (&network, kept.policy()?) {
                     network.set_policy(policy);
@@ -400,11 +455,12 @@ impl Host {
             for error in ports.iter().filter_map(Claim::error) {
                 warn!(sandbox = %id, error = %crate::chain(error), "a persistent sandbox is without a port");
             }
+            let doom = self.0.closing.child_token();
             let mut registry = self.registry();
             let slot = registry.take_slot();
-            let (ground, kept, rest_disk) = (None, Some(kept), self.rest_disk(id));
-            let home = Home { id, slot, ground, blueprint, journals, network, kept, rest_disk };
-            let (sandbox, owner) = self.enrol(&mut registry, &home, ports, (created_at, state, runs));
+            let (ground, kept, resting) = (None, Some(kept), self.0.resting.place(id));
+            let home = Home { id, slot, ground, blueprint, journals, network, kept, resting };
+            let (sandbox, owner) = self.enrol(&mut registry, &home, (ports, doom), (created_at, state, runs));
             drop(registry);
             self.0.tasks.spawn(self.clone().live(sandbox, owner, home, None));
         }
@@ -421,7 +477,7 @@ impl Host {
 }
 
 /// Says that a sandbox is up, and what leads into it.
-fn up(sandbox: &Sandbox, owner: &Owner, live: &Live) {
+fn up(sandbox: &Sandbox, owner: &mut Owner, live: &Live) {
     let main = live.main.as_ref().map(|main| main.control());
     sandbox.set_ends(Ends { client: Some(live.link.client()), main, measured: live.measured.clone() });
     owner.happen(Event::Ready);
@@ -437,26 +493,17 @@ impl Drop for Home {
 }
 
 impl Home {
-    fn save(&self, sandbox: &Sandbox) {
+    /// Writes its state, its runs and its log, if it is persistent.
+    pub(super) fn save(&self, sandbox: &Sandbox) {
         let Some(kept) = &self.kept else { return };
         if let Err(error) = kept.save(sandbox.state(), sandbox.life().runs(), &self.journals.main.records()) {
             warn!(sandbox = %self.id, error = %crate::chain(&error), "could not write what became of a sandbox");
         }
     }
 
-    /// Removes its disk of a time when it ran.
-    fn remove_rest_disk(&self) {
-        match std::fs::remove_file(&self.rest_disk) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                warn!(sandbox = %self.id, %error, "could not remove the disk of a stopped sandbox");
-            }
-            _ => {}
-        }
-    }
-
     /// Removes what is kept of it.
     fn forget(&self) {
-        self.remove_rest_disk();
+        self.resting.remove();
         let removed = self.kept.as_ref().map(Kept::remove);
         if let Some(Err(error)) = removed {
             warn!(sandbox = %self.id, error = %crate::chain(&error), "could not remove a persistent sandbox");

@@ -1,6 +1,6 @@
 //! The sandboxes of a host, and the numbers that tell its VMs apart.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{CreateError, FindError, rest};
 use crate::boxconfig::PortSpec;
@@ -9,13 +9,15 @@ use crate::ports::{Led, MappedPort};
 use crate::sandbox::state::State;
 use crate::sandbox::{Sandbox, SandboxId};
 
-/// Sandboxes without a VM that stay known; the oldest are forgotten first, but not those that are persistent.
+/// Sandboxes without a VM that stay known, but for persistent ones. Those that ended first are forgotten first.
 const MAX_ENDED: usize = 100;
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     pub(super) sandboxes: HashMap<SandboxId, Sandbox>,
     used_slots: BTreeSet<u32>,
+    /// Names that sandboxes are about to have.
+    reserved_names: HashSet<String>,
     pub(super) led: Led,
 }
 
@@ -36,7 +38,7 @@ impl Registry {
                 && !rest::wants_restart(sandbox, policy(sandbox), true)
         };
         let mut old: Vec<_> = self.sandboxes.values().filter(ended).cloned().collect();
-        old.sort_by_key(|sandbox| sandbox.info().created_at);
+        old.sort_by_key(|sandbox| sandbox.life().runs().finished_at);
         for forgotten in old.iter().rev().skip(MAX_ENDED) {
             // Its owner removes it.
             forgotten.request_destroy();
@@ -47,10 +49,22 @@ impl Registry {
     /// Whether a sandbox may have this name.
     pub(super) fn check_name(&self, name: &str) -> Result<(), CreateError> {
         let taken = |sandbox: &Sandbox| sandbox.name() == name && sandbox.state() != State::Destroyed;
-        match !name.is_empty() && self.sandboxes.values().any(taken) {
+        let is_taken = self.reserved_names.contains(name) || self.sandboxes.values().any(taken);
+        match !name.is_empty() && is_taken {
             true => Err(CreateError::NameTaken(name.to_owned())),
             false => Ok(()),
         }
+    }
+
+    /// Lets nobody else have `name` until it is released.
+    pub(super) fn reserve_name(&mut self, name: &str) -> Result<(), CreateError> {
+        self.check_name(name)?;
+        self.reserved_names.insert(name.to_owned());
+        Ok(())
+    }
+
+    pub(super) fn release_name(&mut self, name: &str) {
+        self.reserved_names.remove(name);
     }
 
     /// See [`Host::find`](super::Host::find).
@@ -102,5 +116,61 @@ impl Registry {
 
     pub(super) fn free_slot(&mut self, slot: u32) {
         self.used_slots.remove(&slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::boxconfig::BoxConfig;
+    use crate::sandbox::life::Runs;
+    use crate::sandbox::order::Order;
+    use crate::sandbox::owner::Owner;
+    use crate::sandbox::scripted;
+    use crate::sandbox::state::Stop;
+
+    /// Adds a sandbox that failed `age_s` seconds ago.
+    fn end(registry: &mut Registry, restart: &str, age_s: u64, was_asked: bool) -> Owner {
+        let config = BoxConfig { restart: restart.into(), ..BoxConfig::default() };
+        let finished_at = SystemTime::now().checked_sub(Duration::from_secs(age_s));
+        let runs = Runs { finished_at, was_asked, ..Runs::default() };
+        let state = State::Stopped(Stop { exit_code: 1, out_of_memory: false });
+        let (sandbox, owner) = scripted::sandbox(config, state, runs);
+        registry.sandboxes.insert(sandbox.id(), sandbox);
+        owner
+    }
+
+    fn is_destroyed(owner: &mut Owner) -> bool {
+        matches!(owner.orders.try_recv(), Ok((Order::Destroy, _)))
+    }
+
+    #[tokio::test]
+    async fn reserved_name_is_taken_until_released() {
+        let mut registry = Registry::default();
+        registry.reserve_name("web").unwrap();
+        assert!(matches!(registry.check_name("web"), Err(CreateError::NameTaken(name)) if name == "web"));
+        assert!(registry.reserve_name("web").is_err());
+        registry.check_name("").unwrap();
+        registry.release_name("web");
+        registry.reserve_name("web").unwrap();
+    }
+
+    /// A service that crashed and waited for its restart was the oldest of the ended ones, and was removed.
+    #[tokio::test]
+    async fn sandbox_awaiting_its_restart_is_not_forgotten() {
+        let mut registry = Registry::default();
+        let mut waiting = end(&mut registry, "always", 3000, false);
+        let mut stopped = end(&mut registry, "always", 2000, true);
+        let mut ended: Vec<_> =
+            (0..MAX_ENDED as u64 - 1).map(|age| end(&mut registry, "", age, false)).collect();
+        registry.make_room(1).unwrap();
+        assert!(!is_destroyed(&mut waiting) && !is_destroyed(&mut stopped), "at the limit all stay");
+        ended.push(end(&mut registry, "no", 1000, false));
+        registry.make_room(1).unwrap();
+        assert!(!is_destroyed(&mut waiting), "it is about to start");
+        assert!(is_destroyed(&mut stopped), "it ended first of those that stay down");
+        assert!(!ended.iter_mut().any(is_destroyed));
     }
 }

@@ -1,33 +1,27 @@
-//! Sandboxes without a VM on their host: how long they rest, who reads their files meanwhile, and what they are called.
+//! Sandboxes without a VM on their host: until when they rest, and their names.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tracing::warn;
 
 use super::life::Home;
+use super::reader::{Changed, Reading};
 use super::{CreateError, Host};
 use crate::boxconfig::BoxConfig;
 use crate::boxconfig::plan::check_name;
 use crate::boxconfig::restart::Restart;
-use crate::boxes::{self, Kept};
+use crate::boxes;
 use crate::network;
-use crate::sandbox::archive::Lease;
-use crate::sandbox::create::{self, Live, Wanted};
-use crate::sandbox::owner::{self, Answer, ControlError, Owner, Rest};
+use crate::sandbox::Sandbox;
+use crate::sandbox::order::Answer;
+use crate::sandbox::owner::{self, Owner, Rest};
 use crate::sandbox::state::{Event, State};
-use crate::sandbox::{Sandbox, SandboxId};
 
-/// VMs of one host that only serve the files of stopped sandboxes.
-pub(super) const MAX_READERS: usize = 4;
-
-/// The VM that serves the files of a stopped sandbox.
-struct Reader {
-    live: Live,
-    lease: Lease,
-    _permit: OwnedSemaphorePermit,
+/// What ends the rest of a sandbox, or its wait for an order.
+enum Woken {
+    Files(Changed),
+    /// It is to be started again by itself.
+    Due,
 }
 
 impl Host {
@@ -37,52 +31,47 @@ impl Host {
         &self,
         sandbox: &Sandbox,
         owner: &mut Owner,
-        home: &mut Home,
+        home: &Home,
         again: Option<Duration>,
     ) -> Option<Option<Answer>> {
-        let mut reader: Option<Reader> = None;
+        let mut files = Reading::default();
         let mut again = again.map(|pause| Instant::now() + pause);
         let started = loop {
-            sandbox.life().change(|runs| runs.restarting = again.is_some());
-            let lease = reader.as_ref().map(|reader| reader.lease.clone());
-            let idle = async {
+            owner.runs.change(|runs| runs.restarting = again.is_some());
+            let woken = async {
                 tokio::select! {
-                    () = maybe(lease.map(Lease::idle)) => {}
-                    () = maybe(again.map(tokio::time::sleep_until)) => {}
+                    changed = files.changed(sandbox) => Woken::Files(changed),
+                    () = owner::until(again) => Woken::Due,
                 }
             };
-            match owner.rest(idle).await {
+            match owner.rest(woken).await {
                 Rest::Destroy => break None,
                 Rest::Start(answer) => {
-                    sandbox.life().change(|runs| (runs.restarts, runs.was_asked) = (0, false));
+                    owner.runs.change(|runs| (runs.restarts, runs.was_asked) = (0, false));
                     break Some(Some(answer));
                 }
-                Rest::Stay(answer) => {
+                Rest::Stop(answer) => {
                     again = None;
-                    sandbox.life().change(|runs| runs.was_asked = true);
-                    // The caller may have been dropped.
+                    owner.runs.change(|runs| (runs.restarting, runs.was_asked) = (false, true));
+                    // A host that starts later must know it too.
+                    home.save(sandbox);
                     answer.send(Ok(())).ok();
                 }
-                Rest::Idle if again.is_some_and(|again| again <= Instant::now()) => {
-                    owner.happen(Event::Start);
-                    sandbox.life().change(|runs| runs.restarts += 1);
-                    break Some(None);
+                Rest::Close(answer) => {
+                    again = None;
+                    answer.send(Ok(())).ok();
                 }
-                Rest::Idle => end_reading(sandbox, reader.take()).await,
-                Rest::Read(answer) => {
-                    let mut made = Ok(());
-                    if reader.is_none() {
-                        made = self.reader(home).await.map(|made| {
-                            sandbox.set_reader(Some(made.lease.clone()));
-                            reader = Some(made);
-                        });
-                    }
-                    answer.send(made.map_err(ControlError::Failed)).ok();
+                Rest::Read(answer) => files.open(self, home, answer),
+                Rest::Woken(Woken::Files(changed)) => files.advance(sandbox, home, changed).await,
+                Rest::Woken(Woken::Due) => {
+                    owner.happen(Event::Start);
+                    owner.runs.change(|runs| runs.restarts += 1);
+                    break Some(None);
                 }
             }
         };
-        sandbox.life().change(|runs| runs.restarting = false);
-        end_reading(sandbox, reader.take()).await;
+        owner.runs.change(|runs| runs.restarting = false);
+        files.close(sandbox, home).await;
         started
     }
 
@@ -113,55 +102,40 @@ impl Host {
     ///
     /// ```no_run
     /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
-    /// host.rename(&host.find("web")?, "web-old")?;
+    /// host.rename(&host.find("web")?, "web-old").await?;
     /// # Ok(()) }
     /// ```
-    pub fn rename(&self, sandbox: &Sandbox, name: &str) -> Result<(), CreateError> {
+    pub async fn rename(&self, sandbox: &Sandbox, name: &str) -> Result<(), CreateError> {
         check_name("name", name)?;
-        let registry = self.registry();
+        let (host, sandbox, name) = (self.clone(), sandbox.clone(), name.to_owned());
+        // In a task of its own: what is written must also be known, although the caller may go away.
+        let renamed = self.0.tasks.spawn(async move { host.rename_now(&sandbox, name).await });
+        renamed.await.unwrap_or(Err(CreateError::ShuttingDown))
+    }
+
+    async fn rename_now(&self, sandbox: &Sandbox, name: String) -> Result<(), CreateError> {
+        let _one_at_a_time = self.0.renaming.lock().await;
         if sandbox.name() != name {
-            registry.check_name(name)?;
+            self.registry().reserve_name(&name)?;
         }
-        let config = BoxConfig { name: name.to_owned(), ..sandbox.config().clone() };
-        if let Some(boxes) = self.0.boxes.as_ref().filter(|_| config.persistent) {
-            boxes::keep_name(&boxes.dir_of(sandbox.id()), name)?;
-        }
+        let config = BoxConfig { name: name.clone(), ..sandbox.config().clone() };
+        let kept = match self.0.boxes.as_ref().filter(|_| config.persistent) {
+            Some(boxes) => {
+                let (dir, name) = (boxes.dir_of(sandbox.id()), name.clone());
+                // Without the registry's lock: a slow disk must not hold up all other sandboxes.
+                let kept = tokio::task::spawn_blocking(move || boxes::keep_name(&dir, &name)).await;
+                kept.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            }
+            None => Ok(()),
+        };
+        let mut registry = self.registry();
+        registry.release_name(&name);
+        kept?;
         if let Some(network) = sandbox.network() {
             network.set_names(network::names(&config, sandbox.id()));
         }
-        sandbox.life().rename(name.to_owned());
+        sandbox.life().rename(name);
         Ok(())
-    }
-
-    /// Where the disk of a sandbox is while it is stopped.
-    pub(super) fn rest_disk(&self, id: SandboxId) -> PathBuf {
-        self.0.dir.join(format!("{id}.ext4"))
-    }
-
-    /// Boots a VM that serves the files of a stopped sandbox.
-    async fn reader(&self, home: &mut Home) -> Result<Reader, String> {
-        let permit = self.0.readers.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| {
-            format!("files of {MAX_READERS} stopped sandboxes are being read, which is the limit")
-        })?;
-        self.settle(home).await.map_err(|error| crate::chain(&error))?;
-        let disk = home.kept.as_ref().map_or(home.rest_disk.as_path(), Kept::scratch);
-        if !disk.exists() {
-            return Err("the sandbox is stopped, and its disk was not kept".into());
-        }
-        let _turn = self.0.starts.acquire().await.map_err(|_closed| CreateError::ShuttingDown.to_string())?;
-        let rootfs = home.ground.as_ref().map_or(&self.0.base, |ground| &ground.rootfs);
-        let site = self.site(home.slot, rootfs);
-        let wanted = Wanted {
-            id: home.id,
-            blueprint: &home.blueprint,
-            journals: home.journals.clone(),
-            network: home.network.as_ref(),
-        };
-        let live = create::reader(site, &wanted, disk).await;
-        let live = live.map_err(|error| crate::chain(&error))?;
-        let lease = Lease::new(live.link.client(), home.kept.is_some());
-        Ok(Reader { live, lease, _permit: permit })
     }
 }
 
@@ -174,22 +148,4 @@ pub(super) fn wants_restart(sandbox: &Sandbox, policy: Restart, was_up: bool) ->
         _ => return false,
     };
     (was_up || runs.restarts > 0) && policy.wants(failed, runs.was_asked, runs.restarts)
-}
-
-/// Waits for `idle`; for ever, where there is none.
-async fn maybe(idle: Option<impl Future<Output = ()>>) {
-    match idle {
-        Some(idle) => idle.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Ends the VM that serves files of a stopped sandbox. What was written to a persistent one is on its disk then.
-async fn end_reading(sandbox: &Sandbox, reader: Option<Reader>) {
-    let Some(Reader { live, lease, .. }) = reader else { return };
-    sandbox.set_reader(None);
-    if let Err(error) = lease.sync().await {
-        warn!(sandbox = %sandbox.id(), %error, "what was copied into a stopped sandbox may be lost");
-    }
-    owner::release(live).await;
 }

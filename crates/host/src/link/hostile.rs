@@ -5,6 +5,7 @@
 
 mod network;
 mod ports;
+mod stops;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -231,16 +232,18 @@ async fn answering(answer: impl Fn(&str) -> Answer + Clone + Send + 'static) -> 
 
 /// A link to a guest that answers every call with what `answer` makes of its path, and does not wait for the call's end.
 async fn hasty(answer: impl Fn(&str) -> Answer + Clone + Send + 'static) -> Link {
-    linked(|frames| async move {
-        let service = hyper::service::service_fn(move |call: http::Request<hyper::body::Incoming>| {
-            let answer = answer(call.uri().path());
-            tokio::spawn(call.into_body().collect());
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        server.serve_connection(TokioIo::new(frames), service).await.ok();
-    })
-    .await
+    linked(|frames| serve_hastily(frames, answer)).await
+}
+
+/// Like [`serve`], and does not wait for a call's end.
+async fn serve_hastily(frames: Frames, answer: impl Fn(&str) -> Answer + Clone + Send + 'static) {
+    let service = hyper::service::service_fn(move |call: http::Request<hyper::body::Incoming>| {
+        let answer = answer(call.uri().path());
+        tokio::spawn(call.into_body().collect());
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    server.serve_connection(TokioIo::new(frames), service).await.ok();
 }
 
 fn response(chunks: impl futures_util::Stream<Item = Frame<Bytes>> + Send + 'static) -> Answer {
@@ -285,6 +288,36 @@ async fn answers_that_are_no_grpc_fail_their_call() {
     let link = answering(|_| response(stream::iter([prefixed(&v1::ReadChunk::default())]))).await;
     let error = read(&link).await;
     assert!(matches!(&error, FileError::Failed(why) if why.contains("trailer")), "{error:?}");
+}
+
+/// A warning showed the `Debug` form of an error of hyper's.
+#[tokio::test]
+async fn broken_link_is_reported_in_words() {
+    let link = linked(|mut frames| async move {
+        // The link is up once HTTP/2 has begun.
+        frames.stream.read_u8().await.unwrap();
+    })
+    .await;
+    let status = link.client().sync(v1::SyncRequest {}).await.unwrap_err();
+    assert!(is_broken(&status), "{status:?}");
+    assert!(format!("{status:?}").contains("hyper::Error("), "it is one of those: {status:?}");
+    let text = said(&status);
+    for structure in ["hyper::", "Error", "Status", "{", "(", "metadata"] {
+        assert!(!text.contains(structure), "{text}");
+    }
+    assert!(text.len() > 10, "{text}");
+
+    let link = answering(|_| {
+        let mut response = response(stream::empty());
+        let headers = response.headers_mut();
+        headers.insert("grpc-status", http::HeaderValue::from_static("13"));
+        headers.insert("grpc-message", http::HeaderValue::from_static("no%1B[31m disk%0A"));
+        response
+    })
+    .await;
+    let status = link.client().sync(v1::SyncRequest {}).await.unwrap_err();
+    assert!(!is_broken(&status), "the guest reported it");
+    assert_eq!(said(&status), "no[31m disk");
 }
 
 #[tokio::test]
@@ -418,12 +451,19 @@ async fn results_that_nobody_asked_for_fail_their_call() {
     }
 }
 
+type Script = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
+
 /// An engine whose VMs are scripted guests.
-#[derive(Debug)]
 struct Scripted {
-    /// What they say when they are to become a sandbox's own.
-    reply: v1::PersonaliseReply,
+    /// Makes their answers of the calls' paths.
+    script: Script,
     stopped: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scripted")
+    }
 }
 
 #[async_trait::async_trait]
@@ -446,8 +486,8 @@ impl Engine for Scripted {
 
     async fn boot(&self, _: VmSpec, _: &mut Undo) -> Result<Box<dyn Vm>, EngineError> {
         let (host, theirs) = streams();
-        let reply = self.reply.clone();
-        tokio::spawn(guest(theirs, |frames| serve(frames, move |_| one_message(&reply))));
+        let script = self.script.clone();
+        tokio::spawn(guest(theirs, |frames| serve_hastily(frames, move |path: &str| script(path))));
         Ok(Box::new(ScriptedVm { link: Some(host), stopped: self.stopped.clone() }))
     }
 
@@ -497,36 +537,33 @@ impl Vm for ScriptedVm {
     }
 }
 
+/// Makes a sandbox of `config` on VMs of `engine`, whose disks go into `dir`.
+async fn bring_up(
+    engine: &Scripted,
+    dir: &std::path::Path,
+    id: SandboxId,
+    config: BoxConfig,
+) -> Result<create::Live, BringUpError> {
+    let blanks = &Blanks::new(dir.to_owned());
+    let rootfs = &Rootfs { path: dir.into(), identity: String::new(), is_base: true, sidecar: None };
+    let (limits, closing) = (&Limits::default(), &CancellationToken::new());
+    let site = Site { engine, blanks, rootfs, limits, aloud: false, dir, slot: 0, closing };
+    let blueprint = &Blueprint::new(config, None).unwrap();
+    let wanted = Wanted { id, blueprint, journals: Journals::default(), network: None };
+    create::bring_up(site, wanted, Origin::Boot).await
+}
+
+fn personalised(generation: u32) -> Answer {
+    one_message(&v1::PersonaliseReply { generation, ..v1::PersonaliseReply::default() })
+}
+
 #[tokio::test]
 async fn a_vm_that_does_not_become_the_sandbox_s_own_is_not_handed_out() {
     let bring_up = async |generation| {
         let dir = tempfile::tempdir().unwrap();
-        let reply = v1::PersonaliseReply { generation, ..v1::PersonaliseReply::default() };
-        let engine = Scripted { reply, stopped: Arc::default() };
-        let blanks = Blanks::new(dir.path().to_owned());
-        let closing = CancellationToken::new();
-        let rootfs =
-            Rootfs { path: dir.path().into(), identity: String::new(), is_base: true, sidecar: None };
-        let (engine, blanks, rootfs) = (&engine, &blanks, &rootfs);
-        let limits = &Limits::default();
-        let site = Site {
-            engine,
-            blanks,
-            rootfs,
-            limits,
-            aloud: false,
-            dir: dir.path(),
-            slot: 0,
-            closing: &closing,
-        };
-        let blueprint = Blueprint::new(BoxConfig::default(), None).unwrap();
-        let wanted = Wanted {
-            id: SandboxId::random(),
-            blueprint: &blueprint,
-            journals: Journals::default(),
-            network: None,
-        };
-        let live = create::bring_up(site, wanted, Origin::Boot).await;
+        let engine =
+            Scripted { script: Arc::new(move |_| personalised(generation)), stopped: Arc::default() };
+        let live = bring_up(&engine, dir.path(), SandboxId::random(), BoxConfig::default()).await;
         (live.map(drop), engine.stopped.load(Ordering::Acquire))
     };
     let (handed_out, stopped) = bring_up(bouvet_wire::GENERATION).await;

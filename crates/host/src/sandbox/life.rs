@@ -39,9 +39,24 @@ impl Runs {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Life(Arc<Mutex<(String, Runs)>>);
 
+/// Changes the runs of one sandbox. Its owner's task alone has it.
+#[derive(Debug)]
+pub(crate) struct RunsWriter(Life);
+
+impl RunsWriter {
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Runs)) {
+        change(&mut self.0.lock().1);
+    }
+
+    pub(crate) fn runs(&self) -> Runs {
+        self.0.runs()
+    }
+}
+
 impl Life {
-    pub(crate) fn new(name: String, runs: Runs) -> Self {
-        Self(Arc::new(Mutex::new((name, runs))))
+    pub(crate) fn new(name: String, runs: Runs) -> (Self, RunsWriter) {
+        let life = Self(Arc::new(Mutex::new((name, runs))));
+        (life.clone(), RunsWriter(life))
     }
 
     pub(crate) fn name(&self) -> String {
@@ -54,10 +69,6 @@ impl Life {
 
     pub(crate) fn runs(&self) -> Runs {
         self.lock().1.clone()
-    }
-
-    pub(crate) fn change(&self, change: impl FnOnce(&mut Runs)) {
-        change(&mut self.lock().1);
     }
 
     fn lock(&self) -> MutexGuard<'_, (String, Runs)> {

@@ -5,9 +5,13 @@ pub(crate) mod create;
 mod files;
 mod info;
 pub(crate) mod life;
+pub(crate) mod order;
 pub(crate) mod owner;
 mod ports;
 pub(crate) mod post_mortem;
+#[cfg(test)]
+pub(crate) mod scripted;
+mod signals;
 pub(crate) mod state;
 mod stop;
 
@@ -17,16 +21,19 @@ use std::time::{Duration, SystemTime};
 use bouvet_wire::limits::{MAX_CONNECTIONS, MAX_OPEN_EXECS, MAX_TRANSFERS};
 use bouvet_wire::v1;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
-use self::archive::Lease;
+use self::archive::Files;
 pub use self::info::{Attachment, SandboxId, SandboxInfo, Stats};
 use self::life::Life;
-use self::owner::{Answer, ControlError, Order};
+use self::order::{Answer, ControlError, Order, OrderError, StopOrder};
 use self::state::{Refusal, Request, State, Stop};
 use crate::attest::{self, AttestError, MAX_REPORT_DATA_BYTES, Measured, Report};
 use crate::boxconfig::{BoxConfig, TeeConfig};
 use crate::context::{self, Context, ContextError, ContextId, ContextRequest};
 use crate::exec::{self, Exec, ExecControl, ExecError, ExecRequest, ExecStream, Place, Role};
+use crate::handover::hand_over;
 use crate::journal::{Journals, LogOptions, LogReader};
 use crate::link::Client;
 use crate::network::NetworkControl;
@@ -64,8 +71,11 @@ struct Inner {
     created_at: SystemTime,
     state: watch::Receiver<State>,
     orders: mpsc::Sender<(Order, Answer)>,
+    /// See [`owner::Owner::doom`].
+    doom: CancellationToken,
     ends: Arc<Mutex<Ends>>,
-    reader: Mutex<Option<Lease>>,
+    /// While it is stopped: the VM that serves its files.
+    files: Mutex<Option<Files>>,
     /// User that its programs run as; empty for root.
     user: String,
     journals: Journals,
@@ -95,6 +105,8 @@ pub(crate) struct Birth {
     pub(crate) journals: Journals,
     pub(crate) life: Life,
     pub(crate) network: Option<NetworkControl>,
+    /// See [`owner::Owner::doom`].
+    pub(crate) doom: CancellationToken,
     pub(crate) ports: Vec<Claim>,
     pub(crate) led: Led,
     /// User that its programs run as; empty for root.
@@ -107,7 +119,7 @@ impl Sandbox {
         state: watch::Receiver<State>,
         orders: mpsc::Sender<(Order, Answer)>,
     ) -> Self {
-        let Birth { id, config, created_at, journals, life, network, ports, led, user } = birth;
+        let Birth { id, config, created_at, journals, life, network, doom, ports, led, user } = birth;
         let ends = Arc::<Mutex<Ends>>::default();
         let ports = Ports::new(ports, Entrance::new(state.clone(), ends.clone()), led);
         Self(Arc::new(Inner {
@@ -116,8 +128,9 @@ impl Sandbox {
             created_at,
             state,
             orders,
+            doom,
             ends,
-            reader: Mutex::default(),
+            files: Mutex::default(),
             user,
             journals,
             life,
@@ -246,7 +259,8 @@ impl Sandbox {
         Ok(Place::new(self.watch(), permit))
     }
 
-    /// Starts a context: an interpreter that keeps its variables from one program to the next.
+    /// Starts a context: an interpreter that keeps its variables from one program to the next. When the returned future is
+    /// dropped early, the context is destroyed.
     ///
     /// ```no_run
     /// use bouvet_host::{ContextRequest, ExecRequest, Program};
@@ -261,7 +275,16 @@ impl Sandbox {
     /// # Ok(()) }
     /// ```
     pub async fn create_context(&self, request: ContextRequest) -> Result<Context, ContextError> {
-        let created = context::create(self.client()?, request).await;
+        let client = self.client()?;
+        let creating = context::create(client.clone(), request);
+        let discard = |unwanted: Context| async move {
+            if let Err(error) = context::destroy(client, unwanted.id).await {
+                debug!(%error, "could not destroy a context whose caller had gone");
+            }
+        };
+        let (creating, created) = hand_over(creating, discard);
+        tokio::spawn(creating);
+        let created = created.await.unwrap_or(Err(ContextError::Refused(Refusal::Destroyed)));
         self.context_explained(created).await
     }
 
@@ -303,7 +326,7 @@ impl Sandbox {
     /// # Ok(()) }
     /// ```
     pub async fn pause(&self) -> Result<(), ControlError> {
-        self.order(Order::Pause).await
+        Ok(self.order(Order::Pause).await?)
     }
 
     /// Lets a paused one go on.
@@ -318,7 +341,7 @@ impl Sandbox {
     /// # Ok(()) }
     /// ```
     pub async fn resume(&self) -> Result<(), ControlError> {
-        self.order(Order::Resume).await
+        Ok(self.order(Order::Resume).await?)
     }
 
     /// Grace period for its main program, by its description: 10 s by default.
@@ -345,7 +368,7 @@ impl Sandbox {
     /// # Ok(()) }
     /// ```
     pub async fn stop(&self, grace: Duration) -> Result<(), ControlError> {
-        self.order(Order::Stop(grace)).await
+        Ok(self.order(Order::Stop(StopOrder { signal: None, grace })).await?)
     }
 
     /// Makes one that has stopped or failed a VM again, and returns when its main program runs.
@@ -360,20 +383,19 @@ impl Sandbox {
     /// # Ok(()) }
     /// ```
     pub async fn start(&self) -> Result<(), ControlError> {
-        self.order(Order::Start).await
+        Ok(self.order(Order::Start).await?)
     }
 
-    async fn order(&self, order: Order) -> Result<(), ControlError> {
+    async fn order(&self, order: Order) -> Result<(), OrderError> {
         let (answer, answered) = oneshot::channel();
-        let gone = || ControlError::Refused(Refusal::Destroyed);
-        self.0.orders.send((order, answer)).await.map_err(|_| gone())?;
+        self.0.orders.send((order, answer)).await.map_err(|_| Refusal::Destroyed)?;
         // An owner that drops it has other things to do: the sandbox ends.
         match answered.await {
             Ok(result) => result,
-            Err(_) => match state::legal(&self.state(), order.request()) {
-                Err(refusal) => Err(refusal.into()),
-                Ok(()) => Err(gone()),
-            },
+            Err(_) => {
+                state::legal(&self.state(), order.request())?;
+                Err(Refusal::Destroyed.into())
+            }
         }
     }
 
@@ -486,7 +508,8 @@ impl Sandbox {
         Ok(Attachment { output: self.0.journals.main.attach(), control })
     }
 
-    /// Sends its main program a signal.
+    /// Sends its main program a signal. With KILL, TERM or its stop signal, its restart policy no longer applies when it
+    /// ends.
     ///
     /// ```no_run
     /// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
@@ -494,14 +517,9 @@ impl Sandbox {
     /// # Ok(()) }
     /// ```
     pub async fn signal(&self, signal: exec::Signal) -> Result<(), ExecError> {
+        // An owner that brings it up obeys only afterwards.
         state::legal(&self.state(), Request::Use)?;
-        let control = self.ends().main.clone().ok_or(Refusal::NoMain)?;
-        let sent = control.signal(signal).await;
-        if sent.is_ok() && [exec::Signal::KILL, exec::Signal::TERM].contains(&signal) {
-            // It is not started again by itself then.
-            self.0.life.change(|runs| runs.was_asked = true);
-        }
-        sent
+        Ok(self.order(Order::Signal(signal)).await?)
     }
 
     /// Kills its main program, also while the sandbox stops and gives the program time to end.
@@ -570,6 +588,7 @@ impl Sandbox {
         if state::legal(&self.state(), Request::Destroy).is_err() {
             return;
         }
+        self.0.doom.cancel();
         // An error means that it is gone.
         self.0.orders.send((Order::Destroy, oneshot::channel().0)).await.ok();
         let mut state = self.0.state.clone();
@@ -580,7 +599,9 @@ impl Sandbox {
     /// Asks the owner to end the sandbox, without waiting.
     pub(crate) fn request_destroy(&self) {
         // Closed: it is gone. Full: it was asked for much, and is asked again by who wants its place.
-        self.0.orders.try_send((Order::Destroy, oneshot::channel().0)).ok();
+        if self.0.orders.try_send((Order::Destroy, oneshot::channel().0)).is_ok() {
+            self.0.doom.cancel();
+        }
     }
 
     fn client(&self) -> Result<Client, Refusal> {

@@ -1,23 +1,26 @@
 //! The task that owns a sandbox, from its creation to its end. It alone changes the sandbox's state.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::SandboxId;
 use super::create::Live;
-use super::life::Life;
-use super::state::{self, Event, Refusal, Request, State, Stop};
+use super::life::RunsWriter;
+use super::order::{Answer, ControlError, Order, OrderError, StopOrder};
+use super::signals::Signals;
+use super::state::{self, Event, Refusal, State, Stop};
 use crate::boxconfig::LogLevel;
 use crate::event::{Events, Happening};
 use crate::exec::{ExecControl, ExecError, ExecExit, ExecStream, Signal, StreamEvent};
 use crate::journal::{Journal, Journals, LogStream};
 use crate::link::Client;
+use crate::resting::RestingDisk;
 
 /// How long the end of a link waits for the end of its VM, which explains it better.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -30,59 +33,6 @@ const REST_SYNC_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a sidecar has to end once the main program has ended.
 const SIDECAR_GRACE: Duration = Duration::from_secs(5);
 
-/// What a client asks of a sandbox, for its owner to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    Pause,
-    Resume,
-    /// Asks the main program to end, and kills it when it has not after so long.
-    Stop(Duration),
-    /// The same, because its host ends.
-    Close(Duration),
-    Start,
-    /// Makes the files of a stopped sandbox readable.
-    Read,
-    Destroy,
-}
-
-impl Order {
-    pub(super) fn request(self) -> Request {
-        match self {
-            Self::Pause => Request::Pause,
-            Self::Resume => Request::Resume,
-            Self::Stop(_) | Self::Close(_) => Request::Stop,
-            Self::Start => Request::Start,
-            Self::Read => Request::Read,
-            Self::Destroy => Request::Destroy,
-        }
-    }
-}
-
-/// Why an order was not carried out.
-///
-/// ```no_run
-/// use bouvet_host::{ControlError, Refusal};
-///
-/// # async fn example(sandbox: &bouvet_host::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
-/// match sandbox.pause().await {
-///     Ok(()) | Err(ControlError::Refused(Refusal::Paused)) => println!("it stands still"),
-///     Err(error) => return Err(error.into()),
-/// }
-/// # Ok(()) }
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ControlError {
-    /// The sandbox cannot take it now.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// It was tried in vain.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// Where the answer to an order goes.
-pub(crate) type Answer = oneshot::Sender<Result<(), ControlError>>;
-
 /// The owner's ends of what a [`super::Sandbox`] holds.
 #[derive(Debug)]
 pub(crate) struct Owner {
@@ -90,26 +40,32 @@ pub(crate) struct Owner {
     pub(crate) state: watch::Sender<State>,
     pub(crate) orders: mpsc::Receiver<(Order, Answer)>,
     pub(crate) journals: Journals,
-    pub(crate) life: Life,
+    pub(crate) runs: RunsWriter,
     pub(crate) events: Events,
     /// What of its life the host's log has.
     pub(crate) log_level: LogLevel,
     /// Whether it was to be destroyed while it stopped.
     pub(crate) doomed: bool,
+    /// Cancelled when its host shuts down.
+    pub(crate) closing: CancellationToken,
+    /// The same, and also when a client wants it destroyed: what is being made of it then is taken apart at once.
+    pub(crate) doom: CancellationToken,
     /// Where the disk of a sandbox goes that is stopped and not persistent; `None`: it is thrown away.
-    pub(crate) rest_disk: Option<PathBuf>,
+    pub(crate) resting: Option<RestingDisk>,
 }
 
 /// Requests to a sandbox without a VM.
 #[derive(Debug)]
-pub(crate) enum Rest {
+pub(crate) enum Rest<W> {
     Start(Answer),
     /// Make its files readable.
     Read(Answer),
-    /// Stay as it is, and not start again by itself.
-    Stay(Answer),
-    /// Nobody has read its files for a while, or it is to be started again by itself.
-    Idle,
+    /// Not start again by itself: a client stopped it.
+    Stop(Answer),
+    /// The same, because its host ends.
+    Close(Answer),
+    /// What the owner waited for has happened.
+    Woken(W),
     Destroy,
 }
 
@@ -122,10 +78,17 @@ pub(crate) enum End {
     Down,
 }
 
+/// The side that stops a sandbox.
+enum Asker {
+    Client(Answer),
+    /// The host, which ends.
+    Host(Answer),
+}
+
 /// Why a VM is given up.
 enum Cause {
     Destroy,
-    Stop(Duration, Answer),
+    Stop(StopOrder, Asker),
     MainEnded(ExecExit),
     /// It is not known how a program goes on.
     Lost(ExecError),
@@ -167,6 +130,23 @@ impl Followed {
         self.control.clone()
     }
 
+    /// Whether `signal` asks the program to end for good, as Docker sees it.
+    fn is_asked_by(&self, signal: Signal) -> bool {
+        [Signal::KILL, Signal::TERM, self.stop_signal].contains(&signal)
+    }
+
+    /// Sends the program `signal`, and waits for its end; `None`: it runs after `grace`.
+    async fn end_by(
+        &mut self,
+        signal: Signal,
+        grace: Duration,
+    ) -> Result<Option<Result<ExecExit, ExecError>>, ExecError> {
+        match self.control.signal(signal).await {
+            Ok(()) | Err(ExecError::Ended) => Ok(tokio::time::timeout(grace, self.ended()).await.ok()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn ended(&mut self) -> Result<ExecExit, ExecError> {
         (&mut self.exit).await.unwrap_or_else(|error| Err(ExecError::Link(error.to_string())))
     }
@@ -179,14 +159,15 @@ impl Drop for Followed {
 }
 
 impl Owner {
-    pub(crate) fn happen(&self, event: Event) {
+    pub(crate) fn happen(&mut self, event: Event) {
         let happening = Happening::of(&event);
         let is_up = matches!(event, Event::Ready);
         let is_down = matches!(event, Event::Stopped(_) | Event::Failed(_));
+        let runs = &mut self.runs;
         let changed = self.state.send_if_modified(|state| match state::next(state, event) {
             Some(next) => {
                 // Before anybody sees the state.
-                self.life.change(|runs| runs.pass(is_up, is_down));
+                runs.change(|runs| runs.pass(is_up, is_down));
                 *state = next;
                 true
             }
@@ -199,17 +180,19 @@ impl Owner {
 
     /// Holds `live` until it has come to its end, and releases it.
     pub(crate) async fn own(&mut self, mut live: Live, expires: Option<Instant>, lifetime: Duration) -> End {
+        let mut signals = Signals::default();
         let cause = loop {
             tokio::select! {
                 order = self.orders.recv() => match order {
                     // Closed means that nobody can ask any more: the host itself is gone.
                     None => break Cause::Destroy,
                     Some((order, answer)) => {
-                        if let Some(cause) = self.obey(&mut live, order, answer).await {
+                        if let Some(cause) = self.obey(&mut live, &mut signals, order, answer).await {
                             break cause;
                         }
                     }
                 },
+                () = signals.answered() => {}
                 reason = live.vm.exited() => break Cause::Failed(reason),
                 broken = live.link.broken() => {
                     let reason = tokio::time::timeout(PATIENCE, live.vm.exited()).await;
@@ -228,26 +211,51 @@ impl Owner {
                     break Cause::Failed(format!("its time of {} s is over", lifetime.as_secs()));
                 }
             }
+            self.runs.change(|runs| runs.was_asked = signals.is_asked());
         };
+        let is_asked = signals.is_asked() || matches!(&cause, Cause::Stop(_, Asker::Client(_)));
+        self.runs.change(|runs| runs.was_asked = is_asked);
+        if matches!(cause, Cause::MainEnded(_)) {
+            signals.program_ended();
+        }
+        drop(signals);
         self.end(live, cause).await
     }
 
     /// Does what is asked, unless that is the end of `live`, which is returned.
-    async fn obey(&mut self, live: &mut Live, order: Order, answer: Answer) -> Option<Cause> {
+    async fn obey(
+        &mut self,
+        live: &mut Live,
+        signals: &mut Signals,
+        order: Order,
+        answer: Answer,
+    ) -> Option<Cause> {
         if let Err(refusal) = state::legal(&self.state.borrow(), order.request()) {
-            // Whoever asked may have gone.
+            // The caller may have been dropped.
             answer.send(Err(refusal.into())).ok();
             return None;
         }
         let (done, event) = match order {
             Order::Destroy => return Some(Cause::Destroy),
-            Order::Stop(grace) => {
-                self.life.change(|runs| runs.was_asked = true);
-                return Some(Cause::Stop(grace, answer));
+            Order::Stop(stop) => return Some(Cause::Stop(stop, Asker::Client(answer))),
+            Order::Close(grace) => {
+                return Some(Cause::Stop(StopOrder { signal: None, grace }, Asker::Host(answer)));
             }
-            Order::Close(grace) => return Some(Cause::Stop(grace, answer)),
+            Order::Signal(signal) => {
+                match &live.main {
+                    Some(main) => signals.send(main.control(), signal, main.is_asked_by(signal), answer),
+                    None => drop(answer.send(Err(Refusal::NoMain.into()))),
+                }
+                return None;
+            }
             Order::Pause => (live.vm.pause().await.map_err(|error| crate::chain(&error)), Event::Paused),
-            Order::Resume => (live.resume(self.id).await, Event::Resumed),
+            Order::Resume => {
+                let resumed = tokio::select! {
+                    resumed = live.resume(self.id) => resumed,
+                    () = destroyed(&self.doom, &self.closing) => return Some(Cause::Destroy),
+                };
+                (resumed, Event::Resumed)
+            }
             Order::Start | Order::Read => return None,
         };
         // Half woken it may run with a clock that is wrong, and there is no telling whether it stands still.
@@ -261,7 +269,7 @@ impl Owner {
                 None
             }
         };
-        answer.send(done.map_err(ControlError::Failed)).ok();
+        answer.send(done.map_err(failed)).ok();
         cause
     }
 
@@ -284,7 +292,7 @@ impl Owner {
             Cause::MainEnded(exit) => {
                 self.happen(Event::Stop);
                 // Logged; it is killed in any case.
-                drop(self.stop(&mut live.sidecar, SIDECAR_GRACE).await);
+                drop(self.stop(&mut live.sidecar, None, SIDECAR_GRACE).await);
                 self.come_to_rest(live, Some(exit)).await;
                 End::Down
             }
@@ -294,14 +302,15 @@ impl Owner {
                 let cause = Cause::Failed(reason.unwrap_or_else(|_| crate::chain(&error)));
                 Box::pin(self.end(live, cause)).await
             }
-            Cause::Stop(grace, answer) => {
+            Cause::Stop(StopOrder { signal, grace }, Asker::Client(answer) | Asker::Host(answer)) => {
                 let was_paused = *self.state.borrow() == State::Paused;
                 self.happen(Event::Stop);
-                if was_paused && let Err(error) = live.resume(self.id).await {
-                    warn!(sandbox = %self.id, %error, "a paused sandbox did not wake to stop");
+                let id = self.id;
+                if was_paused && let Some(Err(error)) = self.unless_doomed(live.resume(id)).await {
+                    warn!(sandbox = %id, %error, "a paused sandbox did not wake to stop");
                 }
-                let (exit, asked) = self.stop(&mut live.main, grace).await;
-                drop(self.stop(&mut live.sidecar, grace.min(SIDECAR_GRACE)).await);
+                let (exit, asked) = self.stop(&mut live.main, signal, grace).await;
+                drop(self.stop(&mut live.sidecar, None, grace.min(SIDECAR_GRACE)).await);
                 self.come_to_rest(live, exit).await;
                 answer.send(asked).ok();
                 End::Down
@@ -309,49 +318,59 @@ impl Owner {
         }
     }
 
-    /// Asks a program to end, and kills it if it does not within `grace`, or at once if it cannot be asked.
+    /// Asks a program to end by `signal`, or by its own, and kills it if it does not within `grace`, or at once if it
+    /// cannot be asked. A sandbox that is to be destroyed waits for none of that: its VM ends in any case.
     async fn stop(
         &mut self,
         program: &mut Option<Followed>,
+        signal: Option<Signal>,
         grace: Duration,
-    ) -> (Option<ExecExit>, Result<(), ControlError>) {
+    ) -> (Option<ExecExit>, Result<(), OrderError>) {
         let Some(program) = program.as_mut() else { return (None, Ok(())) };
         let mut asked = Ok(());
-        // Whoever wants it destroyed waits for nothing.
-        if !grace.is_zero() && !self.doomed {
-            let signal = program.stop_signal;
-            match program.control.signal(signal).await {
-                Ok(()) | Err(ExecError::Ended) => tokio::select! {
-                    exit = program.ended() => return (exit.ok(), asked),
-                    () = tokio::time::sleep(grace) => {}
-                    () = doom(&mut self.orders, &self.state) => self.doomed = true,
-                },
-                Err(error) => {
+        if !grace.is_zero() {
+            let signal = signal.unwrap_or(program.stop_signal);
+            match self.unless_doomed(program.end_by(signal, grace)).await {
+                Some(Ok(Some(exit))) => return (exit.ok(), asked),
+                Some(Ok(None)) | None => {}
+                Some(Err(error)) => {
                     let error = crate::chain(&error);
                     warn!(sandbox = %self.id, %signal, %error, "could not signal a program");
                     let fact =
                         format!("{signal} could not be sent to its program, which was killed: {error}");
-                    asked = Err(ControlError::Failed(fact));
+                    asked = Err(failed(fact));
                 }
             }
         }
-        if let Err(error) = program.control.signal(Signal::KILL).await {
-            warn!(sandbox = %self.id, error = %crate::chain(&error), "could not kill a program");
+        match self.unless_doomed(program.end_by(Signal::KILL, PATIENCE)).await {
+            Some(Ok(exit)) => (exit.and_then(Result::ok), asked),
+            Some(Err(error)) => {
+                warn!(sandbox = %self.id, error = %crate::chain(&error), "could not kill a program");
+                (None, asked)
+            }
+            None => (None, asked),
         }
-        (tokio::time::timeout(PATIENCE, program.ended()).await.ok().and_then(Result::ok), asked)
+    }
+
+    /// Waits for `work`, unless the sandbox is to be destroyed before it is done.
+    async fn unless_doomed<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        if self.doomed {
+            return None;
+        }
+        tokio::select! {
+            done = work => Some(done),
+            () = doom(&mut self.orders, &self.state) => {
+                self.doomed = true;
+                None
+            }
+        }
     }
 
     /// Gives up the VM of a sandbox whose programs have ended, or are to.
-    async fn come_to_rest(&self, live: Live, exit: Option<ExecExit>) {
-        let disk = self.rest_disk.as_deref();
-        let client = live.link.client();
-        let synced = match (live.durable, disk) {
-            (true, _) => self.sync(client, SYNC_DEADLINE).await,
-            (false, Some(_)) => self.sync(client, REST_SYNC_DEADLINE).await,
-            (false, None) => false,
-        };
+    async fn come_to_rest(&mut self, live: Live, exit: Option<ExecExit>) {
+        let synced = self.sync(live.link.client(), live.durable).await;
         let killed = live.main.is_some();
-        release_keeping(live, disk.filter(|_| synced)).await;
+        release_keeping(live, self.resting.as_ref().filter(|_| synced)).await;
         self.journals.close();
         let exit_code = match &exit {
             Some(exit) => exit.exit_code,
@@ -366,9 +385,27 @@ impl Owner {
         self.happen(Event::Stopped(stop));
     }
 
-    /// Whether all that programs wrote is on the disk.
-    async fn sync(&self, mut client: Client, deadline: Duration) -> bool {
-        match tokio::time::timeout(deadline, client.sync(bouvet_wire::v1::SyncRequest {})).await {
+    /// Whether all that programs wrote is on a disk that outlives its VM.
+    async fn sync(&mut self, mut client: Client, is_durable: bool) -> bool {
+        let deadline = match (is_durable, &self.resting) {
+            (true, _) => SYNC_DEADLINE,
+            // A host that ends keeps only the disks of persistent sandboxes.
+            (false, Some(_)) if !self.closing.is_cancelled() => REST_SYNC_DEADLINE,
+            (false, _) => return false,
+        };
+        let synced = tokio::time::timeout(deadline, client.sync(bouvet_wire::v1::SyncRequest {}));
+        tokio::pin!(synced);
+        let synced = loop {
+            // A host that ends destroys all of its sandboxes, but keeps what persistent ones wrote.
+            if self.doomed && !(is_durable && self.closing.is_cancelled()) {
+                return false;
+            }
+            tokio::select! {
+                synced = &mut synced => break synced,
+                () = doom(&mut self.orders, &self.state), if !self.doomed => self.doomed = true,
+            }
+        };
+        match synced {
             Ok(Ok(_)) => return true,
             Ok(Err(status)) => warn!(sandbox = %self.id, %status, "a disk was not written to its end"),
             Err(_) => warn!(sandbox = %self.id, "a disk was not written within {deadline:?}"),
@@ -376,17 +413,17 @@ impl Owner {
         false
     }
 
-    /// Waits, without a VM, for what is to be done. `idle` ends when the files that are readable are no longer read.
-    pub(crate) async fn rest(&mut self, idle: impl Future<Output = ()>) -> Rest {
+    /// Waits, without a VM, for what is to be done, or until `woken` is done.
+    pub(crate) async fn rest<W>(&mut self, woken: impl Future<Output = W>) -> Rest<W> {
         if self.doomed {
             self.happen(Event::Destroy);
             return Rest::Destroy;
         }
-        tokio::pin!(idle);
+        tokio::pin!(woken);
         loop {
             let order = tokio::select! {
                 order = self.orders.recv() => order,
-                () = &mut idle => return Rest::Idle,
+                woken = &mut woken => return Rest::Woken(woken),
             };
             let Some((order, answer)) = order else {
                 self.happen(Event::Destroy);
@@ -403,9 +440,8 @@ impl Owner {
                     return Rest::Start(answer);
                 }
                 (Order::Read, Ok(())) => return Rest::Read(answer),
-                (Order::Stop(_) | Order::Close(_), Err(_)) if self.life.runs().restarting => {
-                    return Rest::Stay(answer);
-                }
+                (Order::Stop(_), Err(_)) if self.runs.runs().restarting => return Rest::Stop(answer),
+                (Order::Close(_), Err(_)) if self.runs.runs().restarting => return Rest::Close(answer),
                 (_, Err(refusal)) => {
                     answer.send(Err(refusal.into())).ok();
                 }
@@ -415,12 +451,24 @@ impl Owner {
     }
 }
 
+fn failed(reason: String) -> OrderError {
+    OrderError::Control(ControlError::Failed(reason))
+}
+
+/// Waits until a client destroys the sandbox, for ever if its host ends.
+async fn destroyed(doom: &CancellationToken, closing: &CancellationToken) {
+    doom.cancelled().await;
+    if closing.is_cancelled() {
+        std::future::pending().await
+    }
+}
+
 /// Waits for an order that cannot wait for a stop to end, and refuses all others.
 async fn doom(orders: &mut mpsc::Receiver<(Order, Answer)>, state: &watch::Sender<State>) {
     while let Some((order, answer)) = orders.recv().await {
         match state::legal(&state.borrow(), order.request()) {
             Ok(()) => return,
-            // Whoever asked may have gone.
+            // The caller may have been dropped.
             Err(refusal) => drop(answer.send(Err(refusal.into()))),
         }
     }
@@ -438,20 +486,21 @@ pub(crate) async fn release(live: Live) {
     release_keeping(live, None).await;
 }
 
-/// Releases `live`, and puts its disk to `disk`. Without a disk nobody can read its files, which is not a failure.
-async fn release_keeping(live: Live, disk: Option<&Path>) {
+/// Releases `live`, and moves its disk to `disk`. If that fails, its files cannot be read; all else goes well.
+async fn release_keeping(live: Live, disk: Option<&RestingDisk>) {
     let Live { mut vm, link, main, sidecar, volumes, network, undo, scratch, .. } = live;
     drop((main, sidecar, volumes, network, link));
     vm.stop().await;
     if let (Some(scratch), Some(disk)) = (scratch, disk)
-        && let Err(error) = std::fs::rename(&scratch, disk)
+        && let Err(error) = disk.keep(&scratch)
     {
         warn!(path = %scratch.display(), %error, "could not keep the disk of a stopped sandbox");
     }
     drop(undo);
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Waits until `deadline`; for ever, where there is none.
+pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

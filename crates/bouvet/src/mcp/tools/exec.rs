@@ -86,7 +86,7 @@ fn is_part_of_text(bytes: &[u8]) -> bool {
 }
 
 impl Server {
-    /// Runs a program to its end, or until its caller cancels the call or goes away.
+    /// Runs a program to its end. Dropping the call kills the program.
     pub(super) async fn run(
         &self,
         sandbox_id: &str,
@@ -100,11 +100,7 @@ impl Server {
         request.cwd = options.cwd;
         request.stdin = options.stdin.into();
         let exec = sandbox.exec(request).await?;
-        tokio::select! {
-            // Dropping the run kills the program.
-            () = context.ct.cancelled() => Err(Failure::cancelled()),
-            result = watch(exec, Progress::new(context)) => Ok(result?),
-        }
+        Ok(watch(exec, Progress::new(context)).await?)
     }
 }
 
