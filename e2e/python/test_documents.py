@@ -17,7 +17,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
 
 
 def text_of(document: str) -> str:
-    """Without blocks of code, in which `#` is no heading and brackets are no links."""
+    """Without blocks of code, in which `#` is not a heading and brackets are not links."""
     return FENCED.sub("", (ROOT / document).read_text())
 
 

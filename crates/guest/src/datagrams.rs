@@ -165,7 +165,7 @@ impl Line {
         while let Some(Unconfirmed { data, turns }) = self.last.take().filter(|last| last.turns > 0) {
             self.at = (self.at + 1) % self.addresses.len();
             self.last = Some(Unconfirmed { data: data.clone(), turns: turns - 1 });
-            // Without IPv6 one of them is none.
+            // Without IPv6 one of them does not exist.
             let Ok(socket) = connect(self.port, self.addresses[self.at]).await else { continue };
             self.socket = socket;
             if self.socket.send(&data).await.is_ok() {

@@ -38,7 +38,7 @@ impl Identity {
     /// The user that `user` names: `user`, `uid`, either with `:group` or `:gid`; empty is root. The user is in `more`
     /// groups too: names and ids.
     pub(crate) fn find(user: &str, more: &[String]) -> Result<Self, Error> {
-        // An image may come without them: ids need neither. Names in other encodings than UTF-8 are no reason to fail.
+        // An image may come without them: ids need neither. Names in other encodings than UTF-8 do not fail.
         let read = |file| fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let (passwd, group) = (read(PASSWD).unwrap_or_default(), read(GROUP).unwrap_or_default());
         Self::look_up(user, more, &passwd, &group)

@@ -35,7 +35,7 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
-    /// It is no archive of images.
+    /// It is not an archive of images.
     #[error("could not find the images in `{name}`")]
     Contents {
         /// Name of the file.

@@ -61,7 +61,7 @@ pub async fn node_redeclares_names_of_every_kind(host: &Host) {
         );
     }
     assert_eq!(node.value("{ let fixed = 2; fixed = 3 }; fixedToo = fixed").await, "1");
-    assert_eq!(node.value("let fixed; fixed").await, "", "declared anew, it has no value");
+    assert_eq!(node.value("let fixed; fixed").await, "", "declared again, it has no value");
     assert_eq!(node.value("const crypto = require('crypto'); typeof crypto.createHash").await, "'function'");
 }
 

@@ -22,7 +22,7 @@ impl Place {
     /// This process's own.
     pub fn here() -> Self {
         let uid = rustix::process::geteuid();
-        // The kernel's name of a file that was replaced since ends in ` (deleted)`, and is no place.
+        // The kernel's name of a file that was replaced since ends in ` (deleted)`, and is not a path.
         Self { is_root: uid.is_root(), uid: uid.as_raw(), executable: std::env::current_exe().ok() }
     }
 
@@ -77,7 +77,7 @@ mod tests {
         let usual = tree.join("var/vmlinux");
         let made = tree.join("images/output/vmlinux");
         let found = |executable: &str| place(&tree.join(executable)).image(&usual);
-        assert_eq!(found("target/release/bouvet"), usual, "there is none yet");
+        assert_eq!(found("target/release/bouvet"), usual, "the tree has no images yet");
         std::fs::create_dir_all(made.parent().unwrap()).unwrap();
         std::fs::write(&made, "").unwrap();
         assert_eq!(found("target/release/bouvet"), made);

@@ -2,7 +2,7 @@
 
 use super::VARIABLES;
 
-/// Published variables of parts that do not exist yet; setting them is no mistake.
+/// Published variables of parts that do not exist yet; setting them is not a mistake.
 const LATER: &[&str] = &["BOUVET_ROOTFS_URL"];
 /// Similarity (Jaro-Winkler, 0 to 1) from which a name is suggested.
 const SIMILAR: f64 = 0.85;

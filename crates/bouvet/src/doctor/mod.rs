@@ -71,7 +71,7 @@ pub(crate) async fn run(config: Config, unknown: &[Unknown]) -> anyhow::Result<(
         if finding.level == Level::Error && broken.contains(&finding.subject) {
             return;
         }
-        // A closed standard output is no reason to stop.
+        // A closed standard output does not stop the examination.
         writeln!(std::io::stdout(), "{finding}").ok();
         levels.push(finding.level);
         if finding.level == Level::Error {
@@ -94,7 +94,7 @@ pub(crate) async fn run(config: Config, unknown: &[Unknown]) -> anyhow::Result<(
 /// Prints warnings of variables that are set and not known, where the configuration is invalid: one may be the cause.
 pub(crate) fn warn_of_unknown(unknown: &[Unknown]) {
     for finding in setup::misspelled(unknown) {
-        // A closed standard output is no reason to stop.
+        // A closed standard output does not stop the examination.
         writeln!(std::io::stdout(), "{finding}").ok();
     }
 }

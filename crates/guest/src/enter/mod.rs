@@ -153,7 +153,7 @@ fn become_program(entry: &Entry, identity: &Identity) -> Error {
     let words: Vec<OsString> =
         entry.argv.iter().map(|word| std::os::unix::ffi::OsStringExt::from_vec(word.clone())).collect();
     let mut env = entry.environment();
-    // An empty one is none, as in runc.
+    // As in runc, an empty one counts as missing.
     if env.get(OsStr::new("HOME")).is_none_or(|home| home.is_empty()) {
         env.insert("HOME".into(), identity.home.clone().into());
     }

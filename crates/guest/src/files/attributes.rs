@@ -24,7 +24,7 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
-    /// Those of the file at `path`, which is no link.
+    /// Attributes of the file at `path`, which is not a link.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::symlink_metadata(path)?;
         let mut space = vec![0; MAX_XATTR_BYTES];

@@ -39,7 +39,7 @@ impl Restart {
                 _ => Err(wrong()),
             },
             Some(("on-failure", number)) => {
-                // As Docker has it, 0 is no limit.
+                // As in Docker, 0 means without limit.
                 let number = number.parse().map_err(|_| wrong())?;
                 Ok(Self::OnFailure((number > 0).then_some(number)))
             }

@@ -198,7 +198,7 @@ def is_binary(kind):
 
 
 def without_nan(form):
-    """`form` with `None` for what is no JSON: infinities, and numbers that are none."""
+    """`form` with `None` for numbers that JSON does not have: infinities and NaN."""
     if isinstance(form, float):
         return form if math.isfinite(form) else None
     if isinstance(form, dict):
