@@ -10,6 +10,7 @@ mod clones;
 mod contexts;
 mod described;
 mod isolation;
+mod libraries;
 mod memory;
 mod node;
 mod ports;
@@ -33,6 +34,7 @@ pub use self::clones::*;
 pub use self::contexts::*;
 pub use self::described::*;
 pub use self::isolation::*;
+pub use self::libraries::*;
 pub use self::memory::*;
 pub use self::node::*;
 pub use self::ports::*;
@@ -102,11 +104,14 @@ macro_rules! conform {
             node_cells_are_modules
             node_values_are_shown_without_running_them
             node_errors_name_the_cell_alone
+            node_programs_show_no_frames_of_ours
+            node_cells_hint_at_habits_from_elsewhere
             python_tasks_live_from_cell_to_cell
             output_between_runs_comes_with_the_next
             python_values_are_shown_whatever_they_answer
             large_forms_are_kept_in_files
             python_cells_follow_the_habits_of_notebooks
+            libraries_show_each_value_once
             a_port_of_the_host_leads_to_a_server_in_the_sandbox
             bytes_pass_through_a_port_both_ways
             a_connection_that_breaks_breaks_at_the_other_end

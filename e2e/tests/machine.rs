@@ -7,6 +7,17 @@ use bouvet_e2e::site::{Site, small};
 use bouvet_host::{Acceleration, BoxConfig, ExecRequest, Program};
 use bytes::Bytes;
 
+/// Prints in a second process of its own executable, and ends as that does.
+const RUST_STARTS_ITSELF: &str = r#"fn main() {
+    if std::env::args().len() == 1 {
+        let own = std::env::current_exe().unwrap();
+        let child = std::process::Command::new(own).arg("child").status().unwrap();
+        std::process::exit(child.code().unwrap());
+    }
+    println!("rust");
+    std::process::exit(3);
+}"#;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_language_runs() {
     let Some(site) = Site::qemu().await else { return };
@@ -23,7 +34,7 @@ async fn every_language_runs() {
             "node 20\n",
         ),
         (Program::Bash, "echo bash ${BASH_VERSINFO[0]}\nexit 3", "bash 5\n"),
-        (Program::Rust, "fn main() {\n    println!(\"rust\");\n    std::process::exit(3);\n}", "rust\n"),
+        (Program::Rust, RUST_STARTS_ITSELF, "rust\n"),
     ];
     for (program, source, expected) in programs {
         let result = run(&sandbox, program, source).await;

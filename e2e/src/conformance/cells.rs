@@ -27,6 +27,11 @@ pub async fn python_tasks_live_from_cell_to_cell(host: &Host) {
     ] {
         assert_eq!(python.value(source).await, "41", "{source}");
     }
+    let alarm = "import signal\ndef late(*_): raise RuntimeError('alarm')\nsignal.signal(signal.SIGALRM, late)\n\
+                 signal.setitimer(signal.ITIMER_REAL, 0.01); await asyncio.sleep(3600)";
+    let result = python.run(alarm).await;
+    assert_eq!(result.exit.exit_code, 1, "a signal handler's error is not the loop's end");
+    assert!(result.stderr.text().ends_with("RuntimeError: alarm\n"), "{}", result.stderr.text());
     python.run("asyncio.get_event_loop().close()").await;
     assert_eq!(python.value("await work()").await, "41", "another loop takes its place");
 }
@@ -208,6 +213,9 @@ async fn in_ipython(python: &Notebook<'_>) {
     let result = python.run("%%bash\necho from bash\necho error >&2").await;
     assert_eq!((printed(&result).as_str(), result.stderr.text().as_str()), ("from bash\n", "error\n"));
     assert!(printed(&python.run("indented?").await).contains("int"));
+    assert!(printed(&python.run("%pip --version").await).starts_with("pip "));
+    let drawing = "from IPython.display import SVG; SVG('<svg xmlns=\"http://www.w3.org/2000/svg\"/>')";
+    assert_eq!(types(&python.run(drawing).await), [["image/svg+xml", "text/plain"]]);
     let result = python
         .run("from IPython.display import *\ndisplay(HTML('<b>'), Latex('$x$'))\nMarkdown('**m**')")
         .await;

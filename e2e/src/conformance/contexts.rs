@@ -181,6 +181,17 @@ pub async fn a_context_shows_tables_and_figures(host: &Host) {
     assert!(of("image/png").data.is_empty() && of("image/png").path.is_some());
     let small = &of("image/jpeg").data;
     assert!(small.starts_with(b"\xff\xd8") && small.len() <= 50_000, "{}", small.len());
+
+    for (source, note) in [
+        ("plt.switch_backend('QtAgg'); plt.plot([1, 2]); plt.show()", "there is no screen for `QtAgg`"),
+        ("%matplotlib inline\nplt.plot([1, 2]);", ""),
+        ("%matplotlib tk\nplt.plot([1, 2]);", "there is no screen for `tk`"),
+    ] {
+        let result = python.run(source).await;
+        let stderr = result.stderr.text();
+        assert_eq!(types(&result), [["image/png", "text/plain"]], "{source}: {stderr}");
+        assert!(stderr.starts_with(note) && stderr.is_empty() == note.is_empty(), "{source}: {stderr}");
+    }
 }
 
 pub async fn a_context_outlives_what_goes_wrong_in_it(host: &Host) {

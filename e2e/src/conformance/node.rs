@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::contexts::{Notebook, text, types};
 use super::create;
-use crate::drive::patient;
+use crate::drive::{patient, run};
 
 const KINDS: [&str; 6] = ["let", "const", "var", "class", "function", "import"];
 
@@ -224,4 +224,58 @@ pub async fn node_errors_name_the_cell_alone(host: &Host) {
     for ours in ["context.js", "cell.js", "bouvet", "node:inspector", "evalmachine"] {
         assert!(!shown.contains(ours), "{ours} in:\n{shown}");
     }
+}
+
+pub async fn node_programs_show_no_frames_of_ours(host: &Host) {
+    let sandbox = create(host).await;
+    let thrown = "const order = [];\nprocess.nextTick(() => order.push('tick'));\n\
+        Promise.resolve().then(() => order.push('microtask'));\norder.push('script');\n\
+        setImmediate(() => { console.log(...order, module.loaded); f(); });\n\
+        console.log(new Error('logged').stack, module.loaded);\nfunction f() { throw new Error('thrown'); }";
+    let result = run(&sandbox, Program::Node, thrown).await;
+    let shown = format!("{}{}", result.stdout.text(), result.stderr.text());
+    for line in [
+        "Error: logged\n    at Object.<anonymous> (",
+        "main.js:6:13)\n    at process.processTicksAndRejections (node:internal/",
+        " false\nscript tick microtask true\n",
+        "main.js:7\nfunction f() { throw new Error('thrown'); }\n               ^\n\nError: thrown\n    at f (",
+    ] {
+        assert!(shown.contains(line), "{line} in:\n{shown}");
+    }
+    let misspelt = run(&sandbox, Program::Node, "let it = = 1").await;
+    let misspelt = misspelt.stderr.text();
+    assert!(misspelt.contains("main.js:1\nlet it = = 1\n         ^\n\nSyntaxError: "), "{misspelt}");
+    for ours in ["runScript", "compiled", "node.js:"] {
+        assert!(!shown.contains(ours) && !misspelt.contains(ours), "{ours} in:\n{shown}{misspelt}");
+    }
+}
+
+pub async fn node_cells_hint_at_habits_from_elsewhere(host: &Host) {
+    let sandbox = create(host).await;
+    let node = Notebook::new(&sandbox, Program::Node).await;
+    for (source, hint) in [
+        ("!echo hello", "hint: `!` and `%` lines"),
+        ("const n = 1\n%pip install requests", "hint: `!` and `%` lines"),
+        ("%%bash\necho hello", "hint: `!` and `%` lines"),
+        ("!ls", "hint: `!` and `%` lines"),
+        ("files = !ls -la", "hint: `!` and `%` lines"),
+        (
+            "const { Worker } = require('worker_threads'); new Worker(__filename); await new Promise(() => {})",
+            "hint: code in a context is not a file",
+        ),
+        ("let n = = 1", ""),
+        ("if (n &&\n    !n) { let m = = 1 }", ""),
+        ("!n && nonesuch", ""),
+    ] {
+        let result = node.run(source).await;
+        let stderr = result.stderr.text();
+        assert_eq!(result.exit.exit_code, 1, "{source}: {stderr}");
+        let found = stderr.lines().last().filter(|line| line.starts_with("hint: ")).unwrap_or_default();
+        assert!(
+            if hint.is_empty() { found.is_empty() } else { found.starts_with(hint) },
+            "{source}: {stderr}"
+        );
+    }
+    let places = "[__dirname === process.cwd(), require('path').dirname(__filename) === process.cwd()]";
+    assert_eq!(node.value(places).await, "[ true, true ]");
 }

@@ -37,6 +37,12 @@ const MAX_FORMS = 16;
 const MAX_TYPE_BYTES = 128;
 // Forms that count as images, and the names of their files.
 const IMAGES = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/gif': 'gif', 'image/webp': 'webp' };
+// What other notebooks understand: a line that begins with `!` or `%`, or assigns what does.
+const NOTEBOOK_LINE =
+  /^[ \t]*(?:(?:(?:const|let|var)[ \t]+)?[\w$]+[ \t]*=[ \t]*)?(?:!|%%?)[ \t]*([\w$./~-]+)(?=[ \t]+[\w$"'./~<>|-]|[ \t]*$)/;
+const NOTEBOOK_HINT =
+  'hint: `!` and `%` lines are for Python contexts; in this one, ' +
+  "`require('child_process').execSync('npm install NAME', { stdio: 'inherit' })` runs a command";
 // Bytes that the results of the run may still take: one form, all but images, images.
 let room = { form: 0, forms: 0, images: 0 };
 // Number of forms that were kept in files.
@@ -342,6 +348,22 @@ function misread({ message, loc }, source, name) {
   return pointed(text, source, { name, line: loc.line - 1, column: loc.column });
 }
 
+// Prints what to do about an error that a habit from elsewhere leads to.
+function advise(error, source, misunderstood) {
+  if (typeof error !== 'object' || error === null || util.types.isProxy(error)) return;
+  const message = Reflect.getOwnPropertyDescriptor(error, 'message')?.value;
+  if (isForNotebooks(source, message, misunderstood)) print(NOTEBOOK_HINT);
+  const isOfAnchor = typeof message === 'string' && message.includes(`'${anchor}'`) && !fs.existsSync(anchor);
+  if (isOfAnchor) print('hint: code in a context is not a file, and `__filename` only says where it would be');
+}
+
+// Whether an error comes from a line for other notebooks. JavaScript takes `!ls` for an expression.
+function isForNotebooks(source, message, misunderstood) {
+  const lines = source.split('\n');
+  if (misunderstood) return NOTEBOOK_LINE.test(lines[misunderstood.loc?.line - 1] ?? '');
+  return lines.some((line) => message === `${NOTEBOOK_LINE.exec(line)?.[1]} is not defined`);
+}
+
 // Waits for what `work` does, or for what fails the run.
 function race(work) {
   return Promise.race([work, current.failed]);
@@ -390,6 +412,7 @@ async function execute(source, name) {
   const error = take(details.exception);
   const isModule = misunderstood && /\b(import|export)\b/.test(source) && isA(SyntaxError, error);
   print(isModule ? misread(misunderstood, source, name) : described(error, { source, name, details }));
+  advise(error, source, misunderstood);
   return 1;
 }
 
@@ -403,6 +426,7 @@ async function run(source, name) {
   } catch (error) {
     const isInterrupted = isA(Interrupted, error);
     print(isInterrupted ? 'Interrupted' : described(error, { source, name }));
+    advise(error, source);
     return isInterrupted ? 130 : 1;
   } finally {
     current = undefined;

@@ -40,9 +40,20 @@ function runScript(file, source, start) {
   main.require = Module.createRequire(shown);
   const parameters = ['exports', 'require', 'module', '__filename', '__dirname'];
   const options = { filename: shown, importModuleDynamically: dynamicImport(main.require) };
-  const program = vm.compileFunction(source.replace(/^#!/, '//'), parameters, options);
-  program.call(main.exports, main.exports, main.require, main, file, start);
-  main.loaded = true;
+  const program = compiled(source.replace(/^#!/, '//'), parameters, options);
+  // Node.js itself calls the program, before anything else: no stack of an error has a frame of this file.
+  process.nextTick(program.bind(main.exports), main.exports, main.require, main, file, start);
+  process.nextTick(() => (main.loaded = true));
+}
+
+// The function, or an error whose stack has no frame of this file.
+function compiled(...program) {
+  try {
+    return vm.compileFunction(...program);
+  } catch (error) {
+    error.stack = error.stack.split('\n').filter((line) => !line.includes(`(${__filename}:`)).join('\n');
+    throw error;
+  }
 }
 
 // Resolves `import()` of a script from the working directory.

@@ -17,7 +17,7 @@ import signal
 import sys
 import tokenize
 
-from bouvet_context import figures, loop
+from bouvet_context import figures, hooks, loop
 from bouvet_context.control import control
 from bouvet_context.errors import exit_code, report
 from bouvet_context.show import results, show
@@ -106,6 +106,7 @@ def shown(source, number):
                 take_up()
         code = (plainly if shell is None else shell.run)(source, number)
         if code != INTERRUPTED:
+            hooks.wait_for_pages()
             figures.show_open()
         else:
             figures.close("all")

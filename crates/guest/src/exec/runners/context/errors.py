@@ -8,6 +8,17 @@ import traceback
 OURS = os.path.dirname(__file__) + os.sep
 
 
+def outermost():
+    """The frame of `python.py`, which runs contexts as it runs programs."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+exit_code = outermost().f_globals["exit_code"]
+
+
 def attempt(work, *arguments):
     """Returns the result of `work`, or prints its error and returns `None`."""
     try:
@@ -58,13 +69,3 @@ def with_source(error):
     """Gives a SyntaxError of the compiler the line that it is about; only the parser's have theirs."""
     if isinstance(error, SyntaxError) and error.text is None and error.filename and error.lineno:
         error.text = linecache.getline(error.filename, error.lineno) or None
-
-
-def exit_code(error):
-    """Returns the exit code of a `SystemExit`, by the rules of the interpreter."""
-    if error.code is None:
-        return 0
-    if isinstance(error.code, int):
-        return error.code & 0xFF
-    print(error.code, file=sys.stderr)
-    return 1

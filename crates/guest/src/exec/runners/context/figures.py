@@ -9,6 +9,8 @@ import sys
 # Beyond this, a figure is drawn with fewer points: its pixels take four bytes each in memory.
 MAX_PIXELS = 8_000_000
 
+NO_SCREEN = "there is no screen for `{}`: figures are among the results"
+
 # The figure that was shown last, which `pyplot.savefig` still saves, and in which cell that was.
 last = None
 last_cell = 0
@@ -99,5 +101,15 @@ def take_up(pyplot):
             return last.savefig(*arguments, **options)
         return save(*arguments, **options)
 
-    pyplot.show, pyplot.savefig = show_open, save_last
+    switch = pyplot.switch_backend
+
+    @functools.wraps(switch)
+    def switch_backend(newbackend):
+        try:
+            switch(newbackend)
+        except ImportError as error:  # It needs a screen, or a toolkit.
+            print(f"{NO_SCREEN.format(newbackend)} ({error})", file=sys.stderr)
+            switch("agg")
+
+    pyplot.show, pyplot.savefig, pyplot.switch_backend = show_open, save_last, switch_backend
     sys.modules["matplotlib.figure"].Figure.show = show_one

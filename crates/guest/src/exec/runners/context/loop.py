@@ -104,9 +104,10 @@ def complete(future):
     while True:
         try:
             return current.run_until_complete(future)
-        except (RuntimeError, SystemExit):
-            # Somebody stopped the loop, or a task tried to exit.
-            if future.done() or current.is_closed():
+        except (RuntimeError, SystemExit) as error:
+            # Somebody stopped the loop, or a task tried to exit. A signal handler may raise anything.
+            is_stop = isinstance(error, SystemExit) or str(error).startswith("Event loop stopped")
+            if future.done() or current.is_closed() or not is_stop:
                 raise
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import types
 
-from bouvet_context import cells, hooks, loop
+from bouvet_context import cells, errors, hooks, loop
 from bouvet_context.control import control
 from bouvet_context.show import display, results
 
@@ -17,7 +17,7 @@ read_line = builtins.input
 def start():
     """Prepares this process, says that requests are taken, and serves them to its end."""
     # Libraries take the file of the outermost frame for the program's.
-    outermost().f_globals.pop("__file__", None)
+    errors.outermost().f_globals.pop("__file__", None)
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
     sys.argv = [""]
@@ -31,13 +31,6 @@ def start():
     control.send({"done": 0})
     for number in itertools.count(1):
         control.send({"done": serve(number, outputs)})
-
-
-def outermost():
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-    return frame
 
 
 def serve(number, outputs):

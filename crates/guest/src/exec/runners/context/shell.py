@@ -23,6 +23,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
+# What matplotlib draws with where there is no screen.
+FILE_BACKENDS = ("agg", "cairo", "pdf", "pgf", "ps", "svg")
 # Sequences that colour text on terminals.
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -209,9 +211,18 @@ class Shell(InteractiveShell):
 
     system_raw = system_piped = system
 
+    def enable_matplotlib(self, gui=None):
+        """Figures are among the results, whatever is to draw them on a screen."""
+        if gui in (None, "auto", "inline"):
+            gui = "inline"
+        elif gui not in FILE_BACKENDS:
+            print(figures.NO_SCREEN.format(gui), file=sys.stderr)
+            gui = "inline"
+        return super().enable_matplotlib(gui)
+
     def enable_gui(self, gui=None):
-        if gui not in (None, "inline", "agg"):
-            raise UsageError(f"there is no screen for `{gui}`: figures are among the results")
+        if gui not in (None, "inline", *FILE_BACKENDS):
+            raise UsageError(figures.NO_SCREEN.format(gui))
 
 
 def print_page(_, data, start=0, screen_lines=0, pager_cmd=None):
