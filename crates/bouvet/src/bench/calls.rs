@@ -2,13 +2,19 @@
 
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 use super::Run;
+use super::session::Server;
 
 /// The compiler takes seconds, and shows in a few runs what it has to show.
 const MAX_RUST_RUNS: u32 = 3;
+/// A run takes seconds where instructions are emulated.
+const MAX_LINES_RUNS: u32 = 5;
+
+/// Prints enough lines for the start of an interpreter to count little.
+const MANY_LINES: &str = "for (let n = 0; n < 20000; n++) console.log('line', n)";
 
 struct Program {
     id: &'static str,
@@ -60,6 +66,30 @@ pub(super) async fn calls(run: &mut Run) -> anyhow::Result<()> {
         run.report.add_times(&format!("{id}-first"), &format!("{name}, first"), first);
         run.report.add_times(&format!("{id}-later"), &format!("{name}, later"), later);
     }
+    many_lines(run, &server, &sandbox).await?;
     server.agent.destroy(&sandbox).await?;
     server.end().await
+}
+
+/// Prints [`MANY_LINES`] in a program, and in a context whose interpreter runs already.
+async fn many_lines(run: &mut Run, server: &Server, sandbox: &str) -> anyhow::Result<()> {
+    let created = json!({ "sandbox_id": sandbox, "language": "node" });
+    let created = server.agent.call("create_context", created).await?;
+    let context = created["context_id"].as_str().context("no context was created")?;
+    let program = json!({ "sandbox_id": sandbox, "language": "node", "code": MANY_LINES });
+    let mut cell = program.clone();
+    cell["context_id"] = Value::from(context);
+    let repeat = run.line.repeat.min(MAX_LINES_RUNS);
+    for (id, name, arguments) in [("lines", "a program", program), ("lines-context", "a context", cell)] {
+        let mut times = Vec::new();
+        for time in 1..=repeat {
+            run.say(format!("20,000 lines of console.log in {name}: {time} of {repeat}"));
+            let started = Instant::now();
+            let outcome = server.agent.call("execute_code", arguments.clone()).await?;
+            times.push(started.elapsed());
+            ensure!(outcome["exit_code"] == 0, "{name} came to {outcome}");
+        }
+        run.report.add_times(id, &format!("20,000 lines of console.log in {name}"), &times);
+    }
+    Ok(())
 }

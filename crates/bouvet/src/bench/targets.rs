@@ -70,6 +70,7 @@ const TARGETS: &[Target] = {
         target("first-result-pool", P50, AtMost, 1.0, Row("podman-crun-run-python")),
         target("true-later", P50, AtMost, 20.0, Unit),
         target("python-later", P50, AtMost, 1.0 / 3.0, Row("python3-later")),
+        target("lines-context", P50, AtMost, 1.0, Row("lines")),
         target("port-request", P50, AtMost, 10.0, Unit),
         target("port-down", P50, AtLeast, 20.0, Unit),
         target("port-up", P50, AtLeast, 20.0, Unit),
