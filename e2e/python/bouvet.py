@@ -109,7 +109,7 @@ def archive(path: Path, script: str = "echo from an image; exit 4") -> None:
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Cmd": ["/bin/sh", "-c", script], "Env": ["PATH=/bin"]},
+        "config": {"Cmd": ["/bin/sh", "-c", script], "Env": ["PATH=/bin"], "ExposedPorts": {"80/tcp": {}}},
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
     }
     manifest = [{"Config": "config.json", "RepoTags": ["tiny:1"], "Layers": ["layer.tar"]}]

@@ -24,6 +24,8 @@ import bouvet
 from bouvet import Server, until
 
 DEADLINE_SECONDS = 90
+# What a program has after the first signal that asks it to end.
+GRACE_SECONDS = 10
 
 
 class Cli:
@@ -255,6 +257,7 @@ def test_a_life_of_stops_and_starts(cli: Cli) -> None:
     assert code == 125 and "bouvet resume" in error
     cli.ok("unpause", name[:8])
     assert json.loads(cli.ok("stats", "--no-stream", "--json", "life"))[0]["memory_bytes"] > 0
+    assert cli.ok("stats", "--no-stream", "--format", "{{.Name}} {{.ID}}", "life") == f"life {name[:8]}"
     assert cli.run("rm", "life")[0] == 125
     until("it is up", lambda: "up" in cli.ok("logs", "life"))
     cli.ok("stop", "life")
@@ -263,7 +266,7 @@ def test_a_life_of_stops_and_starts(cli: Cli) -> None:
     assert state() == "running"
     until("it is up again", lambda: cli.ok("logs", "life").count("up") == 2)
     cli.ok("restart", "-t", "1", "life")
-    cli.ok("kill", "-s", "KILL", "life")
+    cli.ok("container", "kill", "-9", "life")
     assert cli.run("wait", "life")[0] == 137
     assert json.loads(cli.ok("inspect", "life"))[0]["config"]["cmd"][0] == "bash"
     cli.ok("rm", "-f", "life")
@@ -272,6 +275,37 @@ def test_a_life_of_stops_and_starts(cli: Cli) -> None:
     out, _ = events.communicate(timeout=10)
     happened = [one["event"] for one in map(json.loads, out.splitlines()) if one["sandbox"] == name]
     assert happened[:4] == ["create", "start", "pause", "resume"] and happened[-1] == "destroy", happened
+
+
+def test_sigterm_ends_commands_that_wait_for_programs(cli: Cli, alone: Cli) -> None:
+    deaf = ["base", "sh", "-c", "trap '' TERM; while :; do echo ready; sleep 0.1; done"]
+    cli.ok("create", "--name", "started", "--hostname", "db", *deaf)
+    assert cli.ok("inspect", "-f", "{{.Config.Hostname}} {{.State.Status}}", "started") == "db created"
+    commands = {
+        "run": cli.start("run", "--name", "ran", *deaf),
+        "run without a server": alone.start("run", *deaf),
+        "start -a": cli.start("start", "-a", "started"),
+    }
+    ready = lambda process: process.stdout.readline() == b"ready\n"
+    assert all(map(ready, commands.values()))
+    commands["attach"] = cli.start("attach", "started")
+    assert ready(commands["attach"])
+    begun = time.monotonic()
+    for process in commands.values():
+        process.send_signal(signal.SIGTERM)
+    for what, process in commands.items():
+        _, error = process.communicate(timeout=DEADLINE_SECONDS)
+        assert process.returncode == 143, (what, error)
+    assert time.monotonic() - begun >= GRACE_SECONDS
+    assert cli.ok("inspect", "-f", "{{.State.Status}}", "ran", "started") == "exited\nrunning"
+    cli.ok("rm", "-f", "ran", "started")
+
+
+def test_a_policy_restarts_what_fails(cli: Cli) -> None:
+    cli.ok("run", "-d", "--restart", "on-failure:1", "--name", "failing", "base", "sh", "-c", "exit 3")
+    state = lambda: cli.ok("inspect", "-f", "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}", "failing")
+    until("it was restarted once", lambda: state() == "1 exited 3")
+    cli.ok("rm", "failing")
 
 
 def test_files_are_copied_both_ways(cli: Cli, box: str, tmp_path: Path) -> None:
@@ -433,6 +467,15 @@ def test_images_are_pulled_run_and_removed(cli: Cli) -> None:
     short = cli.ok("images", "-q")
     assert cli.run("run", "--rm", short, "sh", "-c", "exit 6")[0] == 6
     assert json.loads(cli.ok("inspect", short))[0]["config"]["env"] == [["PATH", "/bin"]]
+    fields = "{{.Config.Env}} {{index .Config.Cmd 0}} {{.Architecture}} {{.RepoTags}} {{len .RepoDigests}}"
+    assert cli.ok("inspect", "-f", fields, short) == f"[PATH=/bin] /bin/sh amd64 [{image['references'][0]}] 0"
+    # All ports that the image exposes, each on a free one.
+    cli.ok("create", "-P", "--name", "exposed", name)
+    assert json.loads(cli.ok("inspect", "exposed"))[0]["config"]["port_map"] == ["80"]
+    cli.ok("container", "rm", "exposed")
+    mounts = ["--mount", f"type=bind,source={cli.directory},target=/mnt,readonly", "--mount", "type=tmpfs,target=/memory"]
+    script = "test -f /mnt/tiny.tar && ! touch /mnt/x && touch /memory/x"
+    assert cli.run("run", "--rm", *mounts, "base", "sh", "-c", script)[0] == 0
     cli.ok("tag", name, "tiny:1")
     cli.ok("save", "--output", "saved.tar", "tiny:1")
     cli.ok("rmi", short)
@@ -522,7 +565,8 @@ def test_a_network_is_as_the_command_line_says(cli: Cli, tmp_path: Path) -> None
         told = json.loads(cli.ok("network", "policy", "--json", "net"))
         assert told["policy"] == {"allow": ["*.example.com:443"], "deny": ["a.example.com"]}
         assert told["counts"]["refused"] == {"private": 1}
-        assert "10.0.0.1:80" in cli.ok("network", "policy", "net", "--allow", "10.0.0.0/8")
+        refused = "once: tcp 10.0.0.1:80 has a private address, which only a rule that names it allows"
+        assert refused in cli.ok("network", "policy", "net", "--allow", "10.0.0.0/8")
         assert json.loads(cli.ok("network", "policy", "--json", "net"))["policy"]["allow"] == ["10.0.0.0/8"]
         code, _, words = cli.run("network", "policy", "net", "--allow", "10.0.0.0/33")
         assert code == 125 and "10.0.0.0/33" in words

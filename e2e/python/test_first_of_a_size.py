@@ -1,4 +1,4 @@
-"""The first sandbox of a size takes long, and whoever waits for it learns why."""
+"""The first sandbox of a size takes long: clients and commands report why."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from test_cli import Cli, Terminal
 
 WORDS = "making the first sandbox of this size, about a minute; the next take a second"
 SIZE_MIB = 200
-# The server's default.
+OTHER_SIZE_MIB = 208
+# What the server gives by default.
 DISK_MIB = 2048
 
 
@@ -37,6 +38,9 @@ async def test_first_sandbox_of_a_size_is_announced(vm: None, tmp_path: Path) ->
             assert WORDS in await anyio.to_thread.run_sync(terminal.until, "it runs")
             terminal.end()
         assert WORDS in server.log
-        # Where nobody watches, commands print what their programs do.
         assert cli.run("run", "--rm", *size, "base", "echo", "it runs") == (0, "it runs\n", "")
+        # A sandbox that was created is made when it is started; without a terminal the notice is one line.
+        cli.ok("create", "--name", "later", "-m", f"{OTHER_SIZE_MIB}m", "--cpus", "1", "base", "true")
+        assert cli.run("start", "-a", "later") == (0, "", f"{WORDS}\n")
+        assert "the pool is" not in server.log, "it has none"
         server.stop()

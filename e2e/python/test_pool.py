@@ -36,6 +36,7 @@ def test_a_clone_that_died_while_it_waited_is_never_handed_out(pooled: Server) -
     fill(pooled)
     waiting = pooled.vms()
     assert len(waiting) == SIZE
+    assert "the pool is filling" in pooled.log and "the pool is full" in pooled.log
     for pid in waiting:
         os.kill(pid, signal.SIGKILL)
     for _ in waiting:

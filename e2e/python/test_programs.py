@@ -43,6 +43,21 @@ async def test_languages_go_by_all_their_names(
         assert (outcome["exit_code"], outcome["stdout"]) == (0, "42\n"), name
 
 
+async def test_working_directory_of_create_sandbox_is_everybodys(client: Client) -> None:
+    sandbox = (await bouvet.call(client, "create_sandbox", working_dir="/srv/app"))["sandbox_id"]
+    await bouvet.call(client, "write_file", sandbox_id=sandbox, path="note", content="here")
+    outcome = await bouvet.call(client, "run_command", sandbox_id=sandbox, command="pwd; cat note")
+    assert outcome["stdout"] == "/srv/app\nhere"
+    code = "import os; print(os.getcwd(), open('note').read())"
+    outcome = await bouvet.call(client, "execute_code", sandbox_id=sandbox, language="python", code=code)
+    assert outcome["stdout"] == "/srv/app here\n"
+    context = await bouvet.call(client, "create_context", sandbox_id=sandbox, language="python")
+    identity = {"sandbox_id": sandbox, "language": "python", "context_id": context["context_id"]}
+    outcome = await bouvet.call(client, "execute_code", **identity, code=code)
+    assert outcome["stdout"] == "/srv/app here\n"
+    await bouvet.call(client, "destroy_sandbox", sandbox_id=sandbox)
+
+
 async def test_a_rust_program_that_does_not_compile_says_why(client: Client, http_sandbox: str) -> None:
     outcome = await bouvet.call(
         client, "execute_code", sandbox_id=http_sandbox, language="RUST", code="fn main() { no_such() }"

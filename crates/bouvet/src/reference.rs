@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::{Arg, Command};
 
-use crate::command::docker::{MISSING, OTHERWISE};
+use crate::command::docker::{MISSING, OTHERWISE, short_form};
 use crate::command::without_server::{EXAMPLES, WithoutServer};
 
 const HEAD: &str = "# Command line
@@ -38,6 +38,8 @@ again. [Without a server](#without-a-server) lists the other commands.
 - Signals that are ignored when a command starts, as by `nohup`, stay ignored.
 - With `-t` and `-i` every key goes to the program. Ctrl-P Ctrl-Q leaves it running, if there is a server.
 - A sandbox of `run` never ends by age unless `--timeout` says so; `BOUVET_SANDBOX_TIMEOUT_SECS` is for MCP clients.
+- `version` prints the version of the command also where no server answers; then it fails as other commands do.
+- While the first sandbox of a size is made, `run`, `create`, `start` and `restart` report it in one line on standard error.
 - `-d base` without a program is a sandbox that stays until it is stopped, for `exec`. `-it base` runs `bash`.
 ";
 
@@ -70,6 +72,7 @@ fn differences(line: &Command, text: &mut String) -> std::fmt::Result {
     for missing in MISSING {
         let names = match missing.flags {
             "" => format!("`{}`", missing.verb),
+            flags if missing.verb.is_empty() => quoted(flags),
             flags => format!("`{}` {}", missing.verb, quoted(flags)),
         };
         writeln!(text, "| {names} | {} |", cell(missing.instead))?;
@@ -96,10 +99,33 @@ fn without_server(text: &mut String) -> std::fmt::Result {
 
 /// The commands below `line`, each under a heading that begins with `head`, and those below them.
 fn describe_all(line: &mut Command, head: &str, text: &mut String) -> std::fmt::Result {
+    let group = line.get_name().to_owned();
+    long_forms(line, text)?;
     for command in line.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+        if short_form(&group, command.get_name()).is_some() {
+            continue;
+        }
         let head = format!("{head} {}", command.get_name());
         describe(command, &head, text)?;
         describe_all(command, &format!("#{head}"), text)?;
+    }
+    Ok(())
+}
+
+/// The commands of a group that have a short form, which is described in its place.
+fn long_forms(group: &Command, text: &mut String) -> std::fmt::Result {
+    let name = group.get_name();
+    let commands = group.get_subcommands().map(|command| (command, short_form(name, command.get_name())));
+    let mut is_first = true;
+    for (command, short) in commands.filter_map(|(command, short)| Some((command, short?))) {
+        if command.get_name() == "help" {
+            continue;
+        }
+        if std::mem::take(&mut is_first) {
+            writeln!(text, "\n| Long form | As |\n|---|---|")?;
+        }
+        let aliases = command.get_visible_aliases().map(|alias| format!(", `{alias}`")).collect::<String>();
+        writeln!(text, "| `bouvet {name} {}`{aliases} | `bouvet {short}` |", command.get_name())?;
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 #![cfg(feature = "fake")]
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -35,7 +36,20 @@ impl Site {
         command.env("BOUVET_ENGINE", "fake").env("BOUVET_TEMPLATES", "off").env("BOUVET_CGROUP", "off");
         command.env("BOUVET_CHROOT", at("state")).env("BOUVET_DATA", at("data"));
         command.env("BOUVET_SOCKET", self.socket()).env("BOUVET_TRANSPORT", "stdio");
+        command.env("DOCKER_CONFIG", at("docker"));
         command
+    }
+
+    /// What a command line prints that succeeds, without the last line's end.
+    fn ok(&self, line: &str) -> String {
+        let output = self.run(&line.split_whitespace().collect::<Vec<_>>());
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// A sandbox of `run` or `create`, as the engine without VMs has it, with arguments before its image.
+    fn sandbox(&self, verb: &str, arguments: &[&str]) -> Command {
+        self.command(&[&[verb, "--privileged", "--network", "none"], arguments].concat())
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -115,15 +129,134 @@ fn commands_without_server_report_its_absence() {
         "start web",
         "restart web",
         "run -d base",
+        "version",
+        "create base",
+        "create --idle base",
+        "container exec web true",
+        "system events",
+        "network policy web",
     ] {
         let arguments: Vec<_> = line.split(' ').collect();
         assert_eq!(site.failure(&arguments), expected, "{line}");
     }
-    for line in ["ps -a", "ps -f status=exited", "images", "network ls"] {
+    for line in ["ps -a", "ps -f status=exited", "container ls -a", "images", "network ls", "system prune -f"]
+    {
         let output = site.run(&line.split(' ').collect::<Vec<_>>());
         assert!(output.status.success(), "{line}: {output:?}");
     }
     assert!(is_empty(&site.dir.path().join("state")), "commands left files");
+    let version = site.run(&["version", "-f", "{{.Client.ApiVersion}} {{.Server}}"]);
+    assert_eq!(
+        String::from_utf8(version.stdout).unwrap(),
+        "1 <no value>\n",
+        "its own version needs no server"
+    );
+}
+
+#[test]
+fn created_sandboxes_wait_for_their_start() {
+    let site = Site::new();
+    let _server = site.serve();
+    for (name, flags) in [("plain", &[][..]), ("idle", &["--idle"])] {
+        let made = site.sandbox("create", &[&["--name", name], flags, &["base"]].concat()).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let id = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+        assert_eq!(site.ok(&format!("ps -a -q --no-trunc -f name={name}")), id);
+        assert_eq!(site.ok(&format!("inspect -f {{{{.State.Status}}}} {name}")), "created");
+        assert_eq!(site.ok(&format!("container start {name}")), name);
+        assert_eq!(site.ok(&format!("container exec {name} echo up")), "up");
+    }
+    let output = site.run(&["create", "-d", "base"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("'-d'"), "docker's has none either");
+    assert!(site.failure(&["run", "--idle", "base"]).contains("add `--detach`"));
+}
+
+#[test]
+fn commands_on_the_server_answer() {
+    let site = Site::new();
+    let _server = site.serve();
+    assert!(site.ok("version").contains("Server:") && site.ok("info").contains("Engine: fake"));
+    assert_eq!(site.ok("version -f {{.Client.Version}}"), site.ok("version -f {{.Server.Version}}"));
+    assert_eq!(site.ok("system info -f {{.Driver}}"), "fake");
+    assert_eq!(site.ok("network create back"), "back");
+    let inspected = site.ok("network inspect back");
+    assert!(inspected.contains(r#""Name": "back""#), "{inspected}");
+    assert_eq!(site.ok("network ls -f name=bac --format {{.Name}}/{{.Driver}}"), "back/bridge");
+    assert_eq!(site.ok("network ls -q -f dangling=false"), "");
+    assert_eq!(site.ok("network prune -f --filter until=1h"), "", "it is younger");
+    assert_eq!(site.ok("network prune -f"), "back");
+    assert_eq!(site.ok("network rm -f back"), "", "it has gone already");
+    assert!(site.failure(&["network", "rm", "back"]).contains("back"));
+    assert_eq!(site.ok("images --format {{.Repository}}"), "base");
+    assert_eq!(site.ok("image ls -f reference=al* -q"), "");
+    assert_eq!(site.ok("images -f dangling=true -q nothing"), "");
+    assert!(site.ok("image prune -f --filter until=1h").starts_with("Total reclaimed space: 0 B"));
+    assert!(site.failure(&["pull", "--platform", "linux/s390x", "alpine"]).contains("runs only linux/"));
+    assert!(site.failure(&["events", "-f", "event=explode"]).contains("the events create, start"));
+    for line in ["events --since 1h --until 0s", "events --until 0s", "container stats --no-stream"] {
+        site.ok(line);
+    }
+}
+
+#[test]
+fn commands_on_a_sandbox_answer() {
+    let site = Site::new();
+    let _server = site.serve();
+    let id = site.dir.path().join("id");
+    let flags = ["-d", "--cidfile", id.to_str().unwrap(), "--name", "web", "-l", "a=1", "base"];
+    let made = site.sandbox("run", &flags).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let printed = String::from_utf8(made.stdout).unwrap();
+    assert_eq!(printed.trim(), std::fs::read_to_string(&id).unwrap());
+    assert!(site.ok("container top web").contains("PID"));
+    assert_eq!(site.ok("container ls --format {{.Names}}:{{.State}}"), "web:running");
+    assert_eq!(site.ok("container inspect -f {{.Name}} web"), "web");
+    assert!(site.failure(&["image", "inspect", "web"]).contains("there is no image `web`"));
+    assert_eq!(site.ok("restart -s KILL --timeout 1 web"), "web");
+    assert_eq!(site.ok("container stop --time 0 web"), "web");
+    site.run(&["container", "wait", "web"]);
+    let past =
+        |filter: &str| site.ok(&format!("events --since 1h --until 0s --format {{{{.Action}}}} {filter}"));
+    assert_eq!(past("-f container=web -f event=create -f event=start"), "create\nstart\nstart");
+    assert_eq!((past("-f label=a=2"), past("-f container=db")), (String::new(), String::new()));
+    assert_eq!(site.ok("container prune -f --filter label=a=2"), "");
+    assert_eq!(site.ok("system prune -f --filter label=a=1"), printed.trim());
+    assert_eq!(site.ok("ps -a -q"), "");
+}
+
+/// A registry that accepts one password. Answers until the process ends.
+fn registry() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let head =
+                BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            // The whole request is read, or closing the connection would reset it. `alice:secret`.
+            let is_known = head.filter(|line| line.ends_with("Basic YWxpY2U6c2VjcmV0")).count() > 0;
+            let status =
+                if is_known { "200 OK" } else { "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"r\"" };
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok();
+        }
+    });
+    address.to_string()
+}
+
+#[test]
+fn passwords_on_the_command_line_are_warned_of() {
+    let (site, registry) = (Site::new(), registry());
+    let login = site.run(&["login", "-u", "alice", "-p", "secret", &registry]);
+    assert_eq!(String::from_utf8(login.stdout).unwrap(), "Login Succeeded\n", "{:?}", login.stderr);
+    let warning = String::from_utf8(login.stderr).unwrap();
+    assert!(warning.starts_with("WARNING! `--password` is insecure"), "{warning}");
+    let kept = std::fs::read_to_string(site.dir.path().join("docker/config.json")).unwrap();
+    assert!(kept.contains("YWxpY2U6c2VjcmV0"), "{kept}");
+    assert_eq!(site.ok(&format!("logout {registry}")), format!("Removed the credentials for {registry}"));
+    assert_eq!(site.ok(&format!("logout {registry}")), format!("Not logged in to {registry}"));
+    assert!(site.failure(&["login", "-u", "alice", "-p", "wrong", &registry]).contains("does not accept"));
+    assert!(site.failure(&["login", "-u", "alice", &registry]).contains("--password-stdin"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What happens to the sandboxes of a host, for those who watch.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -11,6 +12,8 @@ use crate::sandbox::state::{self, Stop};
 
 /// Events that wait for a watcher who does not look. Who is further behind misses the oldest, and learns how many.
 const CAPACITY: usize = 1024;
+/// Past events that are kept for later watchers.
+const MAX_PAST_EVENTS: usize = 1024;
 
 /// Something that happened to a sandbox.
 ///
@@ -88,36 +91,63 @@ pub struct HostEvent {
 }
 
 /// Where events are announced. Cheap to clone; every clone is the same.
-#[derive(Debug, Clone)]
-pub(crate) struct Events(Arc<Mutex<Option<broadcast::Sender<HostEvent>>>>);
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Events(Arc<Mutex<Announcements>>);
 
-impl Default for Events {
+#[derive(Debug)]
+struct Announcements {
+    /// `None` after the end.
+    watchers: Option<broadcast::Sender<HostEvent>>,
+    /// The last events, the oldest first.
+    past: VecDeque<HostEvent>,
+}
+
+impl Default for Announcements {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Some(broadcast::Sender::new(CAPACITY)))))
+        Self { watchers: Some(broadcast::Sender::new(CAPACITY)), past: VecDeque::new() }
     }
 }
 
 impl Events {
     pub(crate) fn happened(&self, sandbox: SandboxId, happening: Happening) {
-        if let Some(watchers) = &*self.watchers() {
-            // Nobody need watch.
-            watchers.send(HostEvent { time: SystemTime::now(), sandbox, happening }).ok();
+        let mut announcements = self.lock();
+        let Announcements { watchers: Some(watchers), past } = &mut *announcements else { return };
+        let event = HostEvent { time: SystemTime::now(), sandbox, happening };
+        if past.len() == MAX_PAST_EVENTS {
+            past.pop_front();
         }
+        past.push_back(event.clone());
+        // Nobody need watch.
+        watchers.send(event).ok();
     }
 
     pub(crate) fn watch(&self) -> EventWatch {
-        let watchers = self.watchers();
-        // One that nobody announces to is at its end.
-        EventWatch(watchers.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe))
+        self.lock().watch(VecDeque::new())
+    }
+
+    /// The same, with the past events since `since` first.
+    pub(crate) fn watch_since(&self, since: SystemTime) -> EventWatch {
+        let announcements = self.lock();
+        let past = announcements.past.iter().filter(|event| event.time >= since).cloned().collect();
+        announcements.watch(past)
     }
 
     /// Nothing happens any more: watchers come to their end, whoever still has a handle to the host.
     pub(crate) fn end(&self) {
-        *self.watchers() = None;
+        self.lock().watchers = None;
     }
 
-    fn watchers(&self) -> MutexGuard<'_, Option<broadcast::Sender<HostEvent>>> {
+    fn lock(&self) -> MutexGuard<'_, Announcements> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Announcements {
+    fn watch(&self, past: VecDeque<HostEvent>) -> EventWatch {
+        let watchers = self.watchers.as_ref();
+        // One that nobody announces to is at its end.
+        let coming = watchers.map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe);
+        EventWatch { past, coming }
     }
 }
 
@@ -136,7 +166,11 @@ impl Events {
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-pub struct EventWatch(broadcast::Receiver<HostEvent>);
+pub struct EventWatch {
+    /// Past events that were asked for.
+    past: VecDeque<HostEvent>,
+    coming: broadcast::Receiver<HostEvent>,
+}
 
 /// What comes to a watcher.
 ///
@@ -174,10 +208,39 @@ impl EventWatch {
     /// # Ok(()) }
     /// ```
     pub async fn next(&mut self) -> Option<Watched> {
-        match self.0.recv().await {
+        if let Some(event) = self.past.pop_front() {
+            return Some(Watched::Event(event));
+        }
+        match self.coming.recv().await {
             Ok(event) => Some(Watched::Event(event)),
             Err(broadcast::error::RecvError::Lagged(count)) => Some(Watched::Missed(count)),
             Err(broadcast::error::RecvError::Closed) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn past_events_come_first_within_their_limit() {
+        let events = Events::default();
+        let sandbox = SandboxId::random();
+        let resumes = |count: usize| (0..count).for_each(|_| events.happened(sandbox, Happening::Resume));
+        events.happened(sandbox, Happening::Create);
+        resumes(MAX_PAST_EVENTS - 1);
+        let all = || events.watch_since(SystemTime::UNIX_EPOCH).past;
+        assert_eq!((all().len(), &all()[0].happening), (MAX_PAST_EVENTS, &Happening::Create), "at the limit");
+        resumes(1);
+        assert_eq!((all().len(), &all()[0].happening), (MAX_PAST_EVENTS, &Happening::Resume), "one past it");
+        let later = SystemTime::now() + std::time::Duration::from_secs(60);
+        let mut watch = events.watch_since(later);
+        events.happened(sandbox, Happening::Destroy);
+        events.end();
+        let Some(Watched::Event(event)) = watch.next().await else { panic!("an event came") };
+        assert_eq!(event.happening, Happening::Destroy, "only what happens from now on");
+        assert_eq!(watch.next().await, None);
+        assert_eq!(all().len(), MAX_PAST_EVENTS, "they are known after the end too");
     }
 }

@@ -18,7 +18,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bouvet_net::Sockets;
 use tokio::sync::Semaphore;
@@ -263,6 +263,22 @@ impl Host {
     /// ```
     pub fn events(&self) -> EventWatch {
         self.0.events.watch()
+    }
+
+    /// Watches what happens to its sandboxes, and what happened since a time: the host keeps its last 1024 events.
+    ///
+    /// ```no_run
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// # async fn example(host: &bouvet_host::Host) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut events = host.events_since(SystemTime::now() - Duration::from_secs(60));
+    /// while let Some(watched) = events.next().await {
+    ///     println!("{watched:?}");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn events_since(&self, since: SystemTime) -> EventWatch {
+        self.0.events.watch_since(since)
     }
 
     /// The sandbox that `text` names: its id, its name, or the beginning of its id that no other has.

@@ -72,7 +72,35 @@ struct Inner {
     callers: usize,
     /// Until when the last of them is left alone.
     rest_until: Option<Instant>,
+    reported: Reported,
     closed: bool,
+}
+
+/// What the log has of a pool. A claim that leaves other clones waiting is not reported.
+#[derive(Debug, Default)]
+struct Reported {
+    /// Whether the last line was that it is filling.
+    is_filling: bool,
+}
+
+/// A line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filling {
+    Begins,
+    Ends,
+}
+
+impl Reported {
+    /// The line for a pool in which `ready` of `size` clones wait and `making` are made.
+    fn line(&mut self, ready: usize, making: usize, size: usize) -> Option<Filling> {
+        let line = match self.is_filling {
+            false if ready == 0 && making > 0 => Filling::Begins,
+            true if size > 0 && ready >= size => Filling::Ends,
+            _ => return None,
+        };
+        self.is_filling = line == Filling::Begins;
+        Some(line)
+    }
 }
 
 impl Inner {
@@ -97,8 +125,15 @@ impl Pool {
     }
 
     fn with(rootfs: Rootfs, shape: Shape, idle_ttl: Option<Duration>, demand: Demand) -> Self {
-        let inner =
-            Inner { demand, ready: VecDeque::new(), making: 0, callers: 0, rest_until: None, closed: false };
+        let inner = Inner {
+            demand,
+            ready: VecDeque::new(),
+            making: 0,
+            callers: 0,
+            rest_until: None,
+            reported: Reported::default(),
+            closed: false,
+        };
         Self { rootfs, shape, idle_ttl, inner: Mutex::new(inner), changed: Notify::new() }
     }
 
@@ -169,7 +204,23 @@ impl Pool {
             return Some(entry);
         }
         inner.ready.push_back((Instant::now(), entry));
+        self.report(inner);
         None
+    }
+
+    /// Logs whether filling begins or ends.
+    fn report(&self, mut inner: MutexGuard<'_, Inner>) {
+        let Shape { vcpus, memory_mb, disk_mb, .. } = self.shape;
+        let (ready, making, size) = (inner.ready.len(), inner.making, inner.demand.target());
+        let line = inner.reported.line(ready, making, size);
+        drop(inner);
+        match line {
+            Some(Filling::Begins) => {
+                tracing::info!(ready, size, vcpus, memory_mb, disk_mb, "the pool is filling")
+            }
+            Some(Filling::Ends) => tracing::info!(ready, size, vcpus, memory_mb, disk_mb, "the pool is full"),
+            None => {}
+        }
     }
 
     /// Waits until a clone is wanted and no caller is served, nor was a moment ago. `None` when the pool is
@@ -189,6 +240,7 @@ impl Pool {
                 let due = inner.wanted_at(now);
                 if due == Some(now) {
                     inner.making += 1;
+                    self.report(inner);
                     return Some(Making(self));
                 }
                 due
@@ -296,5 +348,17 @@ mod tests {
         let pool = pool(1);
         assert!(pool.close().is_empty());
         assert!(pool.wanted().await.is_none());
+    }
+
+    #[test]
+    fn log_has_a_line_for_each_filling() {
+        let mut reported = Reported::default();
+        let mut line = |ready, making| reported.line(ready, making, 2);
+        assert_eq!(line(0, 1), Some(Filling::Begins));
+        assert_eq!((line(0, 2), line(1, 1)), (None, None));
+        assert_eq!(line(2, 0), Some(Filling::Ends));
+        assert_eq!((line(1, 0), line(1, 1), line(2, 0)), (None, None, None), "one was claimed");
+        assert_eq!(line(0, 1), Some(Filling::Begins), "all were");
+        assert_eq!(Reported::default().line(0, 0, 0), None, "a pool of none");
     }
 }

@@ -24,13 +24,18 @@ macro_rules! refusals {
                     $(Self::$variant => $word,)+
                 }
             }
+
+            /// The end of a sentence about the destination: `has a reserved address, which sandboxes never reach`.
+            pub fn predicate(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)+
+                }
+            }
         }
 
         impl fmt::Display for Refusal {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self {
-                    $(Self::$variant => $text,)+
-                })
+                write!(f, "the destination {}", self.predicate())
             }
         }
     };
@@ -38,47 +43,47 @@ macro_rules! refusals {
 
 refusals! {
     /// A loopback address.
-    Loopback = "loopback", "loopback addresses are not reached";
+    Loopback = "loopback", "has a loopback address, which sandboxes never reach";
     /// A private, shared or unique-local address that no rule names.
-    Private = "private", "private addresses are reached by a rule that names them";
+    Private = "private", "has a private address, which only a rule that names it allows";
     /// A link-local address that no rule names.
-    LinkLocal = "link_local", "link-local addresses are reached by a rule that names them";
+    LinkLocal = "link_local", "has a link-local address, which only a rule that names it allows";
     /// A metadata service that no rule names.
-    Metadata = "metadata", "a metadata service is reached by a rule that names its address";
+    Metadata = "metadata", "is a metadata service, which only a rule that names its address allows";
     /// An address of the host's own.
-    Host = "host", "the host's own addresses are reached by a rule for `host`";
+    Host = "host", "is an address of the host, which only a rule for `host` allows";
     /// An address of another sandbox, or of nobody, on the sandbox's own network.
-    Sandbox = "sandbox", "other sandboxes are reached on a network that they share";
+    Sandbox = "sandbox", "is another sandbox, which only sandboxes on the same network reach";
     /// An address that is no one machine's, or has another in it.
-    Special = "special", "multicast, reserved and translated addresses are not reached";
+    Special = "special", "has a reserved address, which sandboxes never reach";
     /// A rule of `deny` is about it.
-    Denied = "denied", "a rule denies it";
+    Denied = "denied", "is denied by a rule";
     /// No rule of `allow` is about it.
-    NotAllowed = "not_allowed", "no rule allows it";
+    NotAllowed = "not_allowed", "is not allowed by any rule";
     /// QUIC, whose names cannot be read.
-    Quic = "quic", "QUIC is reached by a rule that says its port";
+    Quic = "quic", "was addressed by QUIC, which only a rule with its port allows";
     /// Names asked for elsewhere than at the gateway.
-    Dns = "dns", "names are asked for at the gateway; other resolvers are reached by a rule that says their port";
+    Dns = "dns", "is a resolver other than the gateway, which only a rule with its port allows";
     /// What a connection says it is for is not what its address was resolved for.
-    NameMismatch = "name_mismatch", "the name in the connection is not one that its address was resolved for";
+    NameMismatch = "name_mismatch", "was addressed by a name that its address was not resolved for";
     /// A connection does not say what it is for, where it must.
-    Nameless = "nameless", "the connection does not say a name, by which alone it is allowed";
+    Nameless = "nameless", "was addressed without a name, and is allowed only by its name";
     /// A fragment of a packet.
-    Fragment = "fragment", "fragments are not carried";
+    Fragment = "fragment", "was sent a fragment of a packet, which is not forwarded";
     /// A packet from another address than the sandbox's.
-    Source = "source", "the source is not the sandbox's address";
+    Source = "source", "was sent a packet whose source is not the sandbox's address";
     /// A packet that breaks the rules of its protocol.
-    Malformed = "malformed", "the packet is malformed";
+    Malformed = "malformed", "was sent a malformed packet";
     /// A packet with options or extension headers.
-    Options = "options", "packets with options are not carried";
+    Options = "options", "was sent a packet with options, which is not forwarded";
     /// A protocol that is not carried.
-    Protocol = "protocol", "TCP, UDP and ICMP echo are carried, and nothing else";
+    Protocol = "protocol", "was sent another protocol than TCP, UDP and ICMP echo";
     /// More at once than the limits allow.
-    Limit = "limit", "a limit of the sandbox's network is reached";
+    Limit = "limit", "exceeds a limit of the sandbox's network";
     /// The host may not ping.
-    NoPing = "no_ping", "the host's system does not let the server ping";
+    NoPing = "no_ping", "cannot be pinged, as the host's system does not let the server ping";
     /// A query that is none, or of a kind that is not answered.
-    Query = "query", "the query for a name is not one that is answered";
+    Query = "query", "was looked up with a query that is not supported";
 }
 
 impl std::error::Error for Refusal {}

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
+use super::API_VERSION;
 use super::frame::{Decoder, Frame, FrameError};
 use super::shape::FailureView;
 use crate::config::{ROOT_SOCKET, SocketChoice};
@@ -374,7 +375,7 @@ impl Frames {
 
 /// A path of the API with its arguments: `name` and values may have any characters.
 pub(crate) fn path(parts: &[&str], query: &[(&str, &str)]) -> String {
-    let mut text = String::from("/v1");
+    let mut text = format!("/v{API_VERSION}");
     for part in parts {
         text.push('/');
         escape(part, &mut text);

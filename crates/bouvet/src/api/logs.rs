@@ -45,17 +45,6 @@ pub(super) async fn logs(
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Answered {
     let LogQuery { follow, tail, since, until, timestamps, sidecar } = asked(query)?;
-    let time = |field: &'static str, text: Option<String>| {
-        let parsed = text.map(|text| {
-            humantime::parse_rfc3339_weak(&text).map_err(|_| {
-                Failure::argument(format!(
-                    "`{field}` is `{}`; a time as 2026-01-31T12:00:00Z is allowed",
-                    text.escape_debug()
-                ))
-            })
-        });
-        parsed.transpose()
-    };
     let (since, until) = (time("since", since)?, time("until", until)?);
     let options = LogOptions { follow, tail_lines: tail, since };
     let sandbox = host.find(&name)?;
@@ -69,6 +58,15 @@ pub(super) async fn logs(
         },
     );
     Ok(framed(Body::from_stream(frames)))
+}
+
+/// A time of a query.
+fn time(field: &str, text: Option<String>) -> Result<Option<SystemTime>, Failure> {
+    let wrong = |text: &str| {
+        let text = text.escape_debug();
+        Failure::argument(format!("`{field}` is `{text}`; a time as 2026-01-31T12:00:00Z is allowed"))
+    };
+    text.map(|text| humantime::parse_rfc3339_weak(&text).map_err(|_| wrong(&text))).transpose()
 }
 
 async fn next(
@@ -134,15 +132,46 @@ impl Stamps {
     }
 }
 
-/// `GET /v1/events`: what happens from now on, a JSON object in each line.
-pub(super) async fn events(State(host): State<Host>) -> Response {
-    let lines = stream::unfold(host.events(), async |mut events: EventWatch| {
-        let view = event(events.next().await?);
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventQuery {
+    /// Past events since this time first (RFC 3339).
+    since: Option<String>,
+    /// Ends at this time (RFC 3339).
+    until: Option<String>,
+}
+
+/// `GET /v1/events?since=…&until=…`: what happens, a JSON object in each line.
+pub(super) async fn events(
+    State(host): State<Host>,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Answered {
+    let EventQuery { since, until } = asked(query)?;
+    let (since, until) = (time("since", since)?, time("until", until)?);
+    let watch = since.map_or_else(|| host.events(), |since| host.events_since(since));
+    let lines = stream::unfold((watch, until), async |(mut events, until): (EventWatch, _)| {
+        let view = event(next_event(&mut events, until).await?);
         let mut line = serde_json::to_string(&view).unwrap_or_default();
         line.push('\n');
-        Some((Ok::<_, std::convert::Infallible>(line), events))
+        Some((Ok::<_, std::convert::Infallible>(line), (events, until)))
     });
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// The next event; `None` at the end of the host, and after the time `until`.
+async fn next_event(events: &mut EventWatch, until: Option<SystemTime>) -> Option<Watched> {
+    let Some(until) = until else { return events.next().await };
+    let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+    let watched = tokio::select! {
+        // Past events are there at once.
+        biased;
+        watched = events.next() => watched?,
+        () = tokio::time::sleep(left) => return None,
+    };
+    match &watched {
+        Watched::Event(event) if event.time > until => None,
+        _ => Some(watched),
+    }
 }
 
 fn event(watched: Watched) -> EventView {

@@ -45,6 +45,9 @@ use crate::panics;
 /// The body of a request that is one JSON value: a description with a megabyte of arguments, escaped.
 const MAX_JSON_BYTES: usize = 8 * 1024 * 1024;
 
+/// The number in the paths of the API.
+pub(crate) const API_VERSION: u32 = 1;
+
 /// Answers of the API: a failure has the fact, a word for programs, and advice.
 type Answered<T = Response> = Result<T, Answer>;
 
@@ -118,7 +121,7 @@ where
 }
 
 async fn version() -> Response {
-    said(&json!({ "version": env!("CARGO_PKG_VERSION"), "api": 1 }))
+    said(&json!({ "version": env!("CARGO_PKG_VERSION"), "api": API_VERSION }))
 }
 
 /// Reports the server's version, engine and counts.

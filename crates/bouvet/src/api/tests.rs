@@ -77,6 +77,14 @@ async fn sandboxes_are_made_found_listed_and_removed() {
     let made = site.create("one").await;
     assert_eq!((made.name.as_str(), made.state.as_str()), ("one", "running"));
     assert_eq!(events.next().await.unwrap().unwrap().what["event"], "create");
+    // What has happened is kept, for those who ask for it.
+    let now = crate::calendar::nanos(std::time::SystemTime::now());
+    let past = path(&["events"], &[("since", "1970-01-01T00:00:00Z"), ("until", &now)]);
+    let mut past = site.client.lines::<EventView>(Method::GET, &past, NOTHING).await.unwrap();
+    let first = past.next().await.unwrap().unwrap();
+    assert_eq!((first.sandbox.as_str(), &first.what["event"]), (made.id.as_str(), &"create".into()));
+    while past.next().await.unwrap().is_some() {}
+    assert_eq!(site.refused(Method::GET, "/v1/events?since=soon").await.kind, "invalid");
     for name in ["one", made.id.as_str(), made.short_id()] {
         let found: SandboxView = site.client.get(&path(&["sandboxes", name], &[])).await.unwrap();
         assert_eq!(found, made);

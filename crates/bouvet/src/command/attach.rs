@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::notice::Notice;
 use super::outcome::{Connection, Failed};
 use super::session::{self, Terms};
 use super::signals::Signals;
@@ -19,14 +20,14 @@ pub(crate) struct Line {
 }
 
 pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
-    attach(&line.sandbox, !line.no_stdin, &[], connection, signals).await
+    attach(&line.sandbox, !line.no_stdin, false, connection, signals).await
 }
 
-/// Attaches to a sandbox's main program, after what `query` says.
+/// Attaches to a sandbox's main program; `starts` it before.
 pub(super) async fn attach(
     sandbox: &str,
     may_type: bool,
-    query: &[(&str, &str)],
+    starts: bool,
     connection: &Connection,
     signals: &mut Signals,
 ) -> Result<u8, Failed> {
@@ -36,7 +37,13 @@ pub(super) async fn attach(
     let (detachable, kills) = (!connection.is_alone(), connection.is_alone());
     let terms = Terms { input, closed: false, terminal: view.tty, detachable, kills };
     terms.check()?;
-    let path = path(&["sandboxes", &view.id, "attach"], query);
-    let ended = session::run(&connection.client, &path, None, terms, signals).await?;
+    let notice = match starts {
+        true => Some(Notice::of(&view.id, &connection.client).await?),
+        false => None,
+    };
+    let starts = starts.to_string();
+    let path = path(&["sandboxes", &view.id, "attach"], &[("start", &starts)]);
+    let call = session::Call { path, start: None, notice };
+    let ended = session::run(&connection.client, call, terms, signals).await?;
     Ok(ended.code())
 }

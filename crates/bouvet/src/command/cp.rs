@@ -33,7 +33,7 @@ pub(crate) struct Line {
     /// Copy what a symbolic link SOURCE leads to, instead of the link
     #[arg(short = 'L', long)]
     follow_link: bool,
-    /// Do not list skipped files
+    /// Do not report skipped files
     #[arg(short, long)]
     quiet: bool,
     /// Source: a path, SANDBOX:PATH, or `-` for standard input
@@ -93,14 +93,14 @@ impl Line {
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let client = connection.client.clone();
-    let (archive, follow, quiet) = (line.archive, line.follow_link, line.quiet);
+    let (keep_owners, follow, quiet) = (line.archive, line.follow_link, line.quiet);
     let skipped = match line.route()? {
         Route::Up { from, sandbox, to } => {
-            let remote = Remote { client, sandbox, archive, follow };
+            let remote = Remote { client, sandbox, keep_owners, follow };
             up::copy(&remote, &from, &to).await?
         }
         Route::Down { sandbox, from, to } => {
-            let remote = Remote { client, sandbox, archive, follow };
+            let remote = Remote { client, sandbox, keep_owners, follow };
             down::copy(&remote, &from, &to).await?
         }
     };
@@ -146,14 +146,13 @@ impl From<bouvet_archive::Skipped> for SkippedView {
 struct Remote {
     client: Client,
     sandbox: String,
-    /// Whether owners are kept.
-    archive: bool,
+    keep_owners: bool,
     /// Whether a source that is a link is followed.
     follow: bool,
 }
 
 impl Remote {
-    fn archive_of(&self, query: &[(&str, &str)]) -> String {
+    fn archive_path(&self, query: &[(&str, &str)]) -> String {
         path(&["sandboxes", &self.sandbox, "archive"], query)
     }
 

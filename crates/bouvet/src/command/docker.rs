@@ -1,11 +1,13 @@
-//! Verbs and flags of `docker` that Bouvet lacks: known by name, so that an error explains them and the reference lists them.
+//! Verbs and flags of `docker` that Bouvet refuses by name: errors explain them, and the reference lists them.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use super::outcome::Failed;
 
 /// One verb or flag of `docker`'s that is refused.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Missing {
-    /// The command below `bouvet`; with a space, one of a group.
+    /// The command below `bouvet`, in its short form; with a space, one of a group. Empty: `bouvet` itself.
     pub(crate) verb: &'static str,
     /// Its flags, separated by spaces; empty: the verb itself is missing.
     pub(crate) flags: &'static str,
@@ -21,11 +23,10 @@ const fn flags(verb: &'static str, flags: &'static str, instead: &'static str) -
     Missing { verb, flags, instead }
 }
 
-const NO_BUILD: &str =
-    "build the image with another tool, and run it as docker-archive:FILE or oci:DIRECTORY";
+const NO_BUILD: &str = "build the image with another tool; `bouvet load` reads its archive";
 const ONE_MACHINE: &str =
     "a server is one machine; start each sandbox with `bouvet run`, and join them with --network";
-const REGISTRY: &str = "use your registry's own tools, or skopeo; Bouvet only pulls";
+const REGISTRY: &str = "`bouvet save` writes an archive, which skopeo copies to a registry";
 const LIMITED: &str = "the VM is the limit: see --memory, --cpus and --disk";
 const OWN_NAMESPACES: &str =
     "each sandbox is a VM with its own kernel: it shares no namespace with this machine";
@@ -37,6 +38,15 @@ const VERIFY: &str = "images are verified by digest: NAME@sha256:…";
 
 /// All that is refused by name.
 pub(crate) const MISSING: &[Missing] = &[
+    flags("", "-H --host -c --context", "BOUVET_SOCKET names the server"),
+    flags("", "-D --debug -l --log-level", "RUST_LOG sets what is logged"),
+    flags("", "--config", "DOCKER_CONFIG names the directory of docker's credentials"),
+    flags(
+        "",
+        "--tls --tlscacert --tlscert --tlskey --tlsverify",
+        "commands reach the server by a Unix socket",
+    ),
+    verb("bake", NO_BUILD),
     verb("build", NO_BUILD),
     verb("builder", NO_BUILD),
     verb("buildx", NO_BUILD),
@@ -45,18 +55,19 @@ pub(crate) const MISSING: &[Missing] = &[
     verb("compose", ONE_MACHINE),
     verb("config", ONE_MACHINE),
     verb("context", "BOUVET_SOCKET names the server"),
+    verb("debug", "`bouvet exec -it SANDBOX sh` runs a shell in a sandbox"),
+    verb("diff", "a sandbox's changes are not listed; `bouvet cp SANDBOX:/ -` reads all of its files"),
     verb("export", "`bouvet cp SANDBOX:/ DIRECTORY` copies the files"),
     verb("history", "`bouvet inspect IMAGE` shows the image's configuration"),
-    verb(
-        "import",
-        "make an archive of `docker save` or an OCI layout, and run it as docker-archive:FILE or oci:DIRECTORY",
-    ),
+    verb("import", "`bouvet load` reads an archive of `docker save` or an OCI layout"),
     verb("init", NO_BUILD),
     verb("manifest", REGISTRY),
     verb("model", "run the model's server in a sandbox"),
     verb("node", ONE_MACHINE),
     verb("plugin", "there are no plugins"),
     verb("push", REGISTRY),
+    verb("sandbox", "each command of bouvet works on sandboxes: `bouvet run`"),
+    verb("sbom", "scan the image with another tool before it is run"),
     verb("scout", "scan the image with another tool before it is run"),
     verb("search", "search on the registry's own pages"),
     verb("secret", "`bouvet run --secret` puts a secret into requests"),
@@ -68,7 +79,8 @@ pub(crate) const MISSING: &[Missing] = &[
     verb("volume", "there are no named volumes: share a directory of this machine with -v HOST:GUEST"),
     verb("network connect", "a sandbox joins its network when it is created: `bouvet run --network`"),
     verb("network disconnect", "a sandbox is on its network until it is removed"),
-    verb("network inspect", "see `bouvet network ls --json`"),
+    verb("system df", "`bouvet images` shows the size of each image, `bouvet ps -a` the sandboxes"),
+    verb("system dial-stdio", "BOUVET_SOCKET names the server"),
     flags("run", "-a --attach", "without -d all output is shown; -i forwards standard input"),
     flags("run", "--annotation", "use --label"),
     flags(
@@ -93,31 +105,33 @@ pub(crate) const MISSING: &[Missing] = &[
     ),
     flags("run", "--ip --ip6 --link-local-ip --mac-address", ADDRESSES),
     flags("run", "--isolation --runtime", "every sandbox is a VM; BOUVET_ENGINE chooses what makes it"),
-    flags("run", "--link --network-alias", ADDRESSES),
+    flags("run", "--link --net-alias --network-alias", ADDRESSES),
     flags("run", "--log-driver --log-opt", LOG),
     flags("run", "--sig-proxy", "signals are passed on to the program"),
     flags("run", "--storage-opt", "--disk sets the size of the disk"),
     flags("run", "--use-api-socket", "a sandbox never reaches the server's socket"),
     flags("run", "--volume-driver --volumes-from", "share a directory of this machine with -v HOST:GUEST"),
     flags("exec", "--detach-keys", KEYS),
+    flags("exec", "--privileged", "a program has the rights of its sandbox: see `bouvet run --privileged`"),
     flags("attach", "--detach-keys", KEYS),
     flags("attach", "--sig-proxy", "signals are passed on to the program"),
     flags("start", "--detach-keys", KEYS),
     flags("start", "--checkpoint --checkpoint-dir", "a persistent sandbox starts from its disk"),
     flags("ps", "-s --size", "`bouvet inspect` shows the limits, `bouvet stats` what is used"),
     flags("images", "-a --all", "all images are listed; there are no layers among them"),
-    flags("images", "--digests --tree", "use --no-trunc, or --json"),
+    flags("images", "--digests --tree", "use --format '{{.Repository}} {{.Digest}}', or --json"),
     flags("rm", "-l --link", ADDRESSES),
     flags("rmi", "--no-prune", "what no image needs is always removed"),
     flags("pull", "-a --all-tags", "name each tag"),
     flags("pull", "--disable-content-trust", VERIFY),
-    flags("stats", "-a --all --no-trunc", "running sandboxes are shown; see `bouvet ps -a`"),
+    flags("stats", "-a --all", "only running sandboxes use something; `bouvet ps -a` lists the others"),
+    flags("system prune", "--volumes", "there are no named volumes"),
     flags("inspect", "-s --size", "`bouvet inspect` shows the limits, `bouvet stats` what is used"),
     flags(
         "network create",
         "-d --driver --attachable --aux-address --config-from --config-only --gateway --ingress --internal --ip-range \
-         --ipv4 --ipv6 -o --opt --scope",
-        "a network is a switch in the server: --subnet alone is set",
+         --ipam-driver --ipam-opt --ipv4 --ipv6 --label -o --opt --scope",
+        "a network is a switch in the server: only --subnet can be set",
     ),
 ];
 
@@ -135,37 +149,87 @@ pub(crate) const OTHERWISE: &[(&str, &str)] = &[
     ("`run --privileged`", "root is root of the VM, not of this machine"),
     ("a stopped sandbox", "starts with a clean disk, unless it is `--persistent`"),
     ("the end of the server", "ends its sandboxes; those that are `--persistent` can be started again"),
-    ("`ps -f status=exited`", "is `state=stopped`; both are accepted"),
-    ("`images`, `ps`", "have other columns; `--json` is for programs"),
+    ("`ps -f status=exited`", "is also `state=stopped`, as in `ps --json`"),
+    (
+        "`images`, `ps`, `network ls`, `stats`",
+        "have other columns; `--format` has docker's fields, `--json` is for programs",
+    ),
 ];
 
-/// Explains an error of clap's that is about a verb or a flag of `docker`'s. `arguments` are those that were typed.
-pub(crate) fn explain(error: &clap::Error, arguments: &[String]) -> Option<String> {
+/// Commands of groups whose short form has another name.
+const LONG_FORMS: &[(&str, &str, &str)] = &[
+    ("container", "list", "ps"),
+    ("container", "ls", "ps"),
+    ("container", "remove", "rm"),
+    ("container", "unpause", "resume"),
+    ("image", "list", "images"),
+    ("image", "ls", "images"),
+    ("image", "remove", "rmi"),
+    ("image", "rm", "rmi"),
+    ("network", "list", "network ls"),
+    ("network", "remove", "network rm"),
+];
+/// Groups whose commands have short forms, but for `OWN_FORMS`.
+const GROUPS: &[&str] = &["container", "image", "system"];
+/// Commands that are only in a group.
+const OWN_FORMS: &[(&str, &str)] = &[("image", "prune"), ("system", "prune")];
+
+/// The short form of a command of a group: `ps` of `container ls`.
+pub(crate) fn short_form<'a>(group: &str, name: &'a str) -> Option<&'a str> {
+    let other = LONG_FORMS.iter().find(|(one, long, _)| (*one, *long) == (group, name));
+    match other {
+        Some((_, _, short)) => Some(short),
+        None if GROUPS.contains(&group) && !OWN_FORMS.contains(&(group, name)) => Some(name),
+        None => None,
+    }
+}
+
+/// The commands whose rows are about what was typed: `container create` is `create`, which has the flags of `run`.
+fn commands_of(typed: &[&str]) -> Vec<String> {
+    let mut names = vec![typed.join(" ")];
+    if let [group, name] = typed {
+        names.extend(short_form(group, name).map(str::to_owned));
+    }
+    if names.iter().any(|name| name == "create") {
+        names.push("run".into());
+    }
+    names
+}
+
+/// Explains an error of clap's about a verb or a flag of `docker`'s. `arguments` begin with the name of the executable.
+pub(crate) fn explain(error: &clap::Error, arguments: &[String]) -> Option<Failed> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
     };
-    let typed = arguments.get(1)?.as_str();
-    let below = |name: &str| format!("{typed} {name}");
-    match error.kind() {
+    // A command of a group has two words.
+    let words = arguments.iter().skip(1).map(String::as_str).take_while(|word| !word.starts_with('-'));
+    let words: Vec<_> = words.take(2).collect();
+    let typed = match words[..] {
+        [first, _] if GROUPS.contains(&first) || first == "network" => &words[..],
+        [_, ..] => &words[..1],
+        [] => &[""][..],
+    };
+    let text = match error.kind() {
         ErrorKind::InvalidSubcommand => {
-            let name = text(ContextKind::InvalidSubcommand)?;
-            let path = if name == typed { name.to_owned() } else { below(name) };
-            let missing = MISSING.iter().find(|missing| missing.flags.is_empty() && missing.verb == path)?;
-            Some(format!("bouvet has no `{path}`: {}", missing.instead))
+            let names = commands_of(typed);
+            let row = MISSING
+                .iter()
+                .find(|row| row.flags.is_empty() && names.iter().any(|name| name == row.verb))?;
+            format!("bouvet has no `{}`: {}", typed.join(" "), row.instead)
         }
         ErrorKind::UnknownArgument => {
             // clap shows a flag with its value in some cases.
             let flag = text(ContextKind::InvalidArg)?.split(['=', ' ']).next()?;
-            let group = arguments.get(2).map(|name| below(name));
-            let is_it = |missing: &&Missing| {
-                let is_verb = missing.verb == typed || Some(missing.verb) == group.as_deref();
-                is_verb && missing.flags.split(' ').any(|known| known == flag)
+            let names = commands_of(typed);
+            let is_it = |row: &&Missing| {
+                names.iter().any(|name| name == row.verb) && row.flags.split(' ').any(|known| known == flag)
             };
-            let missing = MISSING.iter().find(is_it)?;
-            Some(format!("bouvet {} has no {flag}: {}", missing.verb, missing.instead))
+            let row = MISSING.iter().find(is_it)?;
+            let command = ["bouvet"].into_iter().chain(typed.iter().copied().filter(|word| !word.is_empty()));
+            format!("{} has no {flag}: {}", command.collect::<Vec<_>>().join(" "), row.instead)
         }
-        _ => None,
-    }
-    .map(|text| format!("{text}; docs/CLI.md lists what differs from docker"))
+        _ => return None,
+    };
+    Some(Failed::new(text).hint("read `Differences from docker` in docs/CLI.md"))
 }

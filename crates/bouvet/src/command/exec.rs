@@ -28,9 +28,6 @@ pub(crate) struct Line {
     /// Read environment variables from a file, one per line
     #[arg(long, value_name = "FILE")]
     env_file: Vec<std::path::PathBuf>,
-    /// Not offered: a program has the rights of its sandbox
-    #[arg(long, hide = true)]
-    privileged: bool,
     /// User (and group) that the program runs as
     #[arg(short, long, default_value = "", value_name = "USER[:GROUP]")]
     user: String,
@@ -56,12 +53,6 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
         kills: true,
     };
     terms.check()?;
-    if line.privileged {
-        return Err(Failed::new(
-            "`exec --privileged` is not offered: a program has the rights of its sandbox",
-        )
-        .hint("make the sandbox with `bouvet run --privileged`"));
-    }
     let environment = |name: &str| std::env::var_os(name)?.into_string().ok();
     let mut variables = Vec::new();
     for file in &line.env_file {
@@ -84,6 +75,7 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
         connection.client.frames(Method::POST, &path, futures_util::stream::iter([frame])).await?;
         return Ok(0);
     }
-    let ended = session::run(&connection.client, &path, Some(start.into()), terms, signals).await?;
+    let call = session::Call { path, start: Some(start.into()), notice: None };
+    let ended = session::run(&connection.client, call, terms, signals).await?;
     Ok(ended.code())
 }

@@ -1,10 +1,13 @@
 //! `bouvet images`.
 
+mod filter;
+
 use std::time::SystemTime;
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use self::filter::ImageFilter;
 use super::outcome::{Connection, Failed};
 use super::table;
 use super::template::Format;
@@ -33,6 +36,13 @@ pub(crate) struct Line {
     /// Do not shorten ids
     #[arg(long)]
     no_trunc: bool,
+    /// Show only matching images (may be repeated)
+    #[arg(
+        short,
+        long,
+        value_name = "dangling=BOOLEAN|reference=PATTERN|label=NAME[=VALUE]|before=IMAGE|since=IMAGE|until=AGE"
+    )]
+    filter: Vec<String>,
     /// Go template for each line, `table TEMPLATE`, or `json`: ID, Repository, Tag, Digest, CreatedAt, CreatedSince,
     /// Size
     #[arg(long, value_name = "TEMPLATE")]
@@ -40,12 +50,21 @@ pub(crate) struct Line {
     /// Print a JSON array
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// Show only images of this name; `*` and `?` stand for any characters and one
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    reference: Option<String>,
 }
 
 impl Line {
     /// Whether it makes sense.
     pub(super) fn check(&self) -> Result<(), Failed> {
+        self.filters()?;
         self.template().map(drop)
+    }
+
+    fn filters(&self) -> Result<Vec<ImageFilter>, Failed> {
+        let named = self.reference.iter().map(|pattern| Ok(ImageFilter::Reference(pattern.clone())));
+        named.chain(self.filter.iter().map(|text| ImageFilter::parse(text))).collect()
     }
 
     fn template(&self) -> Result<Option<Format>, Failed> {
@@ -55,6 +74,7 @@ impl Line {
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let images: Vec<ImageView> = connection.client.get(&path(&["images"], &[])).await?;
+    let images = filter::matching(images, &line.filters()?, connection).await?;
     if line.json {
         table::json(&images)?;
         return Ok(0);

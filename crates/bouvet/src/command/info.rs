@@ -11,7 +11,7 @@ use crate::api::shape::InfoView;
 
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// A template of Go's, or `json`: `{{.ServerVersion}}`
+    /// Go template, or `json`: `{{.ServerVersion}}`
     #[arg(short, long, value_name = "TEMPLATE")]
     format: Option<String>,
 }

@@ -8,33 +8,54 @@ use serde_json::{Map, Value, json};
 use super::outcome::{Connection, Failed};
 use super::run::image;
 use super::template::Template;
-use super::{ps, table};
+use super::{ps, table, usage};
 use crate::api::client::{CallError, NOT_FOUND, path};
-use crate::api::shape::SandboxView;
+use crate::api::shape::{ImageView, SandboxView};
 use crate::failure;
 
 #[derive(Debug, Args)]
+pub(crate) struct Line {
+    #[command(flatten)]
+    shown: Shown,
+    /// Only sandboxes, or only images
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    object: Option<ObjectType>,
+    #[arg(skip)]
+    platform: usage::Platform,
+}
+
+// Without documentation: it would become the help of the commands that have it.
+#[derive(Debug, Args)]
 #[command(
     after_help = "A template has our own fields, as `bouvet inspect` prints them, and docker's where the thing \
-    exists: `{{.Id}}`, `{{.Name}}` (without docker's slash), `{{.State.Status}}`, `{{.State.Running}}`, \
+    exists. Of a sandbox: `{{.Id}}`, `{{.Name}}` (without docker's slash), `{{.State.Status}}`, `{{.State.Running}}`, \
     `{{.State.ExitCode}}`, `{{.State.OOMKilled}}`, `{{.Config.Image}}`, `{{.Config.Env}}`, `{{.Config.Labels}}`, \
-    `{{.HostConfig.RestartPolicy.Name}}`, `{{.NetworkSettings.Ports}}`, `{{.NetworkSettings.IPAddress}}`."
+    `{{.HostConfig.RestartPolicy.Name}}`, `{{.NetworkSettings.Ports}}`, `{{.NetworkSettings.IPAddress}}`. Of an image: \
+    `{{.Id}}`, `{{.RepoTags}}`, `{{.RepoDigests}}`, `{{.Created}}`, `{{.Size}}`, `{{.Architecture}}`, `{{.Os}}`, \
+    `{{.Config.Env}}`, `{{.Config.Cmd}}`, `{{.Config.Entrypoint}}`, `{{.Config.User}}`, `{{.Config.WorkingDir}}`, \
+    `{{.Config.Labels}}`, `{{.Config.ExposedPorts}}`."
 )]
-pub(crate) struct Line {
+pub(crate) struct Shown {
     /// Go template, as in `{{.State.Status}}` or `{{json .Config}}`
     #[arg(short, long, value_name = "TEMPLATE")]
     format: Option<String>,
-    /// Only sandboxes, or only images
-    #[arg(long = "type", value_enum, value_name = "TYPE")]
-    kind: Option<Kind>,
     /// Names or ids of sandboxes or images
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 }
 
-/// Kind of thing to inspect.
+/// `image inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct ImageLine {
+    #[command(flatten)]
+    shown: Shown,
+    #[command(flatten)]
+    platform: usage::Platform,
+}
+
+/// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Kind {
+pub(super) enum ObjectType {
     /// Docker's word for a sandbox.
     Container,
     Sandbox,
@@ -42,29 +63,41 @@ enum Kind {
 }
 
 impl Line {
+    /// Shows only objects of one type.
+    pub(super) fn of(shown: Shown, object: ObjectType) -> Self {
+        Self { shown, object: Some(object), platform: usage::Platform::default() }
+    }
+
     /// Whether it makes sense.
     pub(super) fn check(&self) -> Result<(), Failed> {
+        self.platform.check()?;
         self.template().map(drop)
     }
 
     fn template(&self) -> Result<Option<Template>, Failed> {
-        let format = self.format.as_deref();
+        let format = self.shown.format.as_deref();
         // As docker has it.
         let format = if format == Some("json") { Some("{{json .}}") } else { format };
         format.map(Template::parse).transpose()
     }
 }
 
+impl From<ImageLine> for Line {
+    fn from(line: ImageLine) -> Self {
+        Self { platform: line.platform, ..Self::of(line.shown, ObjectType::Image) }
+    }
+}
+
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let template = line.template()?;
     let mut found: Vec<Value> = Vec::new();
-    for name in &line.names {
-        let value = find(name, line.kind, connection).await?;
+    for name in &line.shown.names {
+        let value = find(name, line.object, connection).await?;
         match &template {
             Some(template) => {
                 let value = match serde_json::from_value::<SandboxView>(value.clone()) {
                     Ok(view) => by_dockers_names(&view, value, connection).await,
-                    Err(_) => image_by_dockers_names(value),
+                    Err(_) => image_by_dockers_names(value, connection).await?,
                 };
                 table::line(&template.render(&value)?)?;
             }
@@ -77,12 +110,12 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
     Ok(0)
 }
 
-async fn find(name: &str, kind: Option<Kind>, connection: &Connection) -> Result<Value, Failed> {
-    let is_image = kind == Some(Kind::Image);
+async fn find(name: &str, object: Option<ObjectType>, connection: &Connection) -> Result<Value, Failed> {
+    let is_image = object == Some(ObjectType::Image);
     if !is_image {
         match connection.client.get(&path(&["sandboxes", name], &[])).await {
-            Err(CallError::Refused(failure)) if failure.kind == NOT_FOUND && kind.is_none() => {}
-            Err(CallError::NoServer(missing)) if kind.is_none() => {
+            Err(CallError::Refused(failure)) if failure.kind == NOT_FOUND && object.is_none() => {}
+            Err(CallError::NoServer(missing)) if object.is_none() => {
                 return find_image(name, connection, CallError::from(missing).into()).await;
             }
             sandbox => return Ok(sandbox?),
@@ -108,9 +141,6 @@ async fn by_dockers_names(view: &SandboxView, ours: Value, connection: &Connecti
         network.ok().and_then(|network| network["addresses"].as_array().cloned()).unwrap_or_default();
     let address = addresses.first().cloned().unwrap_or_else(|| "".into());
     let config = &ours["config"];
-    let env = config["extra_env"].as_array().cloned().unwrap_or_default();
-    let env: Vec<_> =
-        env.iter().filter_map(|pair| Some(format!("{}={}", pair[0].as_str()?, pair[1].as_str()?))).collect();
     let (policy, retries) = view_restart(config);
     let megabytes = config["resources"]["memory_mb"].as_u64().unwrap_or(0);
     let docker = json!({
@@ -123,9 +153,9 @@ async fn by_dockers_names(view: &SandboxView, ours: Value, connection: &Connecti
         "RestartCount": view.restarts,
         "State": state(view),
         "Config": {
-            "Hostname": if view.name.is_empty() { format!("sandbox-{}", view.short_id()) } else { view.name.clone() },
+            "Hostname": hostname(view, config),
             "User": config["user"],
-            "Env": env,
+            "Env": variables(&config["extra_env"]),
             "Cmd": config["cmd"],
             "Entrypoint": config["entrypoint_override"],
             "Image": ps::image(view),
@@ -153,6 +183,14 @@ async fn by_dockers_names(view: &SandboxView, ours: Value, connection: &Connecti
         },
     });
     merged(ours, docker)
+}
+
+/// The host name that was asked for; else the sandbox's name, or one made of its id.
+fn hostname(view: &SandboxView, config: &Value) -> String {
+    match (config["hostname"].as_str().unwrap_or_default(), view.name.as_str()) {
+        ("", "") => format!("sandbox-{}", view.short_id()),
+        ("", name) | (name, _) => name.to_owned(),
+    }
 }
 
 fn view_restart(config: &Value) -> (String, u64) {
@@ -192,16 +230,51 @@ fn ports(view: &SandboxView) -> Map<String, Value> {
 }
 
 /// Our own fields of an image, and docker's.
-fn image_by_dockers_names(ours: Value) -> Value {
+async fn image_by_dockers_names(ours: Value, connection: &Connection) -> Result<Value, Failed> {
+    let images: Vec<ImageView> = connection.client.get(&path(&["images"], &[])).await?;
+    let references = images.into_iter().find(|view| ours["id"] == view.id).map(|view| view.references);
+    Ok(image_fields(ours, &references.unwrap_or_default()))
+}
+
+/// The same of an image with these names.
+fn image_fields(ours: Value, references: &[String]) -> Value {
+    let config = &ours["config"];
+    let strings = |list: &Value| -> Vec<String> { serde_json::from_value(list.clone()).unwrap_or_default() };
+    let set = |list: &Value| -> Map<String, Value> {
+        strings(list).into_iter().map(|name| (name, json!({}))).collect()
+    };
+    let (digests, tags): (Vec<_>, Vec<_>) = references.iter().partition(|name| name.contains('@'));
     let docker = json!({
         "Id": ours["id"],
-        "RepoTags": [ours["reference"]],
+        "RepoTags": tags,
+        "RepoDigests": digests,
+        "Created": config["created"].as_str().unwrap_or_default(),
         "Size": ours["size_bytes"],
+        "Architecture": config["architecture"],
+        "Os": "linux",
+        "Config": {
+            "Env": variables(&config["env"]),
+            "Cmd": config["cmd"],
+            "Entrypoint": config["entrypoint"],
+            "User": config["user"],
+            "WorkingDir": config["working_dir"],
+            "Labels": config["labels"],
+            "StopSignal": config["stop_signal"].as_str().unwrap_or_default(),
+            "ExposedPorts": set(&config["exposed_ports"]),
+            "Volumes": set(&config["volumes"]),
+        },
     });
     merged(ours, docker)
 }
 
-fn merged(ours: Value, docker: Value) -> Value {
+/// Pairs of names and values, as `NAME=VALUE`.
+fn variables(pairs: &Value) -> Vec<String> {
+    let pairs = pairs.as_array().map(Vec::as_slice).unwrap_or_default();
+    pairs.iter().filter_map(|pair| Some(format!("{}={}", pair[0].as_str()?, pair[1].as_str()?))).collect()
+}
+
+/// Fields of both; docker's where both have one.
+pub(super) fn merged(ours: Value, docker: Value) -> Value {
     match (ours, docker) {
         (Value::Object(mut ours), Value::Object(docker)) => {
             ours.extend(docker);
@@ -230,5 +303,32 @@ mod tests {
         assert_eq!(of(&view("failed")), (json!("dead"), json!(false), json!(137)));
         assert_eq!(view_restart(&json!({ "restart": "on-failure:3" })), ("on-failure".into(), 3));
         assert_eq!(view_restart(&json!({ "restart": "" })), ("no".into(), 0));
+    }
+
+    #[test]
+    fn hostname_is_the_one_asked_for() {
+        let view = SandboxView { id: "0123456789".into(), name: "web".into(), ..SandboxView::default() };
+        assert_eq!(hostname(&view, &json!({ "hostname": "db" })), "db");
+        assert_eq!(hostname(&view, &json!({ "hostname": "" })), "web");
+        let unnamed = SandboxView { name: String::new(), ..view };
+        assert_eq!(hostname(&unnamed, &json!({})), "sandbox-01234567");
+    }
+
+    #[test]
+    fn images_have_dockers_fields() {
+        let config = json!({ "entrypoint": ["/e"], "cmd": ["c"], "env": [["A", "1=2"]], "working_dir": "/w",
+            "user": "1:2", "stop_signal": null, "exposed_ports": ["80/tcp"], "volumes": [], "labels": { "l": "v" },
+            "architecture": "amd64", "created": "2026-01-01T00:00:00Z" });
+        let ours = json!({ "id": "sha256:1", "reference": "a:1", "size_bytes": 5, "config": config });
+        let fields = image_fields(ours, &["a:1".into(), "a@sha256:1".into()]);
+        for (template, text) in [
+            ("{{.Config.Env}} {{.Config.Cmd}} {{.Config.Entrypoint}}", "[A=1=2] [c] [/e]"),
+            ("{{.Config.User}} {{.Config.WorkingDir}} {{.Config.Labels.l}}", "1:2 /w v"),
+            ("{{.Architecture}}/{{.Os}} {{.Created}} {{.Size}}", "amd64/linux 2026-01-01T00:00:00Z 5"),
+            ("{{index .RepoTags 0}} {{.RepoDigests}} {{.config.user}}", "a:1 [a@sha256:1] 1:2"),
+            ("{{json .Config.ExposedPorts}}", r#"{"80/tcp":{}}"#),
+        ] {
+            assert_eq!(Template::parse(template).unwrap().render(&fields).unwrap(), text, "{template}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use hyper::Method;
 
-use super::names::Names;
+use super::names::SandboxNames;
 use super::outcome::{Connection, Failed};
 use crate::api::client::{Client, path};
 
@@ -17,17 +17,13 @@ pub(crate) struct Line {
     /// Signal, by name or number
     #[arg(short, long, default_value = "KILL")]
     signal: String,
-    /// The same as `-s KILL`
-    #[arg(short = '9', conflicts_with = "signal")]
-    nine: bool,
     #[command(flatten)]
-    names: Names,
+    names: SandboxNames,
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
-    let signal = if line.nine { "KILL" } else { &line.signal };
     let kill = async |client: &Client, name: &str| {
-        let path = path(&["sandboxes", name, "kill"], &[("signal", signal)]);
+        let path = path(&["sandboxes", name, "kill"], &[("signal", &line.signal)]);
         Ok(client.act(Method::POST, &path).await?)
     };
     connection.each(&line.names.sandboxes, kill).await
@@ -35,9 +31,13 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
 
 /// `arguments` of `bouvet` with a signal as kill(1) takes it (`-9`, `-HUP`) in the form of an option.
 pub(crate) fn with_signal_option(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let is_kill = arguments.get(1).is_some_and(|verb| verb == "kill");
-    for argument in arguments.iter_mut().skip(2).take_while(|argument| *argument != "--").filter(|_| is_kill)
-    {
+    let is = |at: usize, verb: &str| arguments.get(at).is_some_and(|typed| typed == verb);
+    let before = match is(1, "kill") {
+        true => 2,
+        false if is(1, "container") && is(2, "kill") => 3,
+        false => return arguments,
+    };
+    for argument in arguments.iter_mut().skip(before).take_while(|argument| *argument != "--") {
         let signal = argument.to_str().and_then(|text| text.strip_prefix('-'));
         // Options of one letter are lower case.
         let signal =
@@ -64,6 +64,7 @@ mod tests {
         };
         assert_eq!(with(&["bouvet", "kill", "-9", "web"]), ["bouvet", "kill", "--signal=9", "web"]);
         assert_eq!(with(&["bouvet", "kill", "web", "-RTMIN+3"])[3], "--signal=RTMIN+3");
+        assert_eq!(with(&["bouvet", "container", "kill", "-9", "web"])[3], "--signal=9");
         for same in [&["bouvet", "kill", "-s", "9", "--", "-9"][..], &["bouvet", "exec", "web", "-9"]] {
             assert_eq!(with(same), same);
         }

@@ -10,18 +10,27 @@ use tokio_util::io::ReaderStream;
 
 use super::outcome::{Connection, Failed};
 use super::pull::Bars;
-use super::{table, terminal};
+use super::{table, terminal, usage};
 use crate::api::client::path;
 use crate::api::shape::PullLine;
 
 #[derive(Debug, Args)]
 pub(crate) struct Line {
+    #[command(flatten)]
+    platform: usage::Platform,
     /// Archive: of `docker save`, `podman save`, `bouvet save`, or an OCI layout [default: standard input]
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Do not show progress
     #[arg(short, long)]
     quiet: bool,
+}
+
+impl Line {
+    /// Whether it makes sense.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        self.platform.check()
+    }
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {

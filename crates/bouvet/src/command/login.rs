@@ -19,6 +19,9 @@ pub(crate) struct LoginLine {
     /// User name
     #[arg(short, long, value_name = "USER")]
     username: Option<String>,
+    /// Password or token. Others can read it in the list of processes: prefer --password-stdin
+    #[arg(short, long, value_name = "PASSWORD", conflicts_with = "password_stdin")]
+    password: Option<String>,
     /// Read the password from standard input
     #[arg(long)]
     password_stdin: bool,
@@ -61,7 +64,10 @@ fn credentials(line: &LoginLine) -> Result<(String, String), Failed> {
         None if asks => prompt("Username: ")?,
         None => return Err(Failed::new("a login needs `--username` where no terminal is attached")),
     };
-    let password = if line.password_stdin {
+    let password = if let Some(password) = &line.password {
+        table::note("WARNING! `--password` is insecure: other users can read it. Use `--password-stdin`.");
+        password.clone()
+    } else if line.password_stdin {
         let mut password = String::new();
         let read = io::stdin().take(MAX_PASSWORD_BYTES + 1).read_to_string(&mut password)?;
         if read as u64 > MAX_PASSWORD_BYTES {

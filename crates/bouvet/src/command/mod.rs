@@ -8,6 +8,7 @@ mod cp;
 pub(crate) mod docker;
 mod events;
 mod exec;
+mod filter;
 mod image;
 mod images;
 mod info;
@@ -50,19 +51,47 @@ pub(crate) mod without_server;
 
 use clap::Subcommand;
 
-use self::names::Names;
+use self::names::SandboxNames;
 pub(crate) use self::notice::FIRST_OF_ITS_SIZE;
 pub(crate) use self::outcome::{Connection, Failed, OURS};
 use self::signals::Signals;
 use crate::config::Config;
 
+/// A command line: a command, or docker's long form of one.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Typed {
+    #[command(flatten)]
+    Short(Command),
+    /// Manage sandboxes, by the long names of the commands
+    #[command(subcommand)]
+    Container(container::Line),
+    /// Manage images
+    #[command(subcommand)]
+    Image(image::Line),
+    /// Manage the server
+    #[command(subcommand)]
+    System(system::Line),
+}
+
+impl Typed {
+    /// The command, whatever it was called.
+    pub(crate) fn command(self) -> Command {
+        match self {
+            Self::Short(command) => command,
+            Self::Container(line) => line.command(),
+            Self::Image(line) => line.command(),
+            Self::System(line) => line.command(),
+        }
+    }
+}
+
 /// What people do with sandboxes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create a sandbox and run a program in it
-    Run(Box<run::Line>),
+    Run(Box<run::RunLine>),
     /// Create a sandbox without starting it
-    Create(Box<run::Line>),
+    Create(Box<run::CreateLine>),
     /// Run a program in a running sandbox
     Exec(Box<exec::Line>),
     /// List sandboxes
@@ -86,10 +115,10 @@ pub(crate) enum Command {
     /// Stop sandboxes and start them again
     Restart(restart::Line),
     /// Pause sandboxes
-    Pause(Names),
+    Pause(SandboxNames),
     /// Resume paused sandboxes
     #[command(visible_alias = "unpause")]
-    Resume(Names),
+    Resume(SandboxNames),
     /// Rename a sandbox
     Rename(rename::Line),
     /// Send a signal to the programs of sandboxes
@@ -100,12 +129,6 @@ pub(crate) enum Command {
     Rm(rm::Line),
     /// Remove sandboxes that are stopped
     Prune(prune::Line),
-    /// List and remove sandboxes
-    #[command(subcommand)]
-    Container(container::Line),
-    /// Remove what is not used
-    #[command(subcommand)]
-    System(system::Line),
     /// Show the processes of a sandbox
     Top(top::Line),
     /// List images
@@ -120,8 +143,6 @@ pub(crate) enum Command {
     Save(save::Line),
     /// Add a name to an image
     Tag(tag::Line),
-    /// Manage images
-    Image(image::Line),
     /// Log in to a registry
     Login(login::LoginLine),
     /// Log out of a registry
@@ -140,6 +161,12 @@ pub(crate) enum Command {
     Info(info::Line),
     /// Print completions of these commands for a shell
     Completions(completions::Line),
+    /// `image prune`
+    #[command(skip)]
+    ImagePrune(image::PruneLine),
+    /// `system prune`
+    #[command(skip)]
+    SystemPrune(system::PruneLine),
 }
 
 impl Command {
@@ -189,8 +216,7 @@ impl Command {
             Self::Create(line) => run::create(*line, connection).await,
             Self::Rename(line) => rename::run(&line, connection).await,
             Self::Prune(line) => prune::run(&line, connection).await,
-            Self::Container(line) => container::run(&line, connection).await,
-            Self::System(line) => system::run(&line, connection).await,
+            Self::SystemPrune(line) => system::prune(&line, connection).await,
             Self::Top(line) => top::run(line, connection).await,
             Self::Info(line) => info::run(&line, connection).await,
             Self::Pause(names) => pause::pause(&names, connection).await,
@@ -204,7 +230,7 @@ impl Command {
             Self::Load(line) => load::run(&line, connection).await,
             Self::Save(line) => save::run(&line, connection).await,
             Self::Tag(line) => tag::run(&line, connection).await,
-            Self::Image(line) => image::run(&line, connection).await,
+            Self::ImagePrune(line) => image::prune(&line, connection).await,
             Self::Login(line) => login::login(&line, connection).await,
             Self::Logout(line) => login::logout(&line, connection).await,
             Self::Inspect(line) => inspect::run(&line, connection).await,
@@ -222,15 +248,24 @@ impl Command {
         }
     }
 
-    /// Whether what was typed makes sense, as far as that can be told without a server.
+    /// Whether the command line is valid, as far as that can be checked without a server.
     pub(crate) fn check(&self) -> Result<(), Failed> {
         match self {
-            Self::Run(line) | Self::Create(line) => line.check(),
+            Self::Run(line) => line.check(),
+            Self::Create(line) => line.check(),
             Self::Ps(line) => line.check(),
             Self::Inspect(line) => line.check(),
             Self::Images(line) => line.check(),
-            Self::Image(line) => line.check(),
             Self::Prune(line) => line.check(),
+            Self::ImagePrune(line) => line.check(),
+            Self::SystemPrune(line) => line.check(),
+            Self::Network(line) => line.check(),
+            Self::Events(line) => line.check(),
+            Self::Stats(line) => line.check(),
+            Self::Pull(line) => line.check(),
+            Self::Rmi(line) => line.check(),
+            Self::Load(line) => line.check(),
+            Self::Save(line) => line.check(),
             Self::Port(line) => line.check(),
             Self::Cp(line) => line.route().map(drop),
             Self::Logs(line) => line.check(),

@@ -1,27 +1,26 @@
-//! Tells a person at a terminal why a sandbox takes long.
+//! Reports on standard error why the creation of a sandbox takes long.
 
-use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use bouvet_host::ResourceConfig;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::task::JoinHandle;
 
+use super::outcome::Failed;
 use super::table;
 use crate::api::client::{Client, path};
 
-/// A template that is made takes at least some seconds; what is faster needs no words.
-const POLL: Duration = Duration::from_millis(500);
-/// Templates are begun when images are there; from then on at most so many polls find one.
-const POLLS: u32 = 40;
+/// A template takes at least some seconds to make; a faster one needs no words.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Text for a person who waits.
+/// Printed while the template of a size is made.
 pub(crate) const FIRST_OF_ITS_SIZE: &str =
     "making the first sandbox of this size, about a minute; the next take a second";
 
-/// Watches the creation of a sandbox, for as long as it lives.
+/// Watches the creation or start of a sandbox until it is dropped, and prints one line if a template is made for it.
 #[derive(Debug)]
-pub(super) struct Notice(Option<JoinHandle<()>>);
+pub(super) struct Notice(JoinHandle<()>);
 
 #[derive(Deserialize)]
 struct Template {
@@ -29,38 +28,39 @@ struct Template {
 }
 
 impl Notice {
-    /// Watches the creation of a sandbox with `resources`. Silent without a terminal: the server logs the same.
+    /// Watches for a sandbox with `resources`, whose image is in the cache.
     pub(super) fn watch(client: &Client, resources: &ResourceConfig) -> Self {
-        if !io::stderr().is_terminal() {
-            return Self(None);
-        }
-        let ResourceConfig { vcpus, memory_mb, disk_mb, .. } = resources;
-        let query = [("vcpus", vcpus), ("memory_mb", memory_mb), ("disk_mb", disk_mb)];
-        let query = query.map(|(name, value)| (name, value.to_string()));
-        let query = query.each_ref().map(|(name, value)| (*name, value.as_str()));
+        Self::of_size(client, [resources.vcpus, resources.memory_mb, resources.disk_mb])
+    }
+
+    /// Watches for a sandbox that exists. Fails where there is none.
+    pub(super) async fn of(sandbox: &str, client: &Client) -> Result<Self, Failed> {
+        let view: Value = client.get(&path(&["sandboxes", sandbox], &[])).await?;
+        let resources: ResourceConfig =
+            serde_json::from_value(view["config"]["resources"].clone()).map_err(Failed::new)?;
+        Ok(Self::watch(client, &resources))
+    }
+
+    fn of_size(client: &Client, size: [u32; 3]) -> Self {
+        let [vcpus, memory_mb, disk_mb] = size.map(|number| number.to_string());
+        let query = [("vcpus", &vcpus[..]), ("memory_mb", &memory_mb), ("disk_mb", &disk_mb)];
         let (client, path) = (client.clone(), path(&["template"], &query));
-        Self(Some(tokio::spawn(async move {
-            for _ in 0..POLLS {
-                tokio::time::sleep(POLL).await;
+        Self(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(POLL_INTERVAL).await;
                 match client.get::<Template>(&path).await {
                     Ok(Template { making: false }) => {}
-                    Ok(Template { making: true }) => {
-                        // A terminal may be in raw mode already.
-                        table::note(&format!("{FIRST_OF_ITS_SIZE}\r"));
-                        return;
-                    }
+                    Ok(Template { making: true }) => return table::note(FIRST_OF_ITS_SIZE),
                     // The command itself meets it too, or the server is older.
                     Err(_) => return,
                 }
             }
-        })))
+        }))
     }
 }
 
 impl Drop for Notice {
     fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
+        self.0.abort();
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    /// One that is known by its words.
+    /// A failure with these words.
     pub(crate) fn new(text: impl Display) -> Self {
         Self { code: OURS, text: text.to_string(), hint: String::new() }
     }
@@ -42,7 +42,7 @@ impl Failed {
         Self { hint: hint.to_string(), ..self }
     }
 
-    /// A message that is not a failure of the command: the work was not needed.
+    /// A notice, not a failure of the command: nothing had to be done.
     pub(super) fn not_needed(text: impl Display) -> Self {
         Self { code: 0, ..Self::new(text) }
     }

@@ -2,15 +2,15 @@
 
 use hyper::Method;
 
-use super::names::Names;
+use super::names::SandboxNames;
 use super::outcome::{Connection, Failed};
 use crate::api::client::{Client, path};
 
-pub(super) async fn pause(names: &Names, connection: &Connection) -> Result<u8, Failed> {
+pub(super) async fn pause(names: &SandboxNames, connection: &Connection) -> Result<u8, Failed> {
     act(&names.sandboxes, "pause", connection).await
 }
 
-pub(super) async fn resume(names: &Names, connection: &Connection) -> Result<u8, Failed> {
+pub(super) async fn resume(names: &SandboxNames, connection: &Connection) -> Result<u8, Failed> {
     act(&names.sandboxes, "resume", connection).await
 }
 

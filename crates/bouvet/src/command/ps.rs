@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use clap::Args;
 use serde_json::{Value, json};
 
-use self::filter::Filter;
+use self::filter::SandboxFilter;
 use super::outcome::{Connection, Failed};
 use super::table;
 use super::template::Format;
@@ -40,7 +40,7 @@ const HEADS: &[(&str, &str)] = &[
     after_help = "Filters of the same field are alternatives; filters of different fields must all fit. A filter \
     by state includes stopped sandboxes.\n\nA template has the \
     fields of docker's: ID, Names, Image, Command, CreatedAt, RunningFor, State, Status, Ports, Labels, \
-    `{{.Label \"NAME\"}}`, Networks; and ExitCode, Restarts, Persistent. A leading `table` adds a header."
+    `{{.Label \"NAME\"}}`, Networks; and ExitCode, Restarts, Persistent. `table TEMPLATE` prints a header line."
 )]
 pub(crate) struct Line {
     /// Include stopped sandboxes
@@ -58,7 +58,8 @@ pub(crate) struct Line {
     /// Show only the newest sandbox
     #[arg(short, long, conflicts_with = "last")]
     latest: bool,
-    /// Show only matching sandboxes, by name, id, status, exited, label, ancestor, network or publish (may be repeated)
+    /// Show only matching sandboxes, by name, id, status (or state), exited, label, ancestor (or image), network or
+    /// publish (may be repeated)
     #[arg(short, long, value_name = "NAME=VALUE")]
     filter: Vec<String>,
     /// Go template for each line, `table TEMPLATE`, or `json`
@@ -76,8 +77,8 @@ impl Line {
         self.template().map(drop)
     }
 
-    fn filters(&self) -> Result<Vec<Filter>, Failed> {
-        self.filter.iter().map(|text| Filter::parse(text)).collect()
+    fn filters(&self) -> Result<Vec<SandboxFilter>, Failed> {
+        self.filter.iter().map(|text| SandboxFilter::parse(text)).collect()
     }
 
     fn template(&self) -> Result<Option<Format>, Failed> {
@@ -89,8 +90,8 @@ impl Line {
         self.filters().is_ok_and(|filters| self.is_for_stopped(&filters))
     }
 
-    fn is_for_stopped(&self, filters: &[Filter]) -> bool {
-        self.all || self.latest || self.last.is_some() || filters.iter().any(Filter::is_for_stopped)
+    fn is_for_stopped(&self, filters: &[SandboxFilter]) -> bool {
+        self.all || self.latest || self.last.is_some() || filters.iter().any(SandboxFilter::is_for_stopped)
     }
 }
 

@@ -10,12 +10,14 @@ use serde_json::json;
 
 use super::outcome::{Connection, Failed};
 use super::run::image;
-use super::table;
+use super::{table, usage};
 use crate::api::client::{Client, path};
 use crate::api::shape::PullLine;
 
 #[derive(Debug, Args)]
 pub(crate) struct Line {
+    #[command(flatten)]
+    platform: usage::Platform,
     /// Do not show progress
     #[arg(short, long)]
     quiet: bool,
@@ -24,22 +26,25 @@ pub(crate) struct Line {
     images: Vec<String>,
 }
 
+impl Line {
+    /// Whether it makes sense.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        self.platform.check()
+    }
+}
+
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     for typed in &line.images {
         let name = image(typed)?;
         let bars = if line.quiet { Bars::hidden() } else { Bars::new() };
-        let id = pull_with(&connection.client, &name, bars).await?;
+        let id = pull(&connection.client, &name, bars).await?;
         table::line(&id)?;
     }
     Ok(0)
 }
 
-/// Pulls an image, and shows how that goes where somebody looks. Returns its id.
-pub(super) async fn pull(client: &Client, name: &str) -> Result<String, Failed> {
-    pull_with(client, name, Bars::new()).await
-}
-
-async fn pull_with(client: &Client, name: &str, mut bars: Bars) -> Result<String, Failed> {
+/// Pulls an image, and shows progress on a terminal. Returns its id.
+pub(super) async fn pull(client: &Client, name: &str, mut bars: Bars) -> Result<String, Failed> {
     let wanted = json!({ "reference": name });
     let path = path(&["images", "pull"], &[]);
     let mut lines = client.lines::<PullLine>(Method::POST, &path, Some(&wanted)).await?;

@@ -3,22 +3,23 @@
 use clap::Args;
 use hyper::Method;
 
-use super::names::{Grace, Names};
+use super::names::{SandboxNames, StopArgs};
 use super::outcome::{Connection, Failed};
-use crate::api::client::{Client, path};
+use super::start;
+use crate::api::client::Client;
 
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     #[command(flatten)]
-    grace: Grace,
+    how: StopArgs,
     #[command(flatten)]
-    names: Names,
+    names: SandboxNames,
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let restart = async |client: &Client, name: &str| {
-        client.act(Method::POST, &line.grace.stop(name, None)).await?;
-        Ok(client.act(Method::POST, &path(&["sandboxes", name, "start"], &[])).await?)
+        client.act(Method::POST, &line.how.path(name)).await?;
+        start::start(name, connection).await
     };
     connection.each(&line.names.sandboxes, restart).await
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use hyper::Method;
 
-use super::names::Names;
+use super::names::SandboxNames;
 use super::outcome::{Connection, Failed};
 use crate::api::client::{CallError, Client, NOT_FOUND, path};
 
@@ -16,7 +16,7 @@ pub(crate) struct Line {
     #[arg(short, long)]
     volumes: bool,
     #[command(flatten)]
-    names: Names,
+    names: SandboxNames,
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {

@@ -5,17 +5,27 @@ use hyper::Method;
 
 use super::outcome::{Connection, Failed};
 use super::run::image;
+use super::usage;
 use crate::api::client::{CallError, Client, path};
 use crate::failure::Kind;
 
 #[derive(Debug, Args)]
 pub(crate) struct Line {
+    #[command(flatten)]
+    platform: usage::Platform,
     /// Also remove the names of images in use, and do not fail for images that do not exist
     #[arg(short, long)]
     force: bool,
     /// Images: names, or at least twelve digits of ids
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
+}
+
+impl Line {
+    /// Whether it makes sense.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        self.platform.check()
+    }
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {

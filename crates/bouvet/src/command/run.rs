@@ -14,12 +14,13 @@ use hyper::Method;
 
 use super::notice::Notice;
 use super::outcome::{Connection, Failed};
+use super::pull::{self, Bars};
 use super::session::{self, Terms};
 use super::signals::Signals;
-use super::{pull, table, usage};
-use crate::api::client::CallError;
-use crate::api::client::path;
+use super::{start, table, usage};
+use crate::api::client::{CallError, path};
 use crate::api::shape::{NamedNetworkView, SandboxView};
+use crate::failure::Kind;
 
 /// Docker's network modes that are not names of networks here.
 const OTHER_NETWORKS: &[&str] = &["host", "bridge", "default"];
@@ -43,7 +44,29 @@ pub(super) enum PullPolicy {
     `devbox-full`, with more packages.\n\nWithout a \
     server (`bouvet serve`) the sandbox runs in this process. It is removed when its program ends, unless it is persistent."
 )]
-pub(crate) struct Line {
+pub(crate) struct RunLine {
+    /// Run in the background, and print the sandbox's id
+    #[arg(short, long)]
+    detach: bool,
+    #[command(flatten)]
+    line: Line,
+}
+
+/// `bouvet create`: `run -d` without the start.
+#[derive(Debug, Args)]
+#[command(
+    disable_help_flag = true,
+    after_help = "`bouvet start` starts the sandbox, `bouvet run --help` describes images. A server is needed \
+    (`bouvet serve`): the sandbox is one of the server's."
+)]
+pub(crate) struct CreateLine {
+    #[command(flatten)]
+    line: Line,
+}
+
+/// The sandbox that is wanted.
+#[derive(Debug, Args)]
+pub(super) struct Line {
     #[command(flatten)]
     how: How,
     #[command(flatten)]
@@ -72,9 +95,6 @@ struct How {
     /// Allocate a terminal for the program
     #[arg(short, long)]
     tty: bool,
-    /// Run in the background, and print the sandbox's id
-    #[arg(short, long)]
-    detach: bool,
     /// Remove the sandbox when its program ends
     #[arg(long)]
     rm: bool,
@@ -111,11 +131,11 @@ struct How {
     /// Signal that asks the program to end, instead of the image's
     #[arg(long, default_value = "", value_name = "SIGNAL")]
     stop_signal: String,
-    /// Seconds before the program is then killed [default: 10]
+    /// Grace period of the program after the stop signal, in seconds [default: 10]
     #[arg(long, value_name = "SECS")]
     stop_timeout: Option<u64>,
-    /// Run no program: the sandbox runs until it is stopped, for `exec`
-    #[arg(long, requires = "detach", conflicts_with_all = ["command", "entrypoint"])]
+    /// Run no program: the sandbox runs until it is stopped, for `exec`. `run` needs --detach with it
+    #[arg(long, conflicts_with_all = ["command", "entrypoint"])]
     idle: bool,
     /// Override the entry point of the image
     #[arg(long, value_name = "PROGRAM")]
@@ -138,6 +158,9 @@ struct How {
     /// When to pull the image
     #[arg(long, value_enum, default_value_t = PullPolicy::Missing)]
     pull: PullPolicy,
+    /// Do not show the progress of a pull
+    #[arg(short, long)]
+    quiet: bool,
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
@@ -285,28 +308,40 @@ enum Generation {
     Genoa,
 }
 
-impl Line {
+impl RunLine {
     /// Whether it makes sense.
     pub(super) fn check(&self) -> Result<(), Failed> {
-        self.config()?;
-        self.terms().check()
+        if self.line.how.idle && !self.detach {
+            return Err(Failed::new("`--idle` runs no program to wait for").hint("add `--detach`"));
+        }
+        self.line.config(self.detach)?;
+        self.line.terms(self.detach).check()
     }
 
-    /// Whether the sandbox goes on without this command.
+    /// Whether the sandbox is left running.
     pub(super) fn is_detached(&self) -> bool {
-        self.how.detach
+        self.detach
     }
 
-    /// Whether what it writes is kept.
+    /// Whether its files are kept.
     pub(super) fn is_persistent(&self) -> bool {
-        self.how.persistent
+        self.line.how.persistent
     }
+}
 
-    /// The sandbox that is wanted.
-    fn config(&self) -> Result<BoxConfig, Failed> {
-        let config = self.describe(&|name| std::env::var_os(name)?.into_string().ok())?;
+impl CreateLine {
+    /// Whether it makes sense.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        self.line.config(true).map(drop)
+    }
+}
+
+impl Line {
+    /// The sandbox that is wanted; `detached`: nobody waits for its program.
+    fn config(&self, detached: bool) -> Result<BoxConfig, Failed> {
+        let config = self.describe(detached, &|name| std::env::var_os(name)?.into_string().ok())?;
         config.validate().map_err(|error| usage::of_typed(&error, |flag| self.typed_size(flag)))?;
-        if self.how.detach && self.how.rm && self.how.persistent {
+        if detached && self.how.rm && self.how.persistent {
             return Err(
                 Failed::new("`--rm` removes what `--persistent` keeps").hint("leave one of them away")
             );
@@ -314,15 +349,15 @@ impl Line {
         Ok(config)
     }
 
-    /// The sandbox that is wanted, once its images are there.
-    async fn prepare(&self, connection: &Connection) -> Result<BoxConfig, Failed> {
-        let mut config = self.config()?;
+    /// The sandbox that is wanted, once its images are in the cache.
+    async fn prepare(&self, detached: bool, connection: &Connection) -> Result<BoxConfig, Failed> {
+        let mut config = self.config(detached)?;
         self.extra.check_id_file()?;
-        have_image(&config.image, self.how.pull, connection).await?;
+        self.pull_image(&config.image, connection).await?;
         if let Some(sidecar) = &config.sidecar {
-            have_image(&sidecar.image, self.how.pull, connection).await?;
+            self.pull_image(&sidecar.image, connection).await?;
         }
-        if self.extra.publish_all && !config.image.is_empty() {
+        if self.extra.publish_all && !bouvet_host::is_base_image(&config.image) {
             let image: serde_json::Value =
                 connection.client.get(&path(&["image"], &[("name", &config.image)])).await?;
             let ports = image["config"]["exposed_ports"].as_array().cloned().unwrap_or_default();
@@ -332,81 +367,106 @@ impl Line {
         Ok(config)
     }
 
+    /// Pulls an image that is not in the cache, as `--pull` has it.
+    async fn pull_image(&self, image: &str, connection: &Connection) -> Result<(), Failed> {
+        if bouvet_host::is_base_image(image) {
+            return Ok(());
+        }
+        if self.how.pull != PullPolicy::Always {
+            let path = path(&["image"], &[("name", image)]);
+            match connection.client.get::<serde_json::Value>(&path).await {
+                Ok(_) => return Ok(()),
+                Err(CallError::Refused(failure)) if failure.kind == Kind::NoImage.name() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if self.how.pull == PullPolicy::Never {
+            return Err(Failed::new(format!("the image `{}` is not in the cache", image.escape_debug()))
+                .hint("`bouvet pull` gets it"));
+        }
+        let bars = if self.how.quiet { Bars::hidden() } else { Bars::new() };
+        pull::pull(&connection.client, image, bars).await.map(drop)
+    }
+
     /// The size that was typed for `flag`.
     fn typed_size(&self, flag: &str) -> Option<&str> {
         match flag {
             "--memory" => self.resources.memory.as_deref(),
             "--disk" => self.resources.disk.as_deref(),
             "--memory-reservation" => self.resources.memory_reservation.as_deref(),
+            "--memory-swap" => self.resources.memory_swap.as_deref(),
+            "--shm-size" => self.resources.shm_size.as_deref(),
             _ => None,
         }
     }
 
-    fn terms(&self) -> Terms {
-        let input = self.how.interactive && !self.how.detach;
-        let terminal = self.how.tty && !self.how.detach;
+    fn terms(&self, detached: bool) -> Terms {
+        let input = self.how.interactive && !detached;
+        let terminal = self.how.tty && !detached;
         Terms { input, closed: false, terminal, detachable: true, kills: true }
     }
 }
 
-/// Makes a sandbox without starting it.
-pub(super) async fn create(mut line: Line, connection: &Connection) -> Result<u8, Failed> {
-    line.how.detach = true;
-    let config = line.prepare(connection).await?;
-    let id = make(&config, false, connection).await?;
-    line.extra.write_id(&id)?;
+/// Creates a sandbox without starting it.
+pub(super) async fn create(line: CreateLine, connection: &Connection) -> Result<u8, Failed> {
+    let config = line.line.prepare(true, connection).await?;
+    let id = post(&config, false, connection).await?;
+    line.line.extra.write_id(&id)?;
     table::line(&id)?;
     Ok(0)
 }
 
-async fn make(config: &BoxConfig, start: bool, connection: &Connection) -> Result<String, Failed> {
+async fn post(config: &BoxConfig, start: bool, connection: &Connection) -> Result<String, Failed> {
     let path = path(&["sandboxes"], &[("start", &start.to_string())]);
+    let _notice = Notice::watch(&connection.client, &config.resources);
     let view: SandboxView = connection.client.call(Method::POST, &path, Some(config)).await?;
     Ok(view.id)
 }
 
-pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
-    let config = line.config()?;
+pub(super) async fn run(
+    RunLine { detach, line }: RunLine,
+    connection: &Connection,
+    signals: &mut Signals,
+) -> Result<u8, Failed> {
+    let config = line.config(detach)?;
     if let NetworkMode::Bridge { network } = &config.network {
         refuse_mode(network, connection).await?;
         // Others would be sandboxes of other commands.
         connection.needs_server(&format!("the network `{network}`"))?;
     }
-    let _notice = Notice::watch(&connection.client, &config.resources);
     let prepared = async {
-        let config = line.prepare(connection).await?;
+        let config = line.prepare(detach, connection).await?;
         // Before it runs, its id is in the file.
         let start = line.extra.cidfile.is_none();
-        let id = match line.how.detach || !start {
-            true => Some(make(&config, start, connection).await?),
+        let id = match detach || !start {
+            true => Some(post(&config, start, connection).await?),
             false => None,
         };
         if let Some(id) = &id {
             line.extra.write_id(id)?;
         }
-        Ok::<_, Failed>((config, id, start))
+        if let Some(id) = id.as_deref().filter(|_| detach && !start) {
+            start::start(id, connection).await?;
+        }
+        Ok::<_, Failed>((config, id))
     };
-    let (config, id, started) = tokio::select! {
+    let (config, id) = tokio::select! {
         prepared = prepared => prepared?,
         number = signals.next() => return Ok(super::signals::code(number)),
     };
-    if let Some(id) = id.as_deref().filter(|_| line.how.detach) {
-        if !started {
-            connection.client.act(Method::POST, &path(&["sandboxes", id, "start"], &[])).await?;
-        }
+    if let Some(id) = id.as_deref().filter(|_| detach) {
         table::line(id)?;
         return Ok(0);
     }
     // Alone, what is left is destroyed.
-    let terms = Terms { detachable: !connection.is_alone(), ..line.terms() };
-    if let Some(id) = id {
-        let path = path(&["sandboxes", &id, "attach"], &[("start", "true")]);
-        let ended = session::run(&connection.client, &path, None, terms, signals).await?;
-        return Ok(ended.code());
-    }
-    let start = serde_json::to_vec(&config).map_err(Failed::new)?;
-    let path = path(&["run"], &[]);
-    let ended = session::run(&connection.client, &path, Some(start.into()), terms, signals).await?;
+    let terms = Terms { detachable: !connection.is_alone(), ..line.terms(detach) };
+    let notice = Notice::watch(&connection.client, &config.resources);
+    let (path, start) = match id {
+        Some(id) => (path(&["sandboxes", &id, "attach"], &[("start", "true")]), None),
+        None => (path(&["run"], &[]), Some(serde_json::to_vec(&config).map_err(Failed::new)?.into())),
+    };
+    let call = session::Call { path, start, notice: Some(notice) };
+    let ended = session::run(&connection.client, call, terms, signals).await?;
     Ok(ended.code())
 }
 
@@ -421,29 +481,4 @@ async fn refuse_mode(name: &str, connection: &Connection) -> Result<(), Failed> 
     }
     Err(Failed::new(format!("bouvet has no network mode `{name}`"))
         .hint("leave --network away for the internet (tsi), and publish ports with -p"))
-}
-
-/// Has the image in the cache, so that it is seen to come.
-async fn have_image(image: &str, policy: PullPolicy, connection: &Connection) -> Result<(), Failed> {
-    if bouvet_host::is_base_image(image) {
-        return Ok(());
-    }
-    let found = match policy {
-        PullPolicy::Always => false,
-        PullPolicy::Missing | PullPolicy::Never => {
-            let found =
-                connection.client.get::<serde_json::Value>(&path(&["image"], &[("name", image)])).await;
-            match found {
-                Ok(_) => true,
-                Err(CallError::Refused(failure)) if failure.kind == "no_image" => false,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    };
-    match policy {
-        _ if found => Ok(()),
-        PullPolicy::Never => Err(Failed::new(format!("there is no image `{}` here", image.escape_debug()))
-            .hint("`bouvet pull` gets it")),
-        PullPolicy::Always | PullPolicy::Missing => pull::pull(&connection.client, image).await.map(drop),
-    }
 }

@@ -10,16 +10,26 @@ use serde_json::json;
 
 use super::outcome::{Connection, Failed};
 use super::run::image;
+use super::usage;
 use crate::api::client::{Client, path};
 
 #[derive(Debug, Args)]
 pub(crate) struct Line {
+    #[command(flatten)]
+    platform: usage::Platform,
     /// Archive to write [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Images: names, or at least twelve digits of ids. An image that is saved by its id has no name in the archive
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
+}
+
+impl Line {
+    /// Whether it makes sense.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        self.platform.check()
+    }
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {

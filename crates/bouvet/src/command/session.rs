@@ -1,4 +1,4 @@
-//! This process represents a program in a sandbox: it forwards input, output, signals and the terminal.
+//! Forwards input, output, signals and the terminal between this process and a program in a sandbox.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::notice::Notice;
 use super::outcome::Failed;
 use super::signals::{self, Signals};
 use super::terminal::{self, DetachKeys, Raw};
@@ -21,7 +22,7 @@ use crate::api::{WINDOW_BYTES, cost_bytes};
 
 /// Frames that wait to be sent.
 const OUTGOING_QUEUE_FRAMES: usize = 64;
-/// Number of SIGINT and SIGTERM after which the command itself ends at once.
+/// The SIGINT or SIGTERM that ends the command itself at once.
 const MAX_END_SIGNALS: u32 = 3;
 /// Time that a program has to end after the first signal that asks it to: as long as `bouvet stop` gives it.
 const END_GRACE: Duration = Duration::from_secs(10);
@@ -32,10 +33,10 @@ const SIGINT: i32 = SignalKind::interrupt().as_raw_value();
 const SIGTERM: i32 = SignalKind::terminate().as_raw_value();
 const SIGKILL: i32 = 9;
 
-/// How this process stands for the program.
+/// What is forwarded to the program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Terms {
-    /// Whether it forwards its standard input.
+    /// Whether standard input is forwarded.
     pub(super) input: bool,
     /// Whether the program's input is at its end from the beginning.
     pub(super) closed: bool,
@@ -48,7 +49,7 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// Refuses to hand on keys where there are none.
+    /// Refuses to forward keys where there is no terminal.
     pub(super) fn check(self) -> Result<(), Failed> {
         match self.input && self.terminal && !terminal::is_input() {
             true => Err(Failed::new("standard input is not a terminal").hint("omit `-t`")),
@@ -94,16 +95,26 @@ impl Ended {
     }
 }
 
-/// Calls `path` with `start`, and stands for the program that it is about until one of them ends.
+/// A call that is answered when its program has started.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) path: String,
+    /// The first frame's content, where the call has one.
+    pub(super) start: Option<Bytes>,
+    /// Lasts until the program has started.
+    pub(super) notice: Option<Notice>,
+}
+
+/// Makes the call, and forwards input, output and signals until the program or this process ends.
 pub(super) async fn run(
     client: &Client,
-    path: &str,
-    start: Option<Bytes>,
+    call: Call,
     terms: Terms,
     signals: &mut Signals,
 ) -> Result<Ended, Failed> {
     let (frames, sent) = mpsc::channel(OUTGOING_QUEUE_FRAMES);
-    for frame in start
+    for frame in call
+        .start
         .map(Frame::Start)
         .into_iter()
         .chain(size(terms))
@@ -113,14 +124,15 @@ pub(super) async fn run(
         frames.try_send(frame).ok();
     }
     let received = tokio::select! {
-        received = client.frames(Method::POST, path, ReceiverStream::new(sent)) => received?,
+        received = client.frames(Method::POST, &call.path, ReceiverStream::new(sent)) => received?,
         number = signals.next() => return Ok(Ended::Signal(number)),
     };
+    drop(call.notice);
     let _raw = match terms.input && terms.terminal {
         true => Some(Raw::new()?),
         false => None,
     };
-    Session { frames, window: Arc::new(Semaphore::new(WINDOW_BYTES)) }.stand(received, terms, signals).await
+    Session { frames, window: Arc::new(Semaphore::new(WINDOW_BYTES)) }.forward(received, terms, signals).await
 }
 
 fn size(terms: Terms) -> Option<Frame> {
@@ -163,7 +175,7 @@ struct Session {
 }
 
 impl Session {
-    async fn stand(self, received: Frames, terms: Terms, signals: &mut Signals) -> Result<Ended, Failed> {
+    async fn forward(self, received: Frames, terms: Terms, signals: &mut Signals) -> Result<Ended, Failed> {
         let mut resized = signal(SignalKind::window_change())?;
         // Output that nobody reads must not hold signals up.
         let mut output = std::pin::pin!(self.output(received));
@@ -225,7 +237,7 @@ impl Session {
         }
     }
 
-    /// Hands on what is typed. Whether it was the keys to leave.
+    /// Forwards standard input. Returns whether the detach keys were typed.
     async fn type_in(&self, terms: Terms) -> Result<bool, Failed> {
         if !terms.input {
             return Ok(false);

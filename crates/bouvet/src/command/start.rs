@@ -3,7 +3,8 @@
 use clap::Args;
 use hyper::Method;
 
-use super::names::Names;
+use super::names::SandboxNames;
+use super::notice::Notice;
 use super::outcome::{Connection, Failed};
 use super::signals::{self, Signals};
 use crate::api::client::path;
@@ -13,33 +14,37 @@ pub(crate) struct Line {
     /// Attach to the program, and end when it ends
     #[arg(short, long)]
     attach: bool,
-    /// Also forward standard input
-    #[arg(short, long, requires = "attach")]
+    /// Attach to the program, and forward standard input
+    #[arg(short, long)]
     interactive: bool,
     #[command(flatten)]
-    names: Names,
+    names: SandboxNames,
 }
 
 impl Line {
     /// Whether the command stays until the program has ended.
     pub(super) fn is_attached(&self) -> bool {
-        self.attach
+        self.attach || self.interactive
     }
 }
 
 pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
-    if line.attach {
+    if line.is_attached() {
         let [sandbox] = &line.names.sandboxes[..] else {
-            return Err(Failed::new("one sandbox is attached to at a time").hint("leave `-a` away"));
+            return Err(Failed::new("one sandbox is attached to at a time").hint("leave `-a` and `-i` away"));
         };
-        let query = [("start", "true")];
-        return super::attach::attach(sandbox, line.interactive, &query, connection, signals).await;
+        return super::attach::attach(sandbox, line.interactive, true, connection, signals).await;
     }
-    let started = connection.each(&line.names.sandboxes, async |client, name| {
-        Ok(client.act(Method::POST, &path(&["sandboxes", name, "start"], &[])).await?)
-    });
+    let started = connection.each(&line.names.sandboxes, async |_, name| start(name, connection).await);
     tokio::select! {
         code = started => code,
         number = signals.next() => Ok(signals::code(number)),
     }
+}
+
+/// Starts a sandbox.
+pub(super) async fn start(name: &str, connection: &Connection) -> Result<(), Failed> {
+    let client = &connection.client;
+    let _notice = Notice::of(name, client).await?;
+    Ok(client.act(Method::POST, &path(&["sandboxes", name, "start"], &[])).await?)
 }

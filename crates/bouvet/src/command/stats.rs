@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::outcome::{Connection, Failed};
 use super::table;
+use super::template::Format;
 use crate::api::client::path;
 use crate::api::shape::{SandboxView, StatsView};
 
@@ -16,15 +18,32 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Clears a terminal (ECMA-48).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
+/// What fields of a template are called above their column.
+const HEADS: &[(&str, &str)] = &[
+    ("ID", "ID"),
+    ("Name", "NAME"),
+    ("Container", "CONTAINER"),
+    ("CPUPerc", "CPU %"),
+    ("MemUsage", "MEM USAGE / LIMIT"),
+    ("MemPerc", "MEM %"),
+    ("PIDs", "PIDS"),
+];
+
 #[derive(Debug, Args)]
 pub(crate) struct Line {
     /// Print once and exit
     #[arg(long)]
     no_stream: bool,
-    /// Print a JSON array
+    /// Do not shorten ids
     #[arg(long)]
+    no_trunc: bool,
+    /// Go template for each line, `table TEMPLATE`, or `json`: ID, Name, Container, CPUPerc, MemUsage, MemPerc, PIDs
+    #[arg(long, value_name = "TEMPLATE")]
+    format: Option<String>,
+    /// Print a JSON array
+    #[arg(long, conflicts_with = "format")]
     json: bool,
-    /// Sandboxes [default: all that run]
+    /// Sandboxes [default: all running ones]
     #[arg(value_name = "SANDBOX")]
     sandboxes: Vec<String>,
 }
@@ -96,24 +115,57 @@ fn show(line: &Line, uses: &[Use]) -> Result<(), Failed> {
     if line.json {
         return table::json(&uses);
     }
-    let rows = uses.iter().map(|one| {
-        let stats = one.stats;
-        let memory =
-            format!("{} / {}", table::size(stats.memory_bytes), table::size(stats.memory_limit_bytes));
-        let share = stats.memory_bytes.saturating_mul(1000) / stats.memory_limit_bytes.max(1);
-        vec![
-            one.id.get(..8).unwrap_or(&one.id).to_owned(),
-            one.name.clone(),
-            format!("{:.2}%", one.cpu_percent),
-            memory,
-            format!("{}.{}%", share / 10, share % 10),
-            format!("{} / {}", stats.pids, stats.pids_limit),
-        ]
-    });
     if !line.no_stream && io::stdout().is_terminal() {
         write!(io::stdout(), "{CLEAR}")?;
     }
-    table::print(&["ID", "NAME", "CPU", "MEMORY / LIMIT", "MEMORY", "PIDS / LIMIT"], rows.collect())
+    match line.template()? {
+        Some(format) => {
+            let rows: Vec<_> = uses.iter().map(|one| fields(one, line.no_trunc)).collect();
+            format.print(HEADS, &rows)
+        }
+        None => {
+            let rows = uses.iter().map(|one| row(one, line.no_trunc).into()).collect();
+            table::print(&["ID", "NAME", "CPU", "MEMORY / LIMIT", "MEMORY", "PIDS / LIMIT"], rows)
+        }
+    }
+}
+
+/// What one sandbox uses, as templates have it.
+fn fields(one: &Use, full: bool) -> Value {
+    let [id, name, cpu, memory, share, _] = row(one, full);
+    json!({
+        "ID": id,
+        "Name": name,
+        "Container": id,
+        "CPUPerc": cpu,
+        "MemUsage": memory,
+        "MemPerc": share,
+        "PIDs": one.stats.pids,
+    })
+}
+
+fn row(one: &Use, full: bool) -> [String; 6] {
+    let stats = one.stats;
+    let share = stats.memory_bytes.saturating_mul(1000) / stats.memory_limit_bytes.max(1);
+    [
+        one.id.get(..8).filter(|_| !full).unwrap_or(&one.id).to_owned(),
+        one.name.clone(),
+        format!("{:.2}%", one.cpu_percent),
+        format!("{} / {}", table::size(stats.memory_bytes), table::size(stats.memory_limit_bytes)),
+        format!("{}.{}%", share / 10, share % 10),
+        format!("{} / {}", stats.pids, stats.pids_limit),
+    ]
+}
+
+impl Line {
+    /// Whether it makes sense.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        self.template().map(drop)
+    }
+
+    fn template(&self) -> Result<Option<Format>, Failed> {
+        Ok(self.format.as_deref().map(Format::parse).transpose()?.flatten())
+    }
 }
 
 #[cfg(test)]
@@ -129,5 +181,28 @@ mod tests {
         let percent = |now| use_of(&view, stats(now), &before, Duration::from_secs(2)).cpu_percent;
         assert!((percent(2_000_000) - 50.0).abs() < 0.01);
         assert!(percent(0).abs() < 0.01, "it was started anew");
+    }
+
+    #[test]
+    fn uses_have_dockers_fields() {
+        let stats = StatsView {
+            cpu_us: 0,
+            memory_bytes: 1 << 20,
+            memory_limit_bytes: 4 << 20,
+            pids: 3,
+            pids_limit: 4,
+        };
+        let one = Use { id: "0123456789".into(), name: "web".into(), cpu_percent: 1.5, stats };
+        let fields = fields(&one, false);
+        let Ok(Some(Format::Plain(template))) =
+            Format::parse("{{.ID}} {{.Name}} {{.CPUPerc}} {{.MemUsage}} {{.MemPerc}} {{.PIDs}}")
+        else {
+            panic!("it is a template")
+        };
+        assert_eq!(template.render(&fields).unwrap(), "01234567 web 1.50% 1.0 MiB / 4.0 MiB 25.0% 3");
+        assert_eq!(super::fields(&one, true)["ID"], "0123456789");
+        for (head, _) in HEADS {
+            assert!(fields.get(head).is_some(), "{head}");
+        }
     }
 }

@@ -3,25 +3,19 @@
 use clap::Args;
 use hyper::Method;
 
-use super::names::{Grace, Names};
+use super::names::{SandboxNames, StopArgs};
 use super::outcome::{Connection, Failed};
 use crate::api::client::Client;
 
 #[derive(Debug, Args)]
 pub(crate) struct Line {
-    /// The signal that asks the program to end, instead of its image's
-    #[arg(short, long, value_name = "SIGNAL")]
-    signal: Option<String>,
     #[command(flatten)]
-    grace: Grace,
+    how: StopArgs,
     #[command(flatten)]
-    names: Names,
+    names: SandboxNames,
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
-    let stop = async |client: &Client, name: &str| {
-        let path = line.grace.stop(name, line.signal.as_deref());
-        Ok(client.act(Method::POST, &path).await?)
-    };
+    let stop = async |client: &Client, name: &str| Ok(client.act(Method::POST, &line.how.path(name)).await?);
     connection.each(&line.names.sandboxes, stop).await
 }

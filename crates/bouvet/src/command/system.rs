@@ -1,81 +1,66 @@
 //! `bouvet system`.
 
 use clap::{Args, Subcommand};
-use hyper::Method;
 
+use super::filter::PruneFilter;
 use super::outcome::{Connection, Failed};
-use super::without_server::WithoutServer;
-use super::{image, info, prune, table};
-use crate::api::client::{CallError, path};
-use crate::api::shape::NamedNetworkView;
+use super::{Command, events, image, info, network, prune};
 
-/// Verbs of the whole server.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Line {
-    /// Remove stopped sandboxes, and networks that no sandbox is on
-    Prune(Prune),
-    /// Show what the server is and what it has, as `bouvet info`
+    /// Show events of sandboxes as they happen
+    Events(events::Line),
+    /// Show the server's engine, limits and paths
     Info(info::Line),
+    /// Remove stopped sandboxes, and networks that no sandbox is on
+    Prune(PruneLine),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Prune {
+#[command(after_help = "Persistent sandboxes are kept: `bouvet prune --all` removes them.")]
+pub(crate) struct PruneLine {
     /// Do not prompt for confirmation
     #[arg(short, long)]
     force: bool,
-    /// Images too that no sandbox uses
+    /// Also remove images that no sandbox uses
     #[arg(short, long)]
     all: bool,
+    /// Remove only what is older than this age, or has this label; networks have no labels
+    #[arg(long, value_name = "until=AGE|label=NAME[=VALUE]|label!=NAME[=VALUE]")]
+    filter: Vec<String>,
 }
 
 impl Line {
-    /// The rule where no server answers.
-    pub(super) fn without_server(&self) -> WithoutServer {
+    /// The command that it is.
+    pub(super) fn command(self) -> Command {
         match self {
-            Self::Prune(_) => WithoutServer::Works,
-            Self::Info(_) => WithoutServer::Fails,
+            Self::Events(line) => Command::Events(line),
+            Self::Info(line) => Command::Info(line),
+            Self::Prune(line) => Command::SystemPrune(line),
         }
     }
 }
 
-pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
-    match line {
-        Line::Prune(line) => line.run(connection).await,
-        Line::Info(line) => info::run(line, connection).await,
+impl PruneLine {
+    /// Whether it makes sense.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        PruneFilter::all(&self.filter).map(drop)
     }
 }
 
-impl Prune {
-    async fn run(&self, connection: &Connection) -> Result<u8, Failed> {
-        let images = if self.all { ", and all images that no sandbox uses" } else { "" };
-        let warning = format!(
-            "WARNING! This will remove all stopped sandboxes but persistent ones, all networks that no sandbox is on{images}."
-        );
-        if !self.force && !prune::confirm(&warning)? {
-            return Ok(0);
-        }
-        let client = &connection.client;
-        let code = prune::stopped(connection).await?;
-        let networks: Vec<NamedNetworkView> = client.get(&path(&["networks"], &[])).await?;
-        for network in networks.iter().filter(|network| network.sandboxes.is_empty()) {
-            let removed = client.act(Method::DELETE, &path(&["networks", &network.name], &[])).await;
-            say(&network.name, removed)?;
-        }
-        if self.all {
-            image::prune_all(connection).await?;
-        }
-        Ok(code)
+pub(super) async fn prune(line: &PruneLine, connection: &Connection) -> Result<u8, Failed> {
+    let filters = PruneFilter::all(&line.filter)?;
+    let images = if line.all { ", and all images that no sandbox uses" } else { "" };
+    let warning = format!(
+        "WARNING! This will remove all stopped sandboxes but persistent ones, all networks that no sandbox is on{images}."
+    );
+    if !line.force && !prune::confirm(&warning)? {
+        return Ok(0);
     }
-}
-
-/// Names what was removed. What is used again in the meantime stays.
-fn say(name: &str, removed: Result<(), CallError>) -> Result<(), Failed> {
-    match removed {
-        Ok(()) => table::line(name),
-        Err(CallError::Refused(failure)) => {
-            table::complain(&failure.into());
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
+    let code = prune::stopped(connection, &filters).await?;
+    network::remove_unused(connection, &filters).await?;
+    if line.all {
+        image::remove_unused(true, &filters, connection).await?;
     }
+    Ok(code)
 }

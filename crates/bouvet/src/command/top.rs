@@ -19,7 +19,7 @@ const TIMEOUT_SECS: u64 = 60;
     `ps` has no `top`."
 )]
 pub(crate) struct Line {
-    /// The sandbox: its name, its id, or the beginning of its id
+    /// Sandbox: its name, its id, or the first characters of its id
     sandbox: String,
     /// Options of `ps`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION", default_value = "-ef")]
@@ -51,7 +51,7 @@ pub(super) async fn run(line: Line, connection: &Connection) -> Result<u8, Faile
             _ => {}
         }
     }
-    Err(Failed::new("the server ended its answer too early"))
+    Err(Failed::new("the server closed the connection before `ps` ended"))
 }
 
 fn without_ps(failed: Failed) -> Failed {

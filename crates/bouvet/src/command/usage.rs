@@ -1,8 +1,14 @@
-//! What was typed and cannot be: by the flags' names rather than the library's.
+//! Values of flags: read, and refused by the flags' names rather than the library's.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use bouvet_host::{InvalidConfig, parse_size};
+use clap::Args;
 
 use super::outcome::Failed;
+use crate::calendar;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -71,7 +77,8 @@ pub(super) fn of_typed<'a>(error: &InvalidConfig, typed: impl Fn(&str) -> Option
     Failed::new(match typed(name) {
         // Docker's sizes are bytes, and people mean megabytes.
         Some(typed) if typed.bytes().all(|byte| byte.is_ascii_digit()) => {
-            format!("{name} {typed} means {typed} bytes; {allowed}, as in 512m")
+            let example = if allowed.contains("as in") { "" } else { ", as in 512m" };
+            format!("{name} {typed} means {typed} bytes; {allowed}{example}")
         }
         Some(typed) => format!("{name} {} is {value}; {allowed}", typed.escape_debug()),
         None => format!("`{name}` is {value}; {allowed}"),
@@ -81,6 +88,70 @@ pub(super) fn of_typed<'a>(error: &InvalidConfig, typed: impl Fn(&str) -> Option
 /// A flag with a value that it cannot have.
 pub(super) fn wrong(flag: &str, value: &str, allowed: &str) -> Failed {
     Failed::new(format!("`{flag}` is `{}`; {allowed}", value.escape_debug()))
+}
+
+/// The time that `text` means: an age, a time, or seconds since 1970.
+pub(super) fn time(flag: &str, text: &str) -> Result<SystemTime, Failed> {
+    let allowed = "how long ago (10m), a time (2026-01-31T12:00:00Z) and seconds since 1970 are allowed";
+    let wrong = || wrong(flag, text, allowed);
+    let epoch = |text: &str| {
+        let since = Duration::try_from_secs_f64(text.parse().ok()?).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(since)
+    };
+    let time = match humantime::parse_duration(text) {
+        Ok(ago) if epoch(text).is_none() => SystemTime::now().checked_sub(ago).ok_or_else(wrong)?,
+        _ => match epoch(text) {
+            Some(time) => time,
+            None => humantime::parse_rfc3339_weak(text).map_err(|_| wrong())?,
+        },
+    };
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(calendar::LAST_UNIX_SECS);
+    if time > last { Err(wrong()) } else { Ok(time) }
+}
+
+/// The time that was typed, for the server.
+pub(super) fn time_for_server(flag: &str, text: Option<&str>) -> Result<Option<String>, Failed> {
+    let time = text.map(|text| time(flag, text)).transpose()?;
+    Ok(time.map(|time| calendar::nanos(time)))
+}
+
+/// The lines of a file of variables or labels, without comments and blank lines.
+pub(super) fn lines_of(file: &Path) -> Result<Vec<String>, Failed> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| Failed::new(format!("cannot read `{}`: {error}", file.display())))?;
+    let lines = text.lines().map(str::trim_start);
+    Ok(lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
+}
+
+// Its documentation would become the help of the commands that have it.
+#[derive(Debug, Default, Args)]
+pub(super) struct Platform {
+    /// Platform of the image: only this machine's
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<String>,
+}
+
+impl Platform {
+    /// Refuses platforms that this machine does not run.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        let Some(wanted) = &self.platform else { return Ok(()) };
+        let ours = match std::env::consts::ARCH {
+            "x86_64" => ["amd64", "x86_64"],
+            "aarch64" => ["arm64", "aarch64"],
+            other => [other, other],
+        };
+        let architecture = wanted.strip_prefix("linux/").unwrap_or(wanted);
+        let architecture = architecture.strip_suffix("/v8").unwrap_or(architecture);
+        match ours.contains(&architecture) {
+            true => Ok(()),
+            false => Err(wrong("--platform", wanted, &format!("this machine runs only linux/{}", ours[0]))),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(platform: &str) -> Self {
+        Self { platform: Some(platform.to_owned()) }
+    }
 }
 
 /// A size in bytes.
@@ -113,6 +184,29 @@ mod tests {
         );
         assert_eq!(text(64, "64m"), "--memory 64m is 64 MiB; 128 to 1048576 MiB are allowed");
         assert_eq!(of(&error(64)).text, "`--memory` is 64 MiB; 128 to 1048576 MiB are allowed");
+    }
+
+    #[test]
+    fn times_are_ages_dates_or_seconds() {
+        let of = |text: &str| time_for_server("--since", Some(text)).map_err(|failed| failed.text);
+        assert_eq!(of("1700000000"), Ok(Some("2023-11-14T22:13:20.000000000Z".into())));
+        assert_eq!(of("1700000000.5"), Ok(Some("2023-11-14T22:13:20.500000000Z".into())));
+        assert_eq!(of("2026-01-31T12:00:00Z"), Ok(Some("2026-01-31T12:00:00.000000000Z".into())));
+        assert_eq!(of("253402300799"), Ok(Some("9999-12-31T23:59:59.000000000Z".into())));
+        assert!(of("10m").is_ok());
+        for wrong in ["soon", "-5", "1e30", "", "253402300800"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn other_platforms_are_refused() {
+        let ours = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
+        assert!(Platform::default().check().is_ok() && Platform::of(ours).check().is_ok());
+        assert!(Platform::of(&format!("linux/{ours}")).check().is_ok());
+        assert!(
+            Platform::of("linux/s390x").check().is_err() && Platform::of("windows/amd64").check().is_err()
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use clap::Args;
 use hyper::Method;
 
-use super::names::Names;
+use super::names::SandboxNames;
 use super::outcome::{Connection, Failed};
 use super::table;
 use crate::api::client::{NOTHING, path};
@@ -13,7 +13,7 @@ use crate::api::shape::ExitView;
 #[command(after_help = "The exit code is that of the last sandbox.")]
 pub(crate) struct Line {
     #[command(flatten)]
-    names: Names,
+    names: SandboxNames,
 }
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {

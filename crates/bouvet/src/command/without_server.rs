@@ -25,16 +25,14 @@ impl Command {
             | Self::Images(_)
             | Self::Pull(_)
             | Self::Rmi(_)
-            | Self::Version(_)
             | Self::Load(_)
             | Self::Save(_)
             | Self::Tag(_)
-            | Self::Image(_)
+            | Self::ImagePrune(_)
+            | Self::SystemPrune(_)
             | Self::Login(_)
             | Self::Logout(_)
             | Self::Completions(_) => Works,
-            Self::Container(line) => line.without_server(),
-            Self::System(line) => line.without_server(),
             Self::Network(line) => line.without_server(),
             Self::Start(line) if !line.is_attached() => Fails,
             Self::Start(_)
@@ -49,6 +47,7 @@ impl Command {
             | Self::Rename(_)
             | Self::Top(_)
             | Self::Info(_)
+            | Self::Version(_)
             | Self::Exec(_)
             | Self::Attach(_)
             | Self::Attest(_)
@@ -77,20 +76,23 @@ pub(crate) const EXAMPLES: &[(&str, WithoutServer)] = {
         ("images", Works),
         ("pull IMAGE", Works),
         ("rmi IMAGE", Works),
-        ("version", Works),
         ("load", Works),
         ("save IMAGE", Works),
         ("tag SOURCE TARGET", Works),
         ("image ls", Works),
+        ("image prune", Works),
         ("login REGISTRY", Works),
         ("logout REGISTRY", Works),
         ("system prune", Works),
         ("system info", Fails),
+        ("system events", Fails),
         ("container ls", Fails),
         ("container prune", WorksForStopped),
+        ("container run IMAGE", Works),
         ("network create NETWORK", Works),
         ("network ls", Works),
         ("network rm NETWORK", Works),
+        ("network prune", Works),
         ("network policy SANDBOX", Fails),
         ("completions bash", Works),
         ("start --attach SANDBOX", WorksForStopped),
@@ -106,6 +108,7 @@ pub(crate) const EXAMPLES: &[(&str, WithoutServer)] = {
         ("rename SANDBOX NAME", Fails),
         ("top SANDBOX", Fails),
         ("info", Fails),
+        ("version", Fails),
         ("exec SANDBOX CMD", Fails),
         ("attach SANDBOX", Fails),
         ("attest SANDBOX", Fails),

@@ -49,7 +49,7 @@ pub(super) async fn copy(remote: &Remote, from: &str, to: &Local) -> Result<Skip
     let destination = Destination {
         path: directory,
         name: Some(name.into()),
-        owner: if remote.archive { Owner::Archive } else { Owner::Process },
+        owner: if remote.keep_owners { Owner::Archive } else { Owner::Process },
         links: Links::Refuse,
         mode_mask: MODE_MASK,
     };
@@ -57,7 +57,7 @@ pub(super) async fn copy(remote: &Remote, from: &str, to: &Local) -> Result<Skip
 }
 
 async fn receive(remote: &Remote, path: &str, name: &str) -> Result<Frames, Failed> {
-    let path = remote.archive_of(&[("path", path), ("name", name)]);
+    let path = remote.archive_path(&[("path", path), ("name", name)]);
     Ok(remote.client.frames(Method::GET, &path, futures_util::stream::empty()).await?)
 }
 
@@ -112,7 +112,7 @@ async fn next(frames: &mut Frames) -> Result<Part, Failed> {
             let failure: FailureView = serde_json::from_slice(&json).map_err(Failed::new)?;
             Err(failure.into())
         }
-        None => Err(Failed::new("the server broke the archive off")),
+        None => Err(Failed::new("the server closed the connection before the archive ended")),
         Some(_) => Err(Failed::new("the server sent a frame that has no place in an archive")),
     }
 }

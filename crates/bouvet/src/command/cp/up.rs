@@ -87,7 +87,7 @@ async fn tree(remote: &Remote, from: &Path, to: &str) -> Result<Skipped, Failed>
         }
         packed.map(|()| skipped)
     });
-    let unpacked = send(remote, &directory, &name, remote.archive, sent).await;
+    let unpacked = send(remote, &directory, &name, remote.keep_owners, sent).await;
     let packed = packing.await.map_err(Failed::new)?;
     let mut skipped = match (packed, &unpacked) {
         (Ok(skipped), _) => skipped,
@@ -141,7 +141,7 @@ async fn send(
     content: mpsc::Receiver<io::Result<Bytes>>,
 ) -> Result<UnpackedView, Failed> {
     let keep_owners = keep_owners.to_string();
-    let path = remote.archive_of(&[("path", directory), ("name", name), ("keep_owners", &keep_owners)]);
+    let path = remote.archive_path(&[("path", directory), ("name", name), ("keep_owners", &keep_owners)]);
     match remote.client.upload(&path, ReceiverStream::new(content)).await {
         Err(CallError::Refused(failure)) if failure.kind == "no_file" => {
             Err(Failed::new(format!("there is no directory `{}` in the sandbox", directory.escape_debug())))

@@ -2,6 +2,7 @@
 
 use super::image;
 use crate::api::shape::SandboxView;
+use crate::command::filter::Label;
 use crate::command::outcome::Failed;
 use crate::command::usage;
 
@@ -22,23 +23,23 @@ const STATES: &[(&str, &[&str])] = &[
 
 /// A condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Filter {
+pub(super) enum SandboxFilter {
     Name(String),
     Id(String),
     State(&'static [&'static str]),
     Exited(i32),
-    Label(String, Option<String>),
+    Label(Label),
     Ancestor(String),
     Network(String),
     Publish(u16, Option<String>),
 }
 
-impl Filter {
+impl SandboxFilter {
     /// Understands what was typed after `--filter`.
     pub(super) fn parse(text: &str) -> Result<Self, Failed> {
         let wrong = |allowed: &str| usage::wrong("--filter", text, allowed);
-        let names =
-            "name, id, status, exited, label, ancestor, network and publish, each as NAME=VALUE, are allowed";
+        let names = "name, id, status (or state), exited, label, ancestor (or image), network and publish, each as NAME=VALUE, are \
+             allowed";
         let (field, value) = text.split_once('=').ok_or_else(|| wrong(names))?;
         Ok(match field {
             "name" => Self::Name(value.trim_start_matches('/').to_owned()),
@@ -50,10 +51,7 @@ impl Filter {
                 Self::State(known.map(|(_, states)| *states).ok_or_else(|| wrong(&allowed))?)
             }
             "exited" => Self::Exited(value.parse().map_err(|_| wrong("an exit code is a number"))?),
-            "label" => match value.split_once('=') {
-                Some((name, value)) => Self::Label(name.to_owned(), Some(value.to_owned())),
-                None => Self::Label(value.to_owned(), None),
-            },
+            "label" => Self::Label(Label::parse(value)),
             "image" | "ancestor" => Self::Ancestor(value.to_owned()),
             "network" => Self::Network(value.to_owned()),
             "publish" => {
@@ -80,10 +78,7 @@ impl Filter {
                 states.contains(&state)
             }
             Self::Exited(code) => view.exit_code == Some(*code),
-            Self::Label(name, value) => {
-                let found = view.labels.get(name);
-                found.is_some() && value.as_ref().is_none_or(|value| found == Some(value))
-            }
+            Self::Label(label) => label.is_in(&view.labels),
             Self::Ancestor(name) => {
                 let known = image(view);
                 // Without its tag any is meant, as it was typed or at full length.
@@ -103,11 +98,12 @@ impl Filter {
 }
 
 /// Whether a sandbox is listed: as docker has it, conditions of one kind are alternatives, but every label must be there.
-pub(super) fn fits(filters: &[Filter], view: &SandboxView) -> bool {
+pub(super) fn fits(filters: &[SandboxFilter], view: &SandboxView) -> bool {
     filters.iter().all(|filter| {
-        let is_alike = |other: &&Filter| std::mem::discriminant(*other) == std::mem::discriminant(filter);
+        let is_alike =
+            |other: &&SandboxFilter| std::mem::discriminant(*other) == std::mem::discriminant(filter);
         match filter {
-            Filter::Label(..) => filter.takes(view),
+            SandboxFilter::Label(..) => filter.takes(view),
             _ => filters.iter().filter(is_alike).any(|other| other.takes(view)),
         }
     })
@@ -132,7 +128,7 @@ mod tests {
             ..SandboxView::default()
         };
         let takes = |texts: &[&str]| {
-            let filters: Vec<_> = texts.iter().map(|text| Filter::parse(text).unwrap()).collect();
+            let filters: Vec<_> = texts.iter().map(|text| SandboxFilter::parse(text).unwrap()).collect();
             fits(&filters, &view)
         };
         for (texts, wanted) in [
@@ -158,7 +154,7 @@ mod tests {
             assert_eq!(takes(texts), wanted, "{texts:?}");
         }
         for wrong in ["status=nonsense", "exited=x", "publish=http", "color=red", "name"] {
-            assert!(Filter::parse(wrong).is_err(), "{wrong}");
+            assert!(SandboxFilter::parse(wrong).is_err(), "{wrong}");
         }
     }
 }

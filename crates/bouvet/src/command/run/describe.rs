@@ -18,12 +18,16 @@ const SHELL: &str = "bash";
 const PERIOD_US: f64 = 100_000.0;
 
 impl Line {
-    /// The sandbox that is described, with this process's `environment` for variables that are handed on.
-    pub(super) fn describe(&self, environment: &dyn Fn(&str) -> Option<String>) -> Result<BoxConfig, Failed> {
+    /// The sandbox that is described; variables without a value are read from `environment`.
+    pub(super) fn describe(
+        &self,
+        detached: bool,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<BoxConfig, Failed> {
         let Self { how, reach, rights, .. } = self;
         let image = image(&self.image)?;
         let mut config = BoxConfig {
-            cmd: self.program(&image)?,
+            cmd: self.program(&image, detached)?,
             image,
             workspace: match &how.workspace {
                 Some(path) => absolute("--workspace", path)?.into(),
@@ -77,14 +81,14 @@ impl Line {
     }
 
     /// What runs in it. The base image has no program of its own.
-    fn program(&self, image: &str) -> Result<Vec<String>, Failed> {
+    fn program(&self, image: &str, detached: bool) -> Result<Vec<String>, Failed> {
         let how = &self.how;
-        let is_open = how.tty && (how.interactive || !how.detach);
+        let is_open = how.tty && (how.interactive || !detached);
         match is_base_image(image) && self.command.is_empty() && how.entrypoint.is_none() {
             false => Ok(self.command.clone()),
             true if is_open => Ok(vec![SHELL.into()]),
             // It stays until it is stopped, for `exec`.
-            true if how.detach => Ok(Vec::new()),
+            true if detached => Ok(Vec::new()),
             true => Err(Failed::new("the base image has no program of its own")
                 .hint("name one, as in `bouvet run -it base bash`")),
         }
@@ -134,11 +138,8 @@ pub(in crate::command) fn env_file(
     file: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<(String, String)>, Failed> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Failed::new(format!("could not read `{}`: {error}", file.display())))?;
-    let lines = text.lines().map(str::trim_start);
-    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    Ok(lines.filter_map(|line| variable(line, environment)).collect())
+    let lines = usage::lines_of(file)?;
+    Ok(lines.iter().filter_map(|line| variable(line, environment)).collect())
 }
 
 /// `NAME=VALUE`, or the value that `NAME` has here; `None` if it has none.
@@ -302,18 +303,20 @@ impl Resources {
 mod tests {
     use clap::Parser;
 
+    use super::super::RunLine;
     use super::*;
 
     #[derive(Debug, Parser)]
     struct Test {
         #[command(flatten)]
-        line: Line,
+        line: RunLine,
     }
 
     fn describe(words: &str) -> Result<BoxConfig, Failed> {
         let words = std::iter::once("run").chain(words.split_whitespace());
         let test = Test::try_parse_from(words).unwrap();
-        let config = test.line.describe(&|name| (name == "HOME").then(|| "/root".into()))?;
+        let config =
+            test.line.line.describe(test.line.detach, &|name| (name == "HOME").then(|| "/root".into()))?;
         config.validate().map_err(|error| usage::of(&error))?;
         Ok(config)
     }
@@ -395,10 +398,20 @@ mod tests {
             require_hardware: true,
             ..BoxConfig::default()
         };
-        match config {
-            Ok(config) => assert_eq!(config, expected),
-            // What the library does not have yet it refuses by the flag's name.
-            Err(failed) => assert!(failed.text.contains("`--"), "{failed:?}"),
+        assert_eq!(config, Ok(expected));
+    }
+
+    #[test]
+    fn sizes_out_of_range_show_what_was_typed() {
+        for (flags, text) in [
+            ("--memory 100", "--memory 100 means 100 bytes; "),
+            ("--shm-size 100", "--shm-size 100 means 100 bytes; "),
+            ("--memory-swap 100", "--memory-swap 100 means 100 bytes; "),
+            ("--memory-swap 1m", "--memory-swap 1m is 1048576 bytes; "),
+        ] {
+            let words = ["run"].into_iter().chain(flags.split(' ')).chain(["alpine"]);
+            let failed = Test::try_parse_from(words).unwrap().line.line.config(false).unwrap_err();
+            assert!(failed.text.starts_with(text), "{flags}: {}", failed.text);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Docker's flags for labels, mounts, published ports and restarts of a sandbox.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -22,19 +22,18 @@ pub(super) struct Extra {
     /// Set a label, for `ps --filter label=NAME`
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     label: Vec<String>,
-    /// Read labels from a file, one in each line
+    /// Read labels from a file, one per line
     #[arg(long, value_name = "FILE")]
     label_file: Vec<PathBuf>,
-    /// Restart policy: `no`, `always`, `unless-stopped`, `on-failure[:NUMBER]`. A sandbox that is not persistent begins with a
-    /// clean disk each time
+    /// When to restart the sandbox: `no`, `always`, `unless-stopped`, `on-failure[:NUMBER]`. A sandbox that is not
+    /// persistent starts with a clean disk each time
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
     /// Write its id to a file that does not exist
     #[arg(long, value_name = "FILE")]
     pub(super) cidfile: Option<PathBuf>,
-    /// Platform of the image: only this machine's
-    #[arg(long, value_name = "OS/ARCHITECTURE")]
-    platform: Option<String>,
+    #[command(flatten)]
+    platform: usage::Platform,
     /// Mount a directory or file of this machine, or a file system in memory
     #[arg(long, value_name = "type=bind|tmpfs,source=HOST,target=GUEST[,readonly]")]
     mount: Vec<String>,
@@ -46,7 +45,7 @@ pub(super) struct Extra {
 impl Extra {
     /// Puts what was typed into a description.
     pub(super) fn describe(&self, config: &mut BoxConfig) -> Result<(), Failed> {
-        self.check_platform()?;
+        self.platform.check()?;
         config.labels = self.labels()?;
         config.restart = self.restart.clone().unwrap_or_default();
         for text in &self.mount {
@@ -67,32 +66,10 @@ impl Extra {
             labels.insert(name.to_owned(), value.to_owned());
         };
         for file in &self.label_file {
-            let text = fs::read_to_string(file)
-                .map_err(|error| Failed::new(format!("could not read `{}`: {error}", file.display())))?;
-            let lines = text.lines().map(str::trim_start);
-            lines.filter(|line| !line.is_empty() && !line.starts_with('#')).for_each(&mut add);
+            usage::lines_of(file)?.iter().for_each(|line| add(line));
         }
         self.label.iter().for_each(|text| add(text));
         Ok(labels)
-    }
-
-    fn check_platform(&self) -> Result<(), Failed> {
-        let Some(wanted) = &self.platform else { return Ok(()) };
-        let ours = match std::env::consts::ARCH {
-            "x86_64" => ["amd64", "x86_64"],
-            "aarch64" => ["arm64", "aarch64"],
-            other => [other, other],
-        };
-        let architecture = wanted.strip_prefix("linux/").unwrap_or(wanted);
-        let architecture = architecture.strip_suffix("/v8").unwrap_or(architecture);
-        match ours.contains(&architecture) {
-            true => Ok(()),
-            false => Err(Failed::new(format!(
-                "`--platform` is `{}`; this machine runs linux/{} alone",
-                wanted.escape_debug(),
-                ours[0]
-            ))),
-        }
     }
 
     /// Whether the file for the id can be made.
@@ -251,20 +228,15 @@ mod tests {
     }
 
     #[test]
-    fn labels_and_platforms_are_read_as_dockers() {
+    fn labels_are_read_as_dockers() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("labels");
-        fs::write(&file, "# no\na=file\nb=file=2\n").unwrap();
+        std::fs::write(&file, "# no\na=file\nb=file=2\n").unwrap();
         let extra =
             Extra { label: vec!["a=typed".into(), "c".into()], label_file: vec![file], ..Extra::default() };
         let labels = extra.labels().unwrap();
         let labels: Vec<_> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(labels, [("a", "typed"), ("b", "file=2"), ("c", "")]);
-        let on =
-            |platform: &str| Extra { platform: Some(platform.into()), ..Extra::default() }.check_platform();
-        let ours = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
-        assert!(on(ours).is_ok() && on(&format!("linux/{ours}")).is_ok());
-        assert!(on("linux/s390x").is_err() && on("windows/amd64").is_err());
         let id = Extra { cidfile: Some(dir.path().join("id")), ..Extra::default() };
         assert!(id.check_id_file().is_ok() && id.write_id("x").is_ok());
         assert!(id.check_id_file().is_err() && id.write_id("y").is_err(), "a file that exists is left alone");
