@@ -9,6 +9,7 @@ use crate::digest::Digest;
 ///
 /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
 /// let progress = |event| match event {
+///     PullEvent::Asking { registry } => println!("asking {registry}"),
 ///     PullEvent::Resolved { id, layers } => println!("{id} of {} layers", layers.len()),
 ///     PullEvent::Layer { done_bytes, total_bytes, .. } => println!("{done_bytes}/{total_bytes}"),
 ///     PullEvent::Waiting => println!("somebody else pulls it"),
@@ -19,6 +20,11 @@ use crate::digest::Digest;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PullEvent {
+    /// A registry is asked which image the reference means now.
+    Asking {
+        /// Its name.
+        registry: String,
+    },
     /// Which image the reference means now.
     Resolved {
         /// The image.

@@ -205,6 +205,7 @@ impl Pull<'_> {
 
     /// Asks a registry what its image is now.
     async fn ask(&self, remote: &Remote) -> Result<(Origin<'_>, Vec<u8>), PullCause> {
+        (self.progress)(PullEvent::Asking { registry: remote.registry.clone() });
         let session = self.client.session(remote).await?;
         let mut wanted = remote.wanted();
         for _ in 0..MAX_NESTED {

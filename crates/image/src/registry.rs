@@ -33,6 +33,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
 /// A document from its request to its end, retries included; and a blob.
 const DOCUMENT_DEADLINE: Duration = Duration::from_secs(120);
 const BLOB_DEADLINE: Duration = Duration::from_secs(2 * 3600);
+/// Attempts one after the other in which a registry sends nothing: it does not, and whoever waits is to know.
+const MAX_SILENT_ATTEMPTS: u32 = 2;
 /// Attempts one after the other that bring nothing, and attempts in all for one blob.
 const MAX_ATTEMPTS: u32 = 5;
 const MAX_RESUMES: u32 = 50;
@@ -64,7 +66,7 @@ pub struct RegistryOptions {
     pub insecure_registries: Vec<String>,
     /// PEM files with certificates of authorities that are trusted beside the system's.
     pub root_certificates: Vec<PathBuf>,
-    /// How long a registry may send nothing.
+    /// How long a registry may send nothing. It is given two such attempts.
     pub stall_deadline: Duration,
 }
 
@@ -169,12 +171,14 @@ impl Client {
     /// Whether a registry that may speak plain text does: it does if it does not speak TLS.
     async fn probe(&self, remote: &Remote) -> Result<String, RegistryError> {
         let secure = format!("https://{}/v2", remote.host());
-        let error = match self.http.get(format!("{secure}/")).send().await {
+        // Both together wait no longer than one request.
+        let deadline = self.options.stall_deadline / 2;
+        let error = match self.http.get(format!("{secure}/")).timeout(deadline).send().await {
             Ok(_) => return Ok(secure),
             Err(error) => error,
         };
         let plain = format!("http://{}/v2", remote.host());
-        match self.http.get(format!("{plain}/")).send().await {
+        match self.http.get(format!("{plain}/")).timeout(deadline).send().await {
             // A server of TLS answers plain text with an error.
             Ok(answer) if answer.status() != StatusCode::BAD_REQUEST => Ok(plain),
             _ => Err(RegistryError::connection(&remote.registry, error)),
@@ -324,7 +328,9 @@ async fn patiently<T, F: Future<Output = Result<T, RegistryError>>>(
             Err(error) => error,
         };
         failed += 1;
-        let Some(wait) = error.transient().filter(|_| failed < MAX_ATTEMPTS) else { return Err(error) };
+        let Some(wait) = error.transient().filter(|_| failed < error.max_attempts()) else {
+            return Err(error);
+        };
         tracing::debug!(%registry, %error, "asking again");
         tokio::time::sleep(wait.max(FIRST_BACKOFF * 2_u32.pow(failed - 1))).await;
     }

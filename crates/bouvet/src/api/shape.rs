@@ -398,6 +398,8 @@ impl From<ImageInfo> for ImageView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub(crate) enum PullLine {
+    /// A registry is asked for the image.
+    Asking { registry: String },
     /// Which image the reference means now.
     Resolved { id: String, layers: Vec<LayerView> },
     /// Somebody else pulls it already.
@@ -426,6 +428,7 @@ pub(crate) struct LayerView {
 impl From<PullEvent> for PullLine {
     fn from(event: PullEvent) -> Self {
         match event {
+            PullEvent::Asking { registry } => Self::Asking { registry },
             PullEvent::Resolved { id, layers } => Self::Resolved {
                 id: id.to_string(),
                 layers: layers

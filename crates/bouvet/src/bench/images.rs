@@ -147,7 +147,7 @@ impl Ours {
         let image = host.pull(reference, move |event| match event {
             PullEvent::Resolved { layers, .. } => drop(tell.0.set(layers)),
             PullEvent::Converting { .. } => drop(tell.1.set(started.elapsed())),
-            PullEvent::Waiting | PullEvent::Layer { .. } => {}
+            PullEvent::Asking { .. } | PullEvent::Waiting | PullEvent::Layer { .. } => {}
         });
         let image = image.await?;
         let pulled = started.elapsed();

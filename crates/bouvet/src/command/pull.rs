@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use clap::Args;
 use hyper::Method;
@@ -58,11 +59,24 @@ pub(super) async fn pull(client: &Client, name: &str, mut bars: Bars) -> Result<
     Err(Failed::new("the server went away before the image was there"))
 }
 
+/// Time between two steps of a spinner.
+const SPINNER_TICK: Duration = Duration::from_millis(200);
+
 /// A bar for each layer, on standard error. Gone when dropped.
 pub(super) struct Bars {
     /// `None` where nobody looks.
     all: Option<MultiProgress>,
     bars: HashMap<String, ProgressBar>,
+    asking: Option<Asking>,
+}
+
+/// The line of a registry that has not answered yet. Gone when dropped.
+struct Asking(ProgressBar);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }
 
 impl Drop for Bars {
@@ -77,16 +91,18 @@ impl Drop for Bars {
 impl Bars {
     pub(super) fn new() -> Self {
         let all = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Self { all, bars: HashMap::new() }
+        Self { all, bars: HashMap::new(), asking: None }
     }
 
     pub(super) fn hidden() -> Self {
-        Self { all: None, bars: HashMap::new() }
+        Self { all: None, bars: HashMap::new(), asking: None }
     }
 
     pub(super) fn show(&mut self, step: &PullLine) {
         match step {
+            PullLine::Asking { registry } => self.ask(registry),
             PullLine::Resolved { layers, .. } => {
+                self.asking.take();
                 for layer in layers {
                     self.at(&layer.digest, 0, layer.size_bytes);
                 }
@@ -98,6 +114,16 @@ impl Bars {
             }
             PullLine::Done { .. } | PullLine::Loaded { .. } | PullLine::Finished | PullLine::Failed(_) => {}
         }
+    }
+
+    /// Shows for how long a registry has not answered.
+    fn ask(&mut self, registry: &str) {
+        let Some(all) = &self.all else { return };
+        let style = ProgressStyle::with_template("{spinner} asking {msg} {elapsed}");
+        let bar = ProgressBar::new_spinner().with_message(table::plain(registry));
+        let bar = all.add(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner())));
+        bar.enable_steady_tick(SPINNER_TICK);
+        self.asking = Some(Asking(bar));
     }
 
     fn at(&mut self, name: &str, done: u64, total: u64) {

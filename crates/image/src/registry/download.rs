@@ -7,7 +7,7 @@ use reqwest::{Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 
-use super::{BLOB_DEADLINE, FIRST_BACKOFF, MAX_ATTEMPTS, MAX_RESUMES, RegistryError, Session};
+use super::{BLOB_DEADLINE, FIRST_BACKOFF, MAX_RESUMES, RegistryError, Session};
 use crate::digest::Digest;
 use crate::manifest::Descriptor;
 
@@ -41,7 +41,7 @@ impl<'a> Download<'a> {
                 Err(error) => error,
             };
             fruitless = if self.done > before { 0 } else { fruitless + 1 };
-            let Some(wait) = error.transient().filter(|_| fruitless < MAX_ATTEMPTS) else {
+            let Some(wait) = error.transient().filter(|_| fruitless < error.max_attempts()) else {
                 return Err(error);
             };
             tokio::time::sleep(wait.max(FIRST_BACKOFF * 2_u32.pow(fruitless))).await;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::names::NoAddress;
+use super::{MAX_ATTEMPTS, MAX_SILENT_ATTEMPTS};
 use crate::credentials::CredentialsError;
 use crate::digest::Digest;
 
@@ -48,6 +49,15 @@ pub enum RegistryError {
     /// There is no connection, or it broke too often.
     #[error("could not speak with the registry `{registry}`")]
     Connection {
+        /// The registry.
+        registry: String,
+        /// The last failure.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It accepts connections, or seems to, and sends nothing.
+    #[error("the registry `{registry}` does not answer")]
+    Silent {
         /// The registry.
         registry: String,
         /// The last failure.
@@ -145,7 +155,16 @@ impl RegistryError {
             cause = found.source();
         }
         // The address may be one that was signed for us alone.
-        Self::Connection { registry: registry.to_owned(), source: error.without_url() }
+        let (registry, source) = (registry.to_owned(), error.without_url());
+        match source.is_timeout() {
+            true => Self::Silent { registry, source },
+            false => Self::Connection { registry, source },
+        }
+    }
+
+    /// Attempts one after the other that may fail so.
+    pub(super) fn max_attempts(&self) -> u32 {
+        if matches!(self, Self::Silent { .. }) { MAX_SILENT_ATTEMPTS } else { MAX_ATTEMPTS }
     }
 
     /// Whether another attempt may succeed, and how long to wait for that at least.
@@ -155,7 +174,7 @@ impl RegistryError {
                 (!source.is_builder() && !source.is_redirect()).then_some(Duration::ZERO)
             }
             // A resolver may have been busy.
-            Self::NoName(_) => Some(Duration::ZERO),
+            Self::NoName(_) | Self::Silent { .. } => Some(Duration::ZERO),
             Self::Status { retry_after, .. } => *retry_after,
             _ => None,
         }

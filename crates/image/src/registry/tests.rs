@@ -18,10 +18,18 @@ struct Scripted {
 
 impl Scripted {
     async fn new(answer: impl Fn(&str, usize) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::stalling(answer, |_| false).await
+    }
+
+    /// Leaves the connections open whose requests `stalls` picks: what was answered may be a part, or nothing.
+    async fn stalling(
+        answer: impl Fn(&str, usize) -> Vec<u8> + Send + Sync + 'static,
+        stalls: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        tokio::spawn(serve(listener, Arc::clone(&asked), Arc::new(answer)));
+        tokio::spawn(serve(listener, Arc::clone(&asked), Arc::new(answer), Arc::new(stalls)));
         Self { address, asked }
     }
 
@@ -41,7 +49,13 @@ impl Scripted {
     }
 }
 
-async fn serve(listener: TcpListener, asked: Arc<Mutex<Vec<String>>>, answer: Arc<Answer>) {
+async fn serve(
+    listener: TcpListener,
+    asked: Arc<Mutex<Vec<String>>>,
+    answer: Arc<Answer>,
+    stalls: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+) {
+    let mut open = Vec::new();
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = Vec::new();
@@ -64,6 +78,9 @@ async fn serve(listener: TcpListener, asked: Arc<Mutex<Vec<String>>>, answer: Ar
             answer(&request, number)
         };
         stream.write_all(&response).await.ok();
+        if stalls(&request) {
+            open.push(stream);
+        }
     }
 }
 
@@ -210,16 +227,68 @@ async fn blobs_that_are_not_what_was_asked_for_are_refused() {
     }
 }
 
-#[tokio::test]
-async fn a_registry_that_falls_silent_is_given_up() {
+/// Something that accepts connections, which it keeps, and never answers.
+async fn silent() -> (Remote, Arc<Mutex<Vec<tokio::net::TcpStream>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let reference: crate::Reference = format!("{}/a", listener.local_addr().unwrap()).parse().unwrap();
     let crate::reference::Source::Registry(remote) = reference.source() else { panic!("a registry") };
-    let options = RegistryOptions { stall_deadline: Duration::from_millis(20), ..RegistryOptions::default() };
-    let client = Client::new(options).unwrap();
-    // It accepts, and says nothing.
-    let error = client.session(remote).await.unwrap_err();
-    assert!(matches!(error, RegistryError::Connection { .. }), "{error}");
+    let open: Arc<Mutex<Vec<_>>> = Arc::default();
+    let kept = Arc::clone(&open);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            kept.lock().unwrap().push(stream);
+        }
+    });
+    (remote.clone(), open)
+}
+
+fn impatient() -> Client {
+    let options = RegistryOptions { stall_deadline: Duration::from_secs(1), ..RegistryOptions::default() };
+    Client::new(options).unwrap()
+}
+
+#[tokio::test]
+async fn silent_registry_is_given_up_after_two_attempts() {
+    let (remote, open) = silent().await;
+    let started = std::time::Instant::now();
+    let error = impatient().session(&remote).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Silent { .. }), "{error}");
+    // TLS and plain text, twice.
+    assert_eq!(open.lock().unwrap().len(), 4);
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn documents_and_tokens_that_never_come_are_given_up() {
+    for path in ["/v2/a/b/manifests/v1", "/token"] {
+        let is_silent = move |request: &str| request.starts_with(&format!("GET {path}"));
+        let answer = move |request: &str, _| {
+            let host = request.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+            let realm = format!("www-authenticate: Bearer realm=\"http://{host}/token\"");
+            if is_silent(request) { Vec::new() } else { respond("401 Unauthorized", &[&realm], b"") }
+        };
+        let registry = Scripted::stalling(answer, is_silent).await;
+        let client = impatient();
+        let session = client.session(&registry.remote()).await.unwrap();
+        let error = session.manifest("v1").await.unwrap_err();
+        assert!(matches!(error, RegistryError::Silent { .. }), "{path}: {error}");
+        let asked = registry.asked().iter().filter(|line| line.contains(path)).count();
+        assert_eq!(asked, 2, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn blob_without_progress_is_given_up() {
+    let blob = vec![7; 100_000];
+    let sent = respond("200 OK", &[], &blob);
+    // The first attempt brings a part, and each later one the same part: only the first is progress.
+    let registry = Scripted::stalling(move |_, _| sent[..50_000].to_vec(), |_| true).await;
+    let client = impatient();
+    let session = client.session(&registry.remote()).await.unwrap();
+    let into = tempfile::tempfile().unwrap();
+    let error = session.blob(&descriptor(&blob), into, &|_| ()).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Silent { .. }), "{error}");
 }
 
 #[tokio::test]
