@@ -74,6 +74,21 @@ pub(crate) fn write(
     Ok(())
 }
 
+/// How many bytes an image has, as its superblock states; `None` if there is no superblock.
+pub(crate) fn stated_bytes(image: &File) -> io::Result<Option<u64>> {
+    const BLOCKS_AT: u64 = 36;
+    let read = |at| {
+        let mut number = [0; 4];
+        image.read_exact_at(&mut number, SUPERBLOCK_AT + at).map(|()| u32::from_le_bytes(number))
+    };
+    match read(0).and_then(|magic| Ok((magic, read(BLOCKS_AT)?))) {
+        Ok((MAGIC, blocks)) => Ok(Some(u64::from(blocks) * BLOCK)),
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Where everything goes.
 struct Plan {
     inodes: Vec<Inode>,

@@ -163,7 +163,7 @@ impl Images {
         reference: &Reference,
         progress: impl Fn(PullEvent) + Send + Sync + 'static,
     ) -> Result<Image, PullError> {
-        let failed = |cause| PullError { reference: reference.to_string(), cause };
+        let failed = |cause| PullError { reference: reference.to_string(), damaged: None, cause };
         let (store, scratch) = match &self.shared.home {
             Home::Cache(store) => (store.clone(), None),
             Home::Scratch(dir) => {
@@ -174,7 +174,14 @@ impl Images {
         let Shared { client, limits, .. } = &*self.shared;
         let from = Wanted::Reference(reference);
         let pull = Pull { client, limits, store, from, progress: Arc::new(progress) };
-        let (id, found) = pull.run().await.map_err(failed)?;
+        let (id, found) = match pull.run().await {
+            Ok(pulled) => pulled,
+            Err(cause) => {
+                let (store, lost) = (pull.store.clone(), reference.clone());
+                let damaged = blocking(move || store.damage_of_reference(&lost)).await;
+                return Err(PullError { damaged, ..failed(cause) });
+            }
+        };
         Ok(image(id, reference.to_string(), found, scratch))
     }
 
@@ -213,6 +220,22 @@ impl Images {
             return Ok(None);
         }
         self.get(&reference.to_string()).await
+    }
+
+    /// Compares every image in the cache with its checksums, which takes as long as reading all of them. Damaged ones are set
+    /// aside, so that their next use pulls them again. Returns those, and those that are in use.
+    ///
+    /// ```no_run
+    /// # async fn example(images: &bouvet_image::Images) -> Result<(), Box<dyn std::error::Error>> {
+    /// for image in images.verify().await? {
+    ///     println!("{:?} is damaged: {:?}", image.references, image.damaged);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn verify(&self) -> Result<Vec<ImageInfo>, CacheError> {
+        let Home::Cache(store) = &self.shared.home else { return Ok(Vec::new()) };
+        let store = store.clone();
+        blocking(move || store.verify().map_err(|error| store.failed(error))).await
     }
 
     /// What is in the cache, the longest unused first.
@@ -281,6 +304,9 @@ fn image(id: Digest, reference: String, found: Found, scratch: Option<Scratch>) 
     Image { id, reference, rootfs, config, size_bytes, is_outdated, _lease: lease, _scratch: scratch }
 }
 
+#[cfg(test)]
+#[path = "damage_tests.rs"]
+mod damage_tests;
 #[cfg(test)]
 #[path = "exchange_tests.rs"]
 mod exchange_tests;

@@ -6,14 +6,16 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::Limits;
 use crate::archive::{Listed, Local, LocalError, MAX_NESTED, Opened, Pick};
+use crate::cache::record::Broken;
 use crate::cache::shelf::{Lease, Maker, Taken};
-use crate::cache::{self, CacheError, Found, Stamp, Store};
+use crate::cache::{self, CacheError, Found, Store};
 use crate::config::{self, Configuration, ImageConfig};
 use crate::digest::Digest;
 use crate::erofs::{self, WriteError};
@@ -28,6 +30,8 @@ use crate::writeback;
 
 /// Layers that are transferred and unpacked at once.
 const LAYERS_AT_ONCE: usize = 3;
+/// How often it is tried to replace a damaged image that is in use: somebody may only look whether it is.
+const IN_USE_POLL: Duration = Duration::from_millis(20);
 /// Bytes between two events about the same thing.
 const EVENT_BYTES: u64 = 1 << 20;
 
@@ -41,13 +45,22 @@ const EVENT_BYTES: u64 = 1 << 20;
 /// # Ok(()) }
 /// ```
 #[derive(Debug, thiserror::Error)]
-#[error("could not pull the image `{reference}`")]
+#[error("could not pull the image `{reference}`{}", and_why(.damaged))]
 pub struct PullError {
     /// What was asked for.
     pub reference: String,
+    /// What was wrong with its copy in the cache, if that was damaged.
+    pub damaged: Option<String>,
     /// The cause.
     #[source]
     pub cause: PullCause,
+}
+
+fn and_why(damaged: &Option<String>) -> String {
+    damaged
+        .as_ref()
+        .map(|reason| format!(", whose copy in the cache is damaged ({reason})"))
+        .unwrap_or_default()
 }
 
 /// What went wrong in a pull.
@@ -134,6 +147,12 @@ impl<'a> Wanted<'a> {
     }
 }
 
+/// An image in the cache.
+enum Kept {
+    Sound(Found),
+    Missing(Maker),
+}
+
 /// Where an image's layers come from.
 enum Origin<'a> {
     Registry(Box<Session<'a>>, Vec<Descriptor>),
@@ -145,33 +164,72 @@ impl Pull<'_> {
     pub(crate) async fn run(&self) -> Result<(Digest, Found), PullCause> {
         // Before the file is read: what changes later is noticed.
         let names = self.from.names().to_vec();
-        let stamps: Vec<_> = names.iter().map(Stamp::of).collect();
+        let stamps: Vec<_> = names.iter().map(cache::stamp).collect();
         let (origin, config) = self.resolve().await?;
         let id = Digest::of(&config);
         let Configuration { run, diff_ids, .. } = self.checked(&config, &origin)?;
         (self.progress)(PullEvent::Resolved { id: id.clone(), layers: sizes(&origin, &diff_ids) });
-        let key = cache::key_of(&id);
-        let waiting = || (self.progress)(PullEvent::Waiting);
-        let taken = self.store.images.take(&key, &waiting).await.map_err(|error| self.unkept(error))?;
-        let lease = match taken {
-            Taken::There(lease) => lease,
-            Taken::Missing(maker) => {
+        let found = match self.take(&id).await? {
+            Kept::Sound(found) => found,
+            Kept::Missing(maker) => {
                 let layers = self.layers(&origin, &diff_ids).await?;
                 drop(origin);
-                self.convert(maker, layers, diff_ids, run).await?
+                let lease = self.convert(maker, layers, diff_ids, run).await?;
+                self.found(&id, lease).await?.map_err(|reason| self.damaged(&id, reason))?
             }
         };
         let store = self.store.clone();
         let kept = id.clone();
-        let found = blocking(move || {
+        let noted = blocking(move || {
             for (name, stamp) in names.iter().zip(stamps) {
                 store.remember(name, &kept, stamp)?;
             }
             store.retire(&kept)?;
+            store.replaced(&kept)?;
             store.evict();
-            store.found(&kept, lease)
+            Ok(())
         });
-        Ok((id, found.await.map_err(|error| self.unkept(error))?))
+        noted.await.map_err(|error| self.unkept(error))?;
+        Ok((id, found))
+    }
+
+    /// The image from the cache if it is there and sound, else the right to make it.
+    async fn take(&self, id: &Digest) -> Result<Kept, PullCause> {
+        let key = cache::key_of(id);
+        let waiting = || (self.progress)(PullEvent::Waiting);
+        let deadline = Instant::now() + cache::DAMAGED_DEADLINE;
+        loop {
+            let taken = self.store.images.take(&key, &waiting).await.map_err(|error| self.unkept(error))?;
+            let lease = match taken {
+                Taken::There(lease) => lease,
+                Taken::Missing(maker) => return Ok(Kept::Missing(maker)),
+            };
+            let reason = match self.found(id, lease).await? {
+                Ok(found) => return Ok(Kept::Sound(found)),
+                Err(reason) => reason,
+            };
+            let is_gone = self.store.set_aside(&key, &reason).map_err(|error| self.unkept(error))?;
+            if !is_gone && Instant::now() > deadline {
+                return Err(self.damaged(id, reason));
+            }
+            if !is_gone {
+                tokio::time::sleep(IN_USE_POLL).await;
+            }
+        }
+    }
+
+    /// An image that is there; or what is wrong with it.
+    async fn found(&self, id: &Digest, lease: Lease) -> Result<Result<Found, String>, PullCause> {
+        let (store, id) = (self.store.clone(), id.clone());
+        match blocking(move || store.found(&id, lease)).await {
+            Ok(found) => Ok(Ok(found)),
+            Err(Broken::Damaged(reason)) => Ok(Err(reason)),
+            Err(Broken::Unreadable(error)) => Err(self.unkept(error)),
+        }
+    }
+
+    fn damaged(&self, id: &Digest, reason: String) -> PullCause {
+        CacheError::Damaged { id: id.clone(), reason }.into()
     }
 
     fn unkept(&self, source: io::Error) -> PullCause {
@@ -327,11 +385,11 @@ impl Pull<'_> {
             };
             drop(lease);
             let removed = self.store.blobs.remove(key).map_err(|error| self.unkept(error))?;
-            // What went bad on our disk is had anew.
-            let decayed = matches!(&error, PullCause::Layer(LayerError::Digest { .. }));
-            if !(was_there && removed && decayed) {
+            // It may have been damaged on our disk, where a compressed stream fails before its digest is known.
+            if !(was_there && removed) {
                 return Err(error);
             }
+            tracing::warn!(layer = key, %error, "a layer in the cache is damaged: it is downloaded again");
         }
     }
 
@@ -430,7 +488,7 @@ fn write(
     progress: &Progress,
 ) -> Result<(), WriteError> {
     fs::create_dir(dir)?;
-    let rootfs = File::options().read(true).write(true).create_new(true).open(dir.join("rootfs.erofs"))?;
+    let rootfs = File::options().read(true).write(true).create_new(true).open(dir.join(cache::ROOTFS))?;
     let told = AtomicU64::new(0);
     writeback::while_written(&rootfs, |writeback| {
         erofs::write(tree, layers, &rootfs, &|done_bytes, total_bytes| {
@@ -444,7 +502,7 @@ fn write(
     // The directory above is ours alone; VMs may be shown the file.
     rootfs.set_permissions(fs::Permissions::from_mode(0o444))?;
     rootfs.sync_all()?;
-    cache::write_about(dir, run)?;
+    cache::write_about(dir, run, &rootfs)?;
     Ok(())
 }
 

@@ -126,6 +126,7 @@ fn bases(host: &Host) -> Vec<ImageView> {
             created: created.map(calendar::seconds),
             last_used: None,
             in_use: used.iter().any(|image| base_name(image) == Some(name)),
+            damaged: None,
         }
     };
     host.base_images().into_iter().map(view).collect()

@@ -1,6 +1,7 @@
 //! What is said over the API, as JSON: the same types on both sides.
 
 use std::collections::BTreeMap;
+use std::time::UNIX_EPOCH;
 
 use bouvet_host::{
     ImageInfo, MappedPort, NetworkCounts, NetworkMode, Policy, PullEvent, Refused, Rule, SandboxInfo,
@@ -365,6 +366,9 @@ pub(crate) struct ImageView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_used: Option<String>,
     pub(crate) in_use: bool,
+    /// Damage to the copy in the cache, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) damaged: Option<String>,
 }
 
 /// Unused things that were removed.
@@ -388,8 +392,10 @@ impl From<ImageInfo> for ImageView {
             references: info.references,
             size_bytes: info.size_bytes,
             created: info.created,
-            last_used: Some(calendar::seconds(info.last_used)),
+            // Not known of an image that was set aside.
+            last_used: (info.last_used > UNIX_EPOCH).then(|| calendar::seconds(info.last_used)),
             in_use: info.in_use,
+            damaged: info.damaged,
         }
     }
 }

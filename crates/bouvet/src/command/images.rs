@@ -93,6 +93,12 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
     }
     let rows = images.iter().flat_map(|image| rows(image, line.no_trunc, SystemTime::now()));
     table::print(&["IMAGE", "ID", "CREATED", "LAST USED", "SIZE"], rows.collect())?;
+    for image in &images {
+        if let Some(reason) = &image.damaged {
+            let name = image.references.first().unwrap_or(&image.id);
+            table::note(&table::plain(&format!("`{name}` is damaged: {reason}; pull or load it again")));
+        }
+    }
     Ok(0)
 }
 

@@ -41,7 +41,9 @@ impl From<ImageError> for Failure {
             ImageError::NoCache | ImageError::Gone { .. } => (Status::CONFLICT, Kind::Conflict),
             ImageError::Base { .. } => (Status::CONFLICT, Kind::NoBaseImage),
             ImageError::Cache(CacheError::Unknown(_)) => (Status::NOT_FOUND, Kind::NoImage),
-            ImageError::Cache(CacheError::InUse(_)) => (Status::CONFLICT, Kind::Conflict),
+            ImageError::Cache(CacheError::InUse(_) | CacheError::Damaged { .. }) => {
+                (Status::CONFLICT, Kind::Conflict)
+            }
             ImageError::Cache(CacheError::Ambiguous(_) | CacheError::NoTag(_)) => {
                 (Status::BAD_REQUEST, Kind::Invalid)
             }
@@ -67,6 +69,9 @@ impl From<ImageError> for Failure {
             }
             ImageError::InUse(_) => {
                 "The server's operator restores this sandbox's box.json from a backup, or moves its directory away."
+            }
+            ImageError::Cache(CacheError::Damaged { .. }) => {
+                "Remove the sandboxes that use it, then pull or load the image again."
             }
             _ => "Check its name, the network, and that whoever runs the server may read it.",
         };

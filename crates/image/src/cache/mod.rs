@@ -5,6 +5,7 @@
 //!                      /image.json     the writer; and how the image is to be run
 //! DIR/blobs/DIGEST                     layers as they were transferred
 //! DIR/references/DIGEST                a reference and its image, by the digest of the reference
+//! DIR/damaged/                         what was found damaged, with the reason
 //! ```
 
 use std::collections::BTreeSet;
@@ -22,19 +23,32 @@ use crate::digest::Digest;
 use crate::erofs;
 use crate::reference::{Reference, Source};
 
+mod aside;
+mod check;
+mod damage;
+pub(crate) mod record;
 pub(crate) mod scratch;
 pub(crate) mod shelf;
 
+use aside::Aside;
+use check::Seal;
+pub(crate) use check::{Depth, Stamp};
+use record::Broken;
 use shelf::{Lease, Shelf};
 
 /// Versions of the writer whose images can be booted, the newest first. Version 1 merged layers wrongly: its images may
 /// lack files, and are converted again when that is possible.
 const READABLE_VERSIONS: [u32; 2] = [erofs::VERSION, 1];
+/// The files of an image.
+pub(crate) const ROOTFS: &str = "rootfs.erofs";
+const ABOUT: &str = "image.json";
 /// Digits of an image's id that may stand for it, at least.
 const MIN_ID_DIGITS: usize = 12;
 /// How long somebody may look whether an image is in use.
 const GLANCE_DEADLINE: Duration = Duration::from_secs(10);
 const GLANCE_POLL: Duration = Duration::from_millis(5);
+/// The same for an image that is damaged.
+pub(crate) const DAMAGED_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Where images are kept, and how many.
 #[derive(Debug, Clone)]
@@ -81,6 +95,14 @@ pub enum CacheError {
     /// Somebody else could have put things there.
     #[error("the image cache `{0}` belongs to another user")]
     Foreign(PathBuf),
+    /// An image is damaged, and cannot be replaced while something uses it.
+    #[error("the image `{id}` is damaged, and in use: {reason}")]
+    Damaged {
+        /// The image.
+        id: Digest,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Something uses the image: a VM, or a pull.
     #[error("the image `{0}` is in use")]
     InUse(Digest),
@@ -120,6 +142,8 @@ pub struct ImageInfo {
     pub last_used: SystemTime,
     /// Whether it is in use now.
     pub in_use: bool,
+    /// What is wrong with it, if it is damaged: it has to be pulled or loaded again.
+    pub damaged: Option<String>,
 }
 
 /// Unused images that were removed.
@@ -139,6 +163,9 @@ pub struct Pruned {
 #[derive(Debug, Serialize, Deserialize)]
 struct About {
     config: ImageConfig,
+    /// `None`: version 0.1.0 wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rootfs: Option<Seal>,
 }
 
 /// A file in `references`.
@@ -151,34 +178,16 @@ struct Pulled {
     stamp: Option<Stamp>,
 }
 
-/// By which it is noticed that a file has changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Stamp {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    /// Seconds and nanoseconds, as below.
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    /// Stamp of the archive, or of the layout's index. `None` if `reference` means a registry, or the file is unreadable.
-    pub(crate) fn of(reference: &Reference) -> Option<Self> {
-        let path = match reference.source() {
-            Source::Registry(_) => return None,
-            Source::Layout { path, .. } | Source::DockerArchive { path, .. } => path,
-        };
-        let metadata = fs::metadata(path).ok()?;
-        let metadata = if metadata.is_dir() { fs::metadata(path.join("index.json")).ok()? } else { metadata };
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            bytes: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
+/// The stamp of the archive that a reference names, or of the layout's index. `None` if it means a registry, or the file
+/// cannot be looked at.
+pub(crate) fn stamp(reference: &Reference) -> Option<Stamp> {
+    let path = match reference.source() {
+        Source::Registry(_) => return None,
+        Source::Layout { path, .. } | Source::DockerArchive { path, .. } => path,
+    };
+    let metadata = fs::metadata(path).ok()?;
+    let metadata = if metadata.is_dir() { fs::metadata(path.join("index.json")).ok()? } else { metadata };
+    Some(Stamp::from(&metadata))
 }
 
 /// An image that was found, and stays while this is held.
@@ -199,6 +208,7 @@ pub(crate) struct Store {
     pub(crate) images: Shelf,
     pub(crate) blobs: Shelf,
     references: PathBuf,
+    aside: Aside,
 }
 
 impl Store {
@@ -210,30 +220,14 @@ impl Store {
         let blobs = Shelf::open(options.dir.join("blobs")).map_err(failed)?;
         let references = options.dir.join("references");
         fs::create_dir_all(&references).map_err(failed)?;
-        let store = Self { options, images, blobs, references };
+        let aside = Aside::new(options.dir.join("damaged"));
+        let store = Self { options, images, blobs, references, aside };
         store.sweep().map_err(|source| store.failed(source))?;
         Ok(store)
     }
 
     pub(crate) fn failed(&self, source: io::Error) -> CacheError {
         CacheError::Directory { dir: self.options.dir.clone(), source }
-    }
-
-    /// Forgets images that an unknown version wrote, and references to images that are gone.
-    fn sweep(&self) -> io::Result<()> {
-        for kept in self.images.kept()? {
-            if parse_key(&kept.key).is_none() {
-                self.images.remove(&kept.key)?;
-            }
-        }
-        for entry in fs::read_dir(&self.references)? {
-            let path = entry?.path();
-            let pulled = read_json::<Pulled>(&path).ok();
-            if pulled.is_none_or(|pulled| self.kept_key(&pulled.id).is_none()) {
-                remove_file(&path)?;
-            }
-        }
-        Ok(())
     }
 
     /// The newest version of an image that is there.
@@ -243,15 +237,13 @@ impl Store {
     }
 
     /// Describes an image that is there, of the version that is written now.
-    pub(crate) fn found(&self, id: &Digest, lease: Lease) -> io::Result<Found> {
+    pub(crate) fn found(&self, id: &Digest, lease: Lease) -> Result<Found, Broken> {
         self.found_at(&key_of(id), lease)
     }
 
-    fn found_at(&self, key: &str, lease: Lease) -> io::Result<Found> {
-        let dir = self.images.path(key);
-        let About { config } = read_json(&dir.join("image.json"))?;
-        let rootfs = dir.join("rootfs.erofs");
-        let size_bytes = fs::metadata(&rootfs)?.blocks() * 512;
+    fn found_at(&self, key: &str, lease: Lease) -> Result<Found, Broken> {
+        let (About { config, .. }, size_bytes) = self.checked(key, Depth::Quick)?;
+        let rootfs = self.images.path(key).join(ROOTFS);
         let is_outdated = parse_key(key).is_none_or(|(_, version)| version != erofs::VERSION);
         Ok(Found { rootfs, config, size_bytes, is_outdated, lease })
     }
@@ -259,18 +251,30 @@ impl Store {
     /// The image called `what`, if it is there. Does not block for long; not to be called from a runtime's thread.
     pub(crate) async fn get(&self, what: &str) -> Result<Option<(Digest, Found)>, CacheError> {
         let Some(id) = self.find(what)? else { return Ok(None) };
-        let deadline = std::time::Instant::now() + GLANCE_DEADLINE;
+        let started = std::time::Instant::now();
         loop {
             let Some(key) = self.kept_key(&id) else { return Ok(None) };
+            let mut damage = None;
             if let Some(lease) = self.images.lease(&key).map_err(|error| self.failed(error))? {
-                return match self.found_at(&key, lease) {
-                    Ok(found) => Ok(Some((id, found))),
-                    Err(error) => Err(self.failed(error)),
-                };
+                let (store, at) = (self.clone(), key.clone());
+                match crate::pull::blocking(move || store.found_at(&at, lease)).await {
+                    Ok(found) => return Ok(Some((id, found))),
+                    Err(Broken::Unreadable(error)) => return Err(self.failed(error)),
+                    Err(Broken::Damaged(reason)) => {
+                        if self.set_aside(&key, &reason).map_err(|error| self.failed(error))? {
+                            continue;
+                        }
+                        damage = Some(reason);
+                    }
+                }
             }
             // Somebody looks whether it is in use, or removes it.
-            if std::time::Instant::now() > deadline {
-                return Err(CacheError::InUse(id));
+            match damage {
+                Some(reason) if started.elapsed() > DAMAGED_DEADLINE => {
+                    return Err(CacheError::Damaged { id, reason });
+                }
+                None if started.elapsed() > GLANCE_DEADLINE => return Err(CacheError::InUse(id)),
+                _ => {}
             }
             tokio::time::sleep(GLANCE_POLL).await;
         }
@@ -279,7 +283,7 @@ impl Store {
     /// The id of the image that a reference, an id or the start of one means, if it is there.
     fn find(&self, what: &str) -> Result<Option<Digest>, CacheError> {
         if let Ok(reference) = what.parse::<Reference>()
-            && let Ok(pulled) = read_json::<Pulled>(&self.reference_path(&reference.normalized()))
+            && let Ok(Some(pulled)) = self.read_reference(&self.reference_path(&reference.normalized()))
             && self.kept_key(&pulled.id).is_some()
         {
             return Ok(Some(pulled.id));
@@ -305,9 +309,9 @@ impl Store {
 
     /// Whether the file that a local reference was read from is another one now. One that is gone has not changed.
     pub(crate) fn has_changed(&self, reference: &Reference) -> bool {
-        let Some(now) = Stamp::of(reference) else { return false };
-        let pulled = read_json::<Pulled>(&self.reference_path(&reference.normalized()));
-        pulled.is_ok_and(|pulled| pulled.stamp != Some(now))
+        let Some(now) = stamp(reference) else { return false };
+        let pulled = self.read_reference(&self.reference_path(&reference.normalized()));
+        pulled.is_ok_and(|pulled| pulled.is_some_and(|pulled| pulled.stamp != Some(now)))
     }
 
     /// Removes what older versions made of an image that is there now, unless it is in use.
@@ -334,15 +338,14 @@ impl Store {
     ) -> io::Result<()> {
         let reference = reference.normalized();
         let path = self.reference_path(&reference);
-        write_whole(&path, &Pulled { reference, id: id.clone(), stamp })
+        record::write(&path, &Pulled { reference, id: id.clone(), stamp })
     }
 
     fn pulled(&self) -> io::Result<Vec<(PathBuf, Pulled)>> {
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.references)? {
             let path = entry?.path();
-            // Others write and remove them too; a broken one is swept at the next start.
-            if let Ok(pulled) = read_json(&path) {
+            if let Some(pulled) = self.read_reference(&path)? {
                 all.push((path, pulled));
             }
         }
@@ -358,30 +361,33 @@ impl Store {
             if self.kept_key(&id).is_some_and(|newest| newest != kept.key) {
                 continue;
             }
-            let about: Option<About> = read_json(&self.images.path(&kept.key).join("image.json")).ok();
-            let mut references: Vec<String> = pulled
-                .iter()
-                .filter(|(_, pulled)| pulled.id == id)
-                .map(|(_, pulled)| pulled.reference.clone())
-                .collect();
-            references.sort();
+            // At the next use it is set aside.
+            let (created, damaged) = match self.checked(&kept.key, Depth::Length) {
+                Ok((about, _)) => (about.config.created, None),
+                Err(broken) => (None, Some(broken.to_string())),
+            };
             list.push(ImageInfo {
                 in_use: self.images.is_held(&kept.key)?,
+                references: references_of(&pulled, &id),
                 id,
-                references,
                 size_bytes: kept.bytes,
-                created: about.and_then(|about| about.config.created),
+                created,
                 last_used: kept.used,
+                damaged,
             });
         }
+        list.extend(self.damaged(&pulled)?);
         Ok(list)
     }
 
     /// Forgets a reference, and removes its image if that was the last; or removes the image with an id, and all
     /// references to it. With `force`, an image that is in use loses its references.
     pub(crate) fn remove(&self, what: &str, force: bool) -> Result<(), CacheError> {
-        let id = self.known(what)?;
         let failed = |error| self.failed(error);
+        if self.forget_damaged(what).map_err(failed)? {
+            return Ok(());
+        }
+        let id = self.known(what)?;
         let named = what.parse::<Reference>().map(|reference| reference.normalized()).ok();
         let pulled = self.pulled().map_err(failed)?;
         let ours: Vec<_> = pulled.into_iter().filter(|(_, pulled)| pulled.id == id).collect();
@@ -429,6 +435,9 @@ impl Store {
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
+        if all {
+            self.forget_all_damaged()?;
+        }
         let blobs = if all { self.blobs.kept()? } else { Vec::new() };
         for blob in blobs {
             if self.blobs.remove(&blob.key)? {
@@ -462,9 +471,17 @@ impl Store {
     }
 }
 
-/// Writes how the image in `dir` is to be run.
-pub(crate) fn write_about(dir: &Path, config: &ImageConfig) -> io::Result<()> {
-    write_whole(&dir.join("image.json"), &About { config: config.clone() })
+fn references_of(pulled: &[(PathBuf, Pulled)], id: &Digest) -> Vec<String> {
+    let ours = pulled.iter().filter(|(_, pulled)| pulled.id == *id);
+    let mut references: Vec<String> = ours.map(|(_, pulled)| pulled.reference.clone()).collect();
+    references.sort();
+    references
+}
+
+/// Writes how the image in `dir` is to be run, and what its root file system is.
+pub(crate) fn write_about(dir: &Path, config: &ImageConfig, rootfs: &File) -> io::Result<()> {
+    let rootfs = Some(check::seal(rootfs)?);
+    record::write(&dir.join(ABOUT), &About { config: config.clone(), rootfs })
 }
 
 /// The name of an image on disk.
@@ -501,20 +518,6 @@ pub(crate) fn prepare(dir: &Path) -> Result<(), CacheError> {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)?;
     }
     Ok(())
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<T> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
-}
-
-/// Writes a small file, which is there with all its contents or not at all.
-fn write_whole(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let file = tempfile::NamedTempFile::new_in(dir)?;
-    serde_json::to_writer(&file, value)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(dir)?.sync_all()
 }
 
 fn remove_file(path: &Path) -> io::Result<()> {

@@ -151,6 +151,24 @@ impl Shelf {
         Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err())
     }
 
+    /// Has `take` move the thing elsewhere, unless somebody uses it. Returns whether it is gone.
+    pub(crate) fn set_aside(
+        &self,
+        key: &str,
+        take: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<bool> {
+        let Some(lock) = try_lock(&self.lock_path(key), FlockOperation::NonBlockingLockExclusive)? else {
+            return Ok(false);
+        };
+        let path = self.path(key);
+        if path.exists() {
+            take(&path)?;
+        }
+        fs::remove_file(self.lock_path(key))?;
+        drop(lock);
+        Ok(true)
+    }
+
     /// Removes the thing, unless somebody uses it. Says whether it is gone.
     pub(crate) fn remove(&self, key: &str) -> io::Result<bool> {
         let Some(lock) = try_lock(&self.lock_path(key), FlockOperation::NonBlockingLockExclusive)? else {
@@ -238,7 +256,7 @@ fn try_lock(path: &Path, operation: FlockOperation) -> io::Result<Option<File>> 
     }
 }
 
-fn remove_any(path: &Path) -> io::Result<()> {
+pub(super) fn remove_any(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

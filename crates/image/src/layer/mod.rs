@@ -111,6 +111,13 @@ impl Budget {
     }
 }
 
+impl Budget {
+    /// Takes back what a layer used that was not unpacked whole.
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 /// A layer as it was transferred.
 pub(crate) struct Transferred<R> {
     pub(crate) from: R,
@@ -134,6 +141,21 @@ pub(crate) fn unpack<R: Read>(
     dir: &Path,
     budget: &Budget,
 ) -> Result<Unpacked, LayerError> {
+    let mut used = 0;
+    let unpacked = unpack_counted(layer, dir, budget, &mut used);
+    if unpacked.is_err() {
+        // It may be unpacked again from another copy.
+        budget.give_back(used);
+    }
+    unpacked
+}
+
+fn unpack_counted<R: Read>(
+    layer: Transferred<R>,
+    dir: &Path,
+    budget: &Budget,
+    used: &mut u64,
+) -> Result<Unpacked, LayerError> {
     let name = layer.name().clone();
     let Transferred { from, bytes, digest, diff_id } = layer;
     let failed = |source| LayerError::Unpack { layer: name.clone(), source };
@@ -151,6 +173,7 @@ pub(crate) fn unpack<R: Read>(
             }
             len += read as u64;
             budget.take(&name, read as u64, len, bytes)?;
+            *used = len;
             hasher.update(&piece[..read]);
             file.write_all(&piece[..read]).map_err(failed)?;
         }
