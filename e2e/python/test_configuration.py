@@ -133,15 +133,15 @@ def test_arguments_that_are_not_known_are_refused() -> None:
 
 
 def test_too_few_descriptors_stop_the_start(server: Server) -> None:
-    server.limit_files(255)
+    server.limit_files(511)
     server.start()
     assert server.process.wait(bouvet.START_SECONDS) == 1
-    assert "error: the limit of open files is 255; a server needs 256" in server.log
+    assert "error: the limit of open files is 511; a server needs 512" in server.log
     assert "ulimit -n" in server.log
 
 
 def test_few_descriptors_keep_the_server_healthy(server: Server) -> None:
-    server.limit_files(256)
+    server.limit_files(512)
     server.start().healthy()
     idle = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(300)]
     assert server.get("/health")[0] == 200

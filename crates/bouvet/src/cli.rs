@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{self, Config, Place, VARIABLES};
-use crate::{advice, bench, command, demo, doctor, log, panics, serve, started};
+use crate::{advice, allocator, bench, command, demo, doctor, log, panics, serve, started};
 
 /// The exit code of a wrong command line or configuration, as clap has it.
 const USAGE: u8 = 2;
@@ -166,6 +166,7 @@ fn run_server() -> ExitCode {
         }
     };
     panics::watch();
+    allocator::return_freed_memory();
     started::report(&config, &unknown_variables());
     run_async(async {
         match serve::serve(config).await {

@@ -5,6 +5,7 @@
 //! what clients read, [`advice`] those that keep the server from starting into what operators read.
 
 mod advice;
+mod allocator;
 mod api;
 mod bench;
 mod calendar;

@@ -24,14 +24,13 @@ use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// File descriptors that the process itself needs: logs, locks, sockets, the runtime.
-const OWN_DESCRIPTORS: u64 = 64;
 /// The fewest file descriptors with which a server starts.
-pub(crate) const MIN_DESCRIPTORS: u64 = 256;
-/// Of the descriptors that are left, connections may have half; VMs and calls have the others.
-const CONNECTIONS_SHARE: u64 = 2;
-/// Of the connections, the socket of the commands may have an eighth.
-const COMMANDS_SHARE: u64 = 8;
+pub(crate) const MIN_DESCRIPTORS: u64 = 512;
+/// A sixth is for connections. The host has a third for networks and a third for volumes; VMs, calls and the process
+/// itself have what is left.
+const CONNECTIONS_SHARE: u64 = 6;
+/// Of the connections, the socket of the commands may have a quarter.
+const COMMANDS_SHARE: u64 = 4;
 /// The most connections, however many descriptors there are.
 const MAX_CONNECTIONS: u64 = 8192;
 /// Connections in reserve, beyond the limit.
@@ -63,15 +62,15 @@ impl Shares {
         if limit < MIN_DESCRIPTORS {
             return Err(TooFewDescriptors { limit });
         }
-        let connections = ((limit - OWN_DESCRIPTORS) / CONNECTIONS_SHARE).min(MAX_CONNECTIONS);
+        let connections = (limit / CONNECTIONS_SHARE).min(MAX_CONNECTIONS);
         let commands = connections / COMMANDS_SHARE;
         let of = |count: u64| usize::try_from(count).unwrap_or(usize::MAX) - RESERVED_CONNECTIONS;
         Ok(Self { http: of(connections - commands), commands: of(commands) })
     }
 
-    /// Those of this process.
+    /// Those of this process. Its host raises the limit as far as it may.
     pub(crate) fn here() -> Result<Self, TooFewDescriptors> {
-        Self::of(rustix::process::getrlimit(rustix::process::Resource::Nofile).current)
+        Self::of(rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum)
     }
 }
 
@@ -387,14 +386,13 @@ mod tests {
 
     #[test]
     fn shares_leave_room_for_vms() {
-        assert_eq!(Shares::of(Some(255)), Err(TooFewDescriptors { limit: 255 }));
-        let few = Shares::of(Some(256)).unwrap();
-        assert_eq!(few, Shares { http: 76, commands: 4 });
-        for limit in [Some(256), Some(1024), Some(65_536), None] {
+        assert_eq!(Shares::of(Some(511)), Err(TooFewDescriptors { limit: 511 }));
+        let few = Shares::of(Some(512)).unwrap();
+        assert_eq!(few, Shares { http: 56, commands: 13 });
+        for limit in [Some(512), Some(1024), Some(65_536), None] {
             let Shares { http, commands } = Shares::of(limit).unwrap();
             let most = u64::try_from(http + commands + 2 * RESERVED_CONNECTIONS).unwrap();
-            assert!(most + OWN_DESCRIPTORS + 64 <= limit.unwrap_or(u64::MAX), "{limit:?}");
-            assert!(most <= MAX_CONNECTIONS);
+            assert!(most <= limit.unwrap_or(u64::MAX) / CONNECTIONS_SHARE && most <= MAX_CONNECTIONS);
         }
     }
 

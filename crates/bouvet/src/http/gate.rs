@@ -94,7 +94,7 @@ impl Gate {
             .any(|known| known == name || with_port.as_ref().is_some_and(|full| known == full));
         match is_listed || name == "localhost" || (!name.contains('.') && !is_absolute) {
             true => Ok(()),
-            false => Err(Refused::Host(name.clone())),
+            false => Err(Refused::Host(with_port.unwrap_or_else(|| name.clone()))),
         }
     }
 }

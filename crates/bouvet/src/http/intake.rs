@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Json, Response};
 use http_body_util::BodyExt as _;
 use rmcp::model::ErrorCode;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Budget, Charge};
@@ -23,7 +24,9 @@ const SMALL_BYTES: usize = 64 * 1024;
 /// The longest wait for a body as a whole.
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest wait for the rest of a body that was refused.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Refused bodies that are read at the same time: of more, small requests would wait for their turn.
+static DRAINS: Semaphore = Semaphore::const_new(2);
 /// When a client that found no room may come again, in seconds.
 const RETRY_AFTER_SECS: &str = "1";
 
@@ -131,6 +134,7 @@ async fn collect(body: &mut Body, budget: &Arc<Budget>) -> Result<(Vec<u8>, Char
 /// find the connection reset instead.
 async fn drain(mut body: Body) {
     let deadline = Instant::now() + DRAIN_TIMEOUT;
+    let Ok(Ok(_permit)) = timeout_at(deadline, DRAINS.acquire()).await else { return };
     let mut dropped_bytes = 0;
     while let Ok(Some(part)) = next(&mut body, deadline).await {
         dropped_bytes += part.len() as u64;
