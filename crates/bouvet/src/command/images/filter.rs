@@ -132,6 +132,7 @@ mod tests {
             created: Some("2026-01-01T00:00:00Z".into()),
             last_used: None,
             in_use: false,
+            damaged: None,
         };
         let labels = [("a".to_owned(), "1".to_owned())].into();
         let takes =
