@@ -40,12 +40,14 @@ mod tests {
 
     use super::*;
 
-    /// Makes 7 once `ready` is sent, and collects what is discarded.
+    type Made = Result<u32, &'static str>;
+
+    /// Makes what is sent, and collects what is discarded.
     fn handed_over() -> (
-        oneshot::Sender<Result<u32, &'static str>>,
+        oneshot::Sender<Made>,
         Arc<Mutex<Vec<u32>>>,
         tokio::task::JoinHandle<()>,
-        impl Future<Output = Option<Result<u32, &'static str>>>,
+        impl Future<Output = Option<Made>>,
     ) {
         let (ready, made) = oneshot::channel();
         let discarded = Arc::new(Mutex::new(Vec::new()));
