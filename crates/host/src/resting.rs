@@ -37,7 +37,7 @@ impl RestingDisks {
     pub(crate) fn new(dir: PathBuf) -> io::Result<Arc<Self>> {
         let file_system = rustix::fs::statvfs(&dir)?;
         let share = file_system.f_blocks.saturating_mul(file_system.f_frsize) / FILE_SYSTEM_SHARE;
-        Ok(Self::within(dir, MAX_RESTING_BYTES.min(share)))
+        Ok(Self::within(dir, limit(share)))
     }
 
     fn within(dir: PathBuf, max_bytes: u64) -> Arc<Self> {
@@ -125,6 +125,15 @@ impl RestingDisk {
     }
 }
 
+/// The bound where a file system's share is `share` bytes.
+fn limit(share: u64) -> u64 {
+    match share {
+        // Some file systems do not know their size.
+        0 => MAX_RESTING_BYTES,
+        share => share.min(MAX_RESTING_BYTES),
+    }
+}
+
 fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -185,6 +194,8 @@ mod tests {
         let disks = RestingDisks::new(dir.path().to_owned()).unwrap();
         let file_system = rustix::fs::statvfs(dir.path()).unwrap();
         let total = file_system.f_blocks * file_system.f_frsize;
-        assert_eq!(disks.max_bytes, MAX_RESTING_BYTES.min(total / 10));
+        assert_eq!(disks.max_bytes, limit(total / 10));
+        assert_eq!((limit(1), limit(MAX_RESTING_BYTES + 1)), (1, MAX_RESTING_BYTES));
+        assert_eq!(limit(0), MAX_RESTING_BYTES, "it does not know its size");
     }
 }

@@ -60,10 +60,10 @@ impl Order {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
-    /// The sandbox cannot take it now.
+    /// The sandbox cannot take it in its state.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// It was tried in vain.
+    /// It failed.
     #[error("{0}")]
     Failed(String),
 }
