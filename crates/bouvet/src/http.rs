@@ -131,8 +131,8 @@ impl App {
         Self {
             host,
             server,
-            gate: Gate::new(&config),
             budget: Budget::new(config.bodies_bytes),
+            gate: Gate::new(config),
             stateful: StreamableHttpService::new(
                 move || Ok(first.clone()),
                 sessions.library.clone(),

@@ -47,15 +47,14 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn new(config: &HttpConfig) -> Self {
-        let lower = |list: &[String]| list.iter().map(|item| item.to_ascii_lowercase()).collect();
+    pub(super) fn new(config: HttpConfig) -> Self {
         let undotted = |host: &String| match host.split_once(':') {
             Some((name, port)) => format!("{}:{port}", name.trim_end_matches('.')).to_ascii_lowercase(),
             None => host.trim_end_matches('.').to_ascii_lowercase(),
         };
         Self {
             hosts: config.allowed_hosts.iter().map(undotted).collect(),
-            origins: lower(&config.allowed_origins),
+            origins: config.allowed_origins.into_iter().map(|item| item.to_ascii_lowercase()).collect(),
         }
     }
 
@@ -129,7 +128,7 @@ mod tests {
     use super::*;
 
     fn check(host: &str, origin: Option<&'static str>) -> Result<(), Refused> {
-        let gate = Gate::new(&HttpConfig {
+        let gate = Gate::new(HttpConfig {
             address: ([127, 0, 0, 1], 0).into(),
             allowed_hosts: vec!["Sandbox.Example".into(), "ported.example.:444".into()],
             allowed_origins: vec!["https://app.example".into(), "http://[::1]:8000".into()],
@@ -182,7 +181,7 @@ mod tests {
 
     #[test]
     fn two_origins_are_refused() {
-        let gate = Gate::new(&HttpConfig {
+        let gate = Gate::new(HttpConfig {
             address: ([127, 0, 0, 1], 0).into(),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),

@@ -150,10 +150,11 @@ async fn next(body: &mut Body, deadline: Instant) -> Result<Option<Bytes>, Refus
         let frame = timeout_at(deadline, body.frame()).await.map_err(|_| Refused::Late)?;
         match frame {
             // Trailers have no meaning here.
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => return Ok(Some(data)),
-                Err(_) => {}
-            },
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
             // The client went away, or lied about the length.
             Some(Err(error)) => {
                 return Err(Malformed::new(ErrorCode::PARSE_ERROR, error.to_string()).into());

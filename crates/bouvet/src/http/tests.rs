@@ -1,4 +1,5 @@
 //! The HTTP server over the engine without VMs: real sockets, router, host and guest.
+#![expect(clippy::unwrap_used, reason = "these are tests")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

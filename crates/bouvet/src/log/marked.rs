@@ -1,4 +1,5 @@
 //! Every surface is given marked contents, with the log at every level: no mark may be in the log.
+#![expect(clippy::unwrap_used, reason = "these are tests")]
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
