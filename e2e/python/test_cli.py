@@ -459,7 +459,7 @@ def test_images_are_pulled_run_and_removed(cli: Cli) -> None:
     code, _, error = cli.run("run", "--pull", "never", name)
     assert code == 125 and "bouvet pull" in error
     identity = cli.ok("pull", name)
-    [base, image] = json.loads(cli.ok("images", "--json"))
+    [base, *_, image] = json.loads(cli.ok("images", "--json"))
     assert (base["references"], base["id"]) == (["base"], "")
     assert image["id"] == identity and image["references"] == [f"docker-archive:{cli.directory}/tiny.tar"]
     assert cli.run("run", "--rm", name)[:2] == (4, "from an image\n")
