@@ -60,7 +60,7 @@ fn can_limit(dir: &Path, is_own: bool, pid: u32) -> bool {
 
 #[cfg(test)]
 #[path = "../../../../e2e/src/skip.rs"]
-#[expect(unreachable_pub, reason = "the tests of other crates use the same file")]
+#[expect(unreachable_pub, clippy::print_stderr, reason = "the tests of other crates use the same file")]
 mod skip;
 
 #[cfg(test)]
