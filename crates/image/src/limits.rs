@@ -52,6 +52,7 @@ pub(crate) const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 /// Parts of the path to one entry, with those of the links that are followed. Each is looked up, for each entry.
 pub(crate) const MAX_PATH_PARTS: usize = 1024;
 /// Stretches of data in one file. A stretch takes two numbers of a header of old GNU tar, 24 bytes.
+#[expect(clippy::cast_possible_truncation, reason = "1 MiB fits into every usize")]
 pub(crate) const MAX_PARTS: usize = MAX_EXTENSION_BYTES as usize / 24;
 /// Links that are followed on the way to one entry (Linux: `MAXSYMLINKS`).
 pub(crate) const MAX_LINKS_FOLLOWED: usize = 40;
