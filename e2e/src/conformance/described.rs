@@ -65,11 +65,15 @@ pub async fn programs_start_themselves_again(host: &Host) {
         if (cluster.isPrimary) cluster.fork();\nelse { console.log('again', require('./helper')); process.exit(); }";
     let module = "import { Worker, isMainThread } from 'worker_threads';\nimport word from './helper.js';\n\
         if (isMainThread) new Worker(new URL(import.meta.url)); else console.log('again', word);";
-    for program in [worker, fork, cluster, module] {
+    let beside = "import { Worker, isMainThread } from 'worker_threads';\nimport { dirname, join } from 'node:path';\n\
+        import { fileURLToPath } from 'url';\nimport { createRequire } from 'module';\n\
+        const own = fileURLToPath(import.meta.url);\nconst word = createRequire(import.meta.url)(join(dirname(own), 'helper'));\n\
+        if (isMainThread) new Worker(own); else console.log('again', word);";
+    for program in [worker, fork, cluster, module, beside] {
         assert_eq!(printed(&sandbox, Program::Node, program).await, "again helped", "{program}");
     }
     let places = "const path = require('path');\n\
-        console.log(__dirname === process.cwd(), require.main === module, path.basename(process.argv[1]));\n\
+        console.log(__dirname === path.dirname(__filename), require.main === module, path.basename(process.argv[1]));\n\
         console.log(require('fs').readFileSync(__filename, 'utf8').includes('readFileSync'));";
     assert_eq!(printed(&sandbox, Program::Node, places).await, "true true main.js\ntrue");
 

@@ -20,6 +20,14 @@ function startOf(file) {
   return path.dirname(fs.readlinkSync(path.join(directory, 'node_modules')));
 }
 
+// Makes `path.dirname` of the program's own name the working directory, as `__dirname` is. Programs look there for the files
+// beside them.
+function moveBeside(file, start) {
+  const { dirname } = path;
+  path.dirname = (name) => (name === file ? start : dirname(name));
+  Module.syncBuiltinESMExports();
+}
+
 function hasModuleSyntax(source) {
   try {
     new vm.Script(Module.wrap(source.replace(/^#!.*/, '')), { filename: 'main.js' });
@@ -103,6 +111,8 @@ Module.runMain = function (main = process.argv[1]) {
   const start = startOf(main);
   if (start === undefined) return runMain.call(this, main);
   const source = fs.readFileSync(main, 'utf8');
-  if (!main.endsWith('.mjs') && !hasModuleSyntax(source)) return runScript(main, source, start);
-  return runModule(main.replace(/\.js$/, '.mjs'), start);
+  const isScript = !main.endsWith('.mjs') && !hasModuleSyntax(source);
+  const file = isScript ? main : main.replace(/\.js$/, '.mjs');
+  moveBeside(file, start);
+  return isScript ? runScript(file, source, start) : runModule(file, start);
 };
