@@ -188,8 +188,9 @@ fn commands_on_the_server_answer() {
     assert_eq!(site.ok("network prune -f"), "back");
     assert_eq!(site.ok("network rm -f back"), "", "it has gone already");
     assert!(site.failure(&["network", "rm", "back"]).contains("back"));
-    assert_eq!(site.ok("images --format {{.Repository}}"), "base");
+    assert_eq!(site.ok("images --format {{.Repository}} base"), "base");
     assert_eq!(site.ok("image ls -f reference=al* -q"), "");
+    assert_eq!(site.ok("image inspect -f {{.RepoTags}} base"), "[base]");
     assert_eq!(site.ok("images -f dangling=true -q nothing"), "");
     assert!(site.ok("image prune -f --filter until=1h").starts_with("Total reclaimed space: 0 B"));
     assert!(site.failure(&["pull", "--platform", "linux/s390x", "alpine"]).contains("runs only linux/"));

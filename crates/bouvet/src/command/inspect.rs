@@ -232,7 +232,12 @@ fn ports(view: &SandboxView) -> Map<String, Value> {
 /// Our own fields of an image, and docker's.
 async fn image_by_dockers_names(ours: Value, connection: &Connection) -> Result<Value, Failed> {
     let images: Vec<ImageView> = connection.client.get(&path(&["images"], &[])).await?;
-    let references = images.into_iter().find(|view| ours["id"] == view.id).map(|view| view.references);
+    let is_it = |view: &ImageView| match view.id.as_str() {
+        // The base images have no ids.
+        "" => view.references.iter().any(|name| ours["reference"] == name.as_str()),
+        id => ours["id"] == id,
+    };
+    let references = images.into_iter().find(is_it).map(|view| view.references);
     Ok(image_fields(ours, &references.unwrap_or_default()))
 }
 
