@@ -4,13 +4,17 @@ use bouvet_host::{ClaimError, EngineError, StartError, chain};
 
 use crate::serve::Error;
 
+/// How the limit of open files is raised.
+pub(crate) const RAISE_OPEN_FILES: &str =
+    "raise it: `ulimit -n 4096`, or LimitNOFILE=4096 in a unit of systemd";
+
 /// `error` in words.
 pub(crate) fn on(error: &Error) -> String {
     let hint = match error {
         Error::Start(start) => of_start(start),
         Error::Listen(_) => "set BOUVET_HTTP_PORT to a free port, or BOUVET_TRANSPORT=stdio to serve no HTTP",
         Error::Socket(_) => "set BOUVET_SOCKET to another path, or to off to serve no `bouvet` commands",
-        Error::Descriptors(_) => "raise it: `ulimit -n 4096`, or LimitNOFILE=4096 in a unit of systemd",
+        Error::Descriptors(_) => RAISE_OPEN_FILES,
         Error::Http(_) | Error::Signal(_) => return chain(error),
     };
     format!("{}\n  try: {hint}", chain(error))

@@ -8,7 +8,9 @@ use bouvet_host::CgroupChoice;
 use rustix::fs::{Access, access, statfs};
 
 use super::Finding;
+use crate::advice::RAISE_OPEN_FILES;
 use crate::config::{Config, Unknown};
+use crate::http::connections::{Shares, TooFewDescriptors};
 
 /// `f_type` of file systems in memory: statfs(2).
 const TMPFS: i64 = 0x0102_1994;
@@ -25,10 +27,22 @@ pub(crate) fn examine(config: &Config, unknown: &[Unknown]) -> Vec<Finding> {
     findings.push(directory(&config.host.dir));
     findings.extend(config.host.boxes.as_deref().and_then(Path::parent).map(data));
     findings.extend(config.expose.map(|address| expose(address, can_bind(address))));
+    findings.push(open_files(Shares::here()));
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     #[expect(clippy::cast_precision_loss, reason = "loads and processors are small numbers")]
     findings.push(load(rustix::system::sysinfo().loads[0] as f64 / LOAD_UNITS, cpus as f64));
     findings
+}
+
+/// The limit of open files, and what connections may have of it.
+fn open_files(shares: Result<Shares, TooFewDescriptors>) -> Finding {
+    match shares {
+        Ok(Shares { http, commands }) => {
+            let text = format!("enough for {http} connections over HTTP and {commands} of `bouvet` commands");
+            Finding::ok("open files", text)
+        }
+        Err(error) => Finding::error("open files", error.to_string(), RAISE_OPEN_FILES),
+    }
 }
 
 pub(super) fn misspelled(unknown: &[Unknown]) -> Vec<Finding> {
@@ -130,6 +144,13 @@ fn load(load: f64, cpus: f64) -> Finding {
 mod tests {
     use super::super::Level;
     use super::*;
+
+    #[test]
+    fn few_open_files_are_an_error() {
+        assert_eq!(open_files(Shares::of(Some(511))).level, Level::Error);
+        let finding = open_files(Shares::of(Some(512)));
+        assert!(finding.level == Level::Ok && finding.text.contains("56 connections"), "{}", finding.text);
+    }
 
     #[test]
     fn directory_in_memory_is_a_warning() {
