@@ -74,7 +74,7 @@ def test_standard_output_carries_only_messages(stdio_server: Server) -> None:
     say(stdio_server, {"jsonrpc": "2.0", "id": 9, "method": "no/such"})
     assert hear(stdio_server)["error"]["code"] == -32601
     assert hang_up(stdio_server) == []
-    assert "DEBUG" in stdio_server.log and "TRACE" in stdio_server.log
+    assert "DEBUG" in stdio_server.log and "bytes, sha256" in stdio_server.log
 
 
 def test_malformed_lines_get_json_rpc_errors(stdio_server: Server) -> None:
