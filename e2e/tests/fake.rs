@@ -43,7 +43,7 @@ async fn who_watches_a_host_sees_its_end() {
 async fn waiting_for_restart(site: &Site) -> Sandbox {
     let config = BoxConfig { persistent: true, restart: "unless-stopped".into(), ..small() };
     let mut events = site.host.events();
-    let sandbox = site.host.create(config).await.unwrap();
+    let sandbox = site.host.create(config).await.expect("it is created");
     let mut happened = async |wanted: fn(&Happening) -> bool| {
         let happened = async {
             while !matches!(events.next().await, Some(Watched::Event(event)) if wanted(&event.happening)) {}
@@ -55,7 +55,7 @@ async fn waiting_for_restart(site: &Site) -> Sandbox {
         happened(|happening| *happening == Happening::Start).await;
         // Without a VM its guest is the parent of what runs in it. The call may end before it has begun.
         if let Ok(exec) = sandbox.exec(ExecRequest::new(Program::Command, "kill -9 $PPID")).await {
-            exec.finish().await.unwrap_err();
+            exec.finish().await.expect_err("its guest is gone");
         }
         happened(|happening| matches!(happening, Happening::Fail { .. })).await;
     }
@@ -65,9 +65,10 @@ async fn waiting_for_restart(site: &Site) -> Sandbox {
 
 /// Whether its record has it that somebody stopped it.
 fn is_kept_as_stopped(boxes: &Path, sandbox: &Sandbox) -> bool {
-    let record = std::fs::read(boxes.join(sandbox.id().to_string()).join("box.json")).unwrap();
-    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
-    record["runs"]["was_asked"].as_bool().unwrap()
+    let record =
+        std::fs::read(boxes.join(sandbox.id().to_string()).join("box.json")).expect("it has a record");
+    let record: serde_json::Value = serde_json::from_slice(&record).expect("it is JSON");
+    record["runs"]["was_asked"].as_bool().expect("it has the field")
 }
 
 /// It was forgotten, and the next host started what its user had stopped.
@@ -97,16 +98,19 @@ async fn host_that_ends_keeps_restart_policies() {
 
 /// The guest's executable of the site's host.
 fn guest_of(site: &Site) -> PathBuf {
-    let hosts = std::fs::read_dir(site.dir()).unwrap().flatten();
-    hosts.map(|host| host.path().join("bouvet-guest")).find(|guest| guest.is_file()).unwrap()
+    let hosts = std::fs::read_dir(site.dir()).expect("the site has a directory").flatten();
+    hosts
+        .map(|host| host.path().join("bouvet-guest"))
+        .find(|guest| guest.is_file())
+        .expect("its host has a guest")
 }
 
 /// Puts a program at the place of the guest's executable, as a whole: the old one may be running.
 fn put_guest(guest: &Path, program: &[u8]) {
     let new = guest.with_extension("new");
-    std::fs::write(&new, program).unwrap();
-    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
-    std::fs::rename(new, guest).unwrap();
+    std::fs::write(&new, program).expect("it is written");
+    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).expect("it may be run");
+    std::fs::rename(new, guest).expect("it is put in place");
 }
 
 /// Waits for `condition`.
@@ -133,7 +137,7 @@ async fn started(guest: &Path, count: usize) {
 
 /// Waits until no mute guest runs.
 async fn given_up(guest: &Path) {
-    let pids = std::fs::read_to_string(guest.with_extension("started")).unwrap();
+    let pids = std::fs::read_to_string(guest.with_extension("started")).expect("a guest was started");
     let runs = |pid: &str| Path::new("/proc").join(pid).exists();
     until("it is no longer booted for nobody", || !pids.lines().any(runs)).await;
 }

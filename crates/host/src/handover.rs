@@ -41,14 +41,13 @@ mod tests {
     use super::*;
 
     type Made = Result<u32, &'static str>;
+    /// All that was discarded.
+    type Discarded = Arc<Mutex<Vec<u32>>>;
 
     /// Makes what is sent, and collects what is discarded.
-    fn handed_over() -> (
-        oneshot::Sender<Made>,
-        Arc<Mutex<Vec<u32>>>,
-        tokio::task::JoinHandle<()>,
-        impl Future<Output = Option<Made>>,
-    ) {
+    fn handed_over()
+    -> (oneshot::Sender<Made>, Discarded, tokio::task::JoinHandle<()>, impl Future<Output = Option<Made>>)
+    {
         let (ready, made) = oneshot::channel();
         let discarded = Arc::new(Mutex::new(Vec::new()));
         let known = discarded.clone();

@@ -274,8 +274,8 @@ async fn damaged_layers_are_downloaded_again() {
         drop(image);
         // The layer stays when its image goes.
         images.remove(&id, false).await.unwrap();
-        let blobs = fs::read_dir(dir.path().join("blobs")).unwrap().map(|entry| entry.unwrap().path());
-        let blob = blobs.filter(|path| path.extension().is_none()).next().unwrap();
+        let mut blobs = fs::read_dir(dir.path().join("blobs")).unwrap().map(|entry| entry.unwrap().path());
+        let blob = blobs.find(|path| path.extension().is_none()).unwrap();
         damage(&blob, if way == WAYS[5] { "garbage" } else { way });
         let again = images.pull(&reference, |_| ()).await.unwrap();
         assert!(fs::read(&again.rootfs).unwrap() == content, "{way}");

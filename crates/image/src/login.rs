@@ -330,7 +330,8 @@ mod tests {
         futures_util::future::try_join_all(logins).await.unwrap();
         let document = place.document();
         let mut kept: Vec<&String> = document["auths"].as_object().unwrap().keys().collect();
-        (kept.sort(), registries.sort());
+        kept.sort();
+        registries.sort();
         assert_eq!(kept, registries.iter().collect::<Vec<_>>());
         // A program that is stuck delays a login, and does not lose it.
         let lock = fs::File::open(place.0.path().join("docker/config.json.lock")).unwrap();

@@ -149,7 +149,7 @@ impl<'a> Wanted<'a> {
 
 /// An image in the cache.
 enum Kept {
-    Sound(Found),
+    Sound(Box<Found>),
     Missing(Maker),
 }
 
@@ -170,7 +170,7 @@ impl Pull<'_> {
         let Configuration { run, diff_ids, .. } = self.checked(&config, &origin)?;
         (self.progress)(PullEvent::Resolved { id: id.clone(), layers: sizes(&origin, &diff_ids) });
         let found = match self.take(&id).await? {
-            Kept::Sound(found) => found,
+            Kept::Sound(found) => *found,
             Kept::Missing(maker) => {
                 let layers = self.layers(&origin, &diff_ids).await?;
                 drop(origin);
@@ -205,7 +205,7 @@ impl Pull<'_> {
                 Taken::Missing(maker) => return Ok(Kept::Missing(maker)),
             };
             let reason = match self.found(id, lease).await? {
-                Ok(found) => return Ok(Kept::Sound(found)),
+                Ok(found) => return Ok(Kept::Sound(Box::new(found))),
                 Err(reason) => reason,
             };
             let is_gone = self.store.set_aside(&key, &reason).map_err(|error| self.unkept(error))?;

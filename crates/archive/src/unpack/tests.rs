@@ -201,8 +201,11 @@ fn broken_streams_are_named() {
     assert!(matches!(error, PackError::Read(..)));
 }
 
+/// PAX records: key and value of each.
+type Records<'a> = &'a [(&'a str, &'a str)];
+
 /// A PAX archive of files: records, name and content of each.
-fn by_records(entries: &[(&[(&str, &str)], &str, &[u8])]) -> Vec<u8> {
+fn by_records(entries: &[(Records<'_>, &str, &[u8])]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (records, name, content) in entries {
         let records = records.iter().map(|(key, value)| (*key, value.as_bytes()));
@@ -292,7 +295,10 @@ fn sizes_beyond_any_file_are_refused() {
     {
         let mut header = Header::new_gnu();
         header.set_path("f").unwrap();
-        (header.set_entry_type(kind), header.set_size(size), header.set_mode(0), header.set_cksum());
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(0);
+        header.set_cksum();
         let error = unpacked(header.as_bytes(), &destination).unwrap_err();
         let is_size = matches!(error, UnpackError::Archive(ReadError::Field(0, "size")));
         assert_eq!(is_size, size > i64::MAX as u64, "{size}: {error}");
@@ -343,7 +349,7 @@ fn sparse_files_of_pax_archives_keep_their_holes() {
     }
     let lies = front("2\n4096\n3\n4097\n2\n", "abcde");
     let short = front("1\n0\n9\n", "abcde");
-    let hostile: &[(&[(&str, &str)], &[u8])] = &[
+    let hostile: &[(Records<'_>, &[u8])] = &[
         (&old[..6], b"abcdef"),
         (&old[1..], b"abcde"),
         (&[("GNU.sparse.size", "9"), ("GNU.sparse.map", "0,5,4,5")], b"abcdefghij"),

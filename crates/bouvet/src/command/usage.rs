@@ -112,7 +112,7 @@ pub(super) fn time(flag: &str, text: &str) -> Result<SystemTime, Failed> {
 /// The time that was typed, for the server.
 pub(super) fn time_for_server(flag: &str, text: Option<&str>) -> Result<Option<String>, Failed> {
     let time = text.map(|text| time(flag, text)).transpose()?;
-    Ok(time.map(|time| calendar::nanos(time)))
+    Ok(time.map(calendar::nanos))
 }
 
 /// The lines of a file of variables or labels, without comments and blank lines.

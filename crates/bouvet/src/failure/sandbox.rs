@@ -4,8 +4,7 @@ use axum::http::StatusCode as Status;
 use bouvet_host::attest::AttestError;
 use bouvet_host::{
     CacheError, ControlError, CreateError, ExecError, FindError, ImageError, LoadError, LoginError,
-    NamedNetworkError, NetworkError, PolicyError, PortError, PullCause, PullError, RegistryError, SaveError,
-    chain,
+    NamedNetworkError, NetworkError, PolicyError, PortError, PullCause, RegistryError, SaveError, chain,
 };
 
 use super::{Failure, Kind};
@@ -52,9 +51,11 @@ impl From<ImageError> for Failure {
                 (Status::INTERNAL_SERVER_ERROR, Kind::Failed)
             }
             ImageError::InUse(_) => (Status::INTERNAL_SERVER_ERROR, Kind::Failed),
-            ImageError::Pull(PullError {
-                cause: PullCause::Registry(RegistryError::Denied { .. }), ..
-            }) => (Status::FORBIDDEN, Kind::Denied),
+            ImageError::Pull(error)
+                if matches!(error.cause, PullCause::Registry(RegistryError::Denied { .. })) =>
+            {
+                (Status::FORBIDDEN, Kind::Denied)
+            }
             ImageError::Pull(_) => (Status::BAD_GATEWAY, Kind::Failed),
             ImageError::Load(LoadError::NoCache) => (Status::CONFLICT, Kind::Conflict),
             ImageError::Load(_) => (Status::BAD_REQUEST, Kind::Failed),

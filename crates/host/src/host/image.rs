@@ -107,7 +107,7 @@ pub enum ImageError {
     Cache(#[from] CacheError),
     /// It could not be pulled.
     #[error(transparent)]
-    Pull(#[from] PullError),
+    Pull(Box<PullError>),
     /// A base image of the host is missing, or is not a root file system.
     #[error("the base image `{name}` cannot be used")]
     Base {
@@ -136,6 +136,12 @@ pub enum ImageError {
         /// By which it was pulled.
         reference: String,
     },
+}
+
+impl From<PullError> for ImageError {
+    fn from(error: PullError) -> Self {
+        Self::Pull(Box::new(error))
+    }
 }
 
 /// What is written of the image of a persistent sandbox.
