@@ -141,14 +141,15 @@ class Server:
 
     def start(self, **pipes: Any) -> Self:
         """Starts it. Its standard input is at its end, unless `pipes` says otherwise."""
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL} | pipes
+        limit = self._limit if self._max_files else None
+        usual = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "preexec_fn": limit}
+        pipes = usual | pipes
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [self.binary, *self.arguments],
                 env=self.environment,
                 stderr=log,
                 cwd=self.directory.parent,
-                preexec_fn=self._limit if self._max_files else None,
                 **pipes,
             )
         return self

@@ -1,7 +1,14 @@
 """The server over standard input and output, line by line."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import signal
 import subprocess
+import termios
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +60,12 @@ def hang_up(server: Server) -> list[bytes]:
     assert server.process.wait(bouvet.STOP_SECONDS) == 0, server.log
     server.assert_nothing_left(vms)
     return rest
+
+
+def take_terminal() -> None:
+    """Makes standard input the controlling terminal of this process, in a new session."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.fixture
@@ -125,6 +138,28 @@ def test_http_outlives_the_end_of_input(server: Server, variables: dict[str, str
     assert server.call("list_sandboxes") == {"sandboxes": []}
     assert server.process.poll() is None
     server.stop()
+
+
+def test_background_job_of_a_terminal_serves(server: Server) -> None:
+    """As `bouvet serve &` in a shell, which stops jobs that read its terminal."""
+    ours, theirs = pty.openpty()
+    own, server.binary = server.binary, Path("/bin/bash")
+    server.arguments = ["-c", 'set -m; "$0" & echo $!; wait $!', str(own)]
+    server.environment["BOUVET_TRANSPORT"] = "both"
+    server.start(stdin=theirs, stdout=subprocess.PIPE, preexec_fn=take_terminal)
+    assert server.process.stdout
+    pid = int(server.process.stdout.readline())
+    try:
+        server.healthy()
+        assert server.log.count("standard input is a terminal") == 1
+        assert server.call("list_sandboxes") == {"sandboxes": []}
+        os.kill(pid, signal.SIGTERM)
+        assert server.process.wait(bouvet.STOP_SECONDS) == 0, server.log
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_both_transports_are_one_server(server: Server) -> None:

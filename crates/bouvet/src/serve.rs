@@ -1,6 +1,7 @@
 //! Runs the server from its configuration to its end.
 
 use std::future::Future;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use bouvet_host::{Host, StartError};
@@ -13,7 +14,7 @@ use tracing::{info, warn};
 use crate::api::socket::Socket;
 pub use crate::api::socket::SocketError;
 use crate::api::{self};
-use crate::config::{Config, SocketChoice};
+use crate::config::{Config, SocketChoice, Transport};
 use crate::http;
 pub use crate::http::ListenError;
 use crate::http::connections::Shares;
@@ -101,7 +102,7 @@ pub async fn serve(mut config: Config) -> Result<(), Error> {
         }
     };
     let stdio = async {
-        if config.transport.stdio() {
+        if serves_stdio(config.transport, std::io::stdin().is_terminal()) {
             serve_stdio(server.clone(), &end).await;
             if !config.transport.http() {
                 end.cancel();
@@ -147,6 +148,16 @@ async fn bind(choice: &SocketChoice) -> Result<Option<(Socket, UnixListener)>, S
             Ok(None)
         }
     }
+}
+
+/// Whether an MCP client may be at the other end of standard input. A shell stops a background job that reads its terminal
+/// (SIGTTIN), so a terminal is read only where the operator chose stdio alone.
+fn serves_stdio(transport: Transport, is_terminal: bool) -> bool {
+    if transport == Transport::Both && is_terminal {
+        info!("MCP over stdio is not served: standard input is a terminal");
+        return false;
+    }
+    transport.stdio()
 }
 
 async fn serve_stdio(server: Server, end: &CancellationToken) {
@@ -197,5 +208,29 @@ async fn within_grace<T>(
     tokio::select! {
         result = serving => Some(result),
         () = grace => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminal_is_read_for_stdio_alone() {
+        let cases = [
+            (Transport::Stdio, true, true),
+            (Transport::Stdio, false, true),
+            (Transport::Both, true, false),
+            (Transport::Both, false, true),
+            (Transport::Http, true, false),
+            (Transport::Http, false, false),
+        ];
+        for (transport, is_terminal, is_served) in cases {
+            assert_eq!(
+                serves_stdio(transport, is_terminal),
+                is_served,
+                "{transport:?}, terminal: {is_terminal}"
+            );
+        }
     }
 }

@@ -1,6 +1,11 @@
 //! The client of the API.
 
+mod answering;
+
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
@@ -15,6 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
+use self::answering::{Answering, Silence};
 use super::API_VERSION;
 use super::frame::{Decoder, Frame, FrameError};
 use super::shape::FailureView;
@@ -28,6 +34,9 @@ const MAX_LINE_BYTES: usize = 1024 * 1024;
 /// What may be on its way to us in one stream.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 
+/// A server that accepted a connection sends its first bytes within this time.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
 type Content = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// Why a call failed.
@@ -39,6 +48,12 @@ pub(crate) enum CallError {
     /// There is no server at a place that was named, or it will not have us.
     #[error("could not connect to the server at `{0}`")]
     Connect(PathBuf, #[source] std::io::Error),
+    /// A server accepted the connection and sent nothing.
+    #[error(
+        "the server at `{0}` did not answer within {timeout} s",
+        timeout = FIRST_ANSWER_TIMEOUT.as_secs()
+    )]
+    Silent(PathBuf),
     /// What was sent or came is not HTTP.
     #[error("the connection to the server failed")]
     Http(#[from] hyper::Error),
@@ -104,6 +119,8 @@ impl From<serde_json::Error> for CallError {
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     sender: SendRequest<Content>,
+    /// The socket of a server that may prove silent.
+    silence: Option<Arc<Silence>>,
     /// Why this process is the server itself: the reason why running sandboxes are not found.
     alone: Option<NoServer>,
 }
@@ -123,7 +140,7 @@ impl Client {
         let mut tried = Vec::new();
         for path in paths {
             match UnixStream::connect(&path).await {
-                Ok(stream) => return Ok(Self::over(stream).await?),
+                Ok(stream) => return Ok(Self::over_socket(stream, path).await?),
                 Err(error) if is_named && !is_nobody(&error) => {
                     return Err(CallError::Connect(path, error).into());
                 }
@@ -143,6 +160,14 @@ impl Client {
         self.alone.as_ref()
     }
 
+    /// Speaks over `stream` to the server at `path`, which must not be silent.
+    async fn over_socket(stream: UnixStream, path: PathBuf) -> Result<Self, CallError> {
+        let silence = Arc::new(Silence { path, is_over_time: AtomicBool::new(false) });
+        let stream = Answering::new(stream, silence.clone());
+        let client = Self::over(stream).await.map_err(|error| silence.explain(error))?;
+        Ok(Self { silence: Some(silence), ..client })
+    }
+
     /// Speaks over `stream`.
     pub(crate) async fn over(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -154,7 +179,7 @@ impl Client {
             // Calls under way say what went wrong.
             connection.await.ok();
         });
-        Ok(Self { sender, alone: None })
+        Ok(Self { sender, silence: None, alone: None })
     }
 
     async fn send(
@@ -169,9 +194,13 @@ impl Client {
             .uri(format!("http://bouvet{path}"))
             .header("content-type", kind)
             .body(body)?;
+        let explained = |error: hyper::Error| match &self.silence {
+            Some(silence) => silence.explain(error.into()),
+            None => error.into(),
+        };
         let mut sender = self.sender.clone();
-        sender.ready().await?;
-        let response = sender.send_request(request).await?;
+        sender.ready().await.map_err(explained)?;
+        let response = sender.send_request(request).await.map_err(explained)?;
         if response.status().is_success() {
             return Ok(response);
         }

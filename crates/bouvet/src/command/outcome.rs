@@ -73,6 +73,9 @@ impl From<CallError> for Failed {
             CallError::Refused(failure) => failure.into(),
             CallError::Connect(..) => Self::new(chain(&error))
                 .hint("run this as root or as a member of the group `bouvet`, or set BOUVET_SOCKET"),
+            CallError::Silent(_) => Self::new(&error).hint(
+                "if a shell stopped the server (`jobs` lists it as Stopped), `fg` or `bg` continues it",
+            ),
             error => Self::new(chain(&error)),
         }
     }
