@@ -2,17 +2,23 @@
 
 use bouvet_host::{ClaimError, EngineError, StartError, chain};
 
-use crate::serve::Error;
+use crate::serve::{Error, ListenError};
 
 /// How the limit of open files is raised.
 pub(crate) const RAISE_OPEN_FILES: &str =
     "raise it: `ulimit -n 4096`, or LimitNOFILE=4096 in a unit of systemd";
 
+/// What a second server needs.
+pub(crate) const SECOND_SERVER: &str = "use that server (`bouvet ps` lists its sandboxes), or set BOUVET_HTTP_PORT to a free port for a second one";
+
 /// `error` in words.
 pub(crate) fn on(error: &Error) -> String {
     let hint = match error {
         Error::Start(start) => of_start(start),
-        Error::Listen(_) => "set BOUVET_HTTP_PORT to a free port, or BOUVET_TRANSPORT=stdio to serve no HTTP",
+        Error::Listen(ListenError::Bouvet(_)) => SECOND_SERVER,
+        Error::Listen(ListenError::Failed { .. }) => {
+            "set BOUVET_HTTP_PORT to a free port, or BOUVET_TRANSPORT=stdio to serve no HTTP"
+        }
         Error::Socket(_) => "set BOUVET_SOCKET to another path, or to off to serve no `bouvet` commands",
         Error::Descriptors(_) => RAISE_OPEN_FILES,
         Error::Http(_) | Error::Signal(_) => return chain(error),

@@ -1,6 +1,6 @@
 //! A small MCP client over HTTP, and a server to use it on: what `demo` and `bench` are made of.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const POOL_DEADLINE: Duration = Duration::from_secs(300);
 const CLONE_DEADLINE: Duration = Duration::from_secs(20);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// A program that has a port answers as a Bouvet server within this time, or is not one.
+const IS_BOUVET_DEADLINE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Chooses who encrypts for HTTP clients of this process, which refuse to be made before, even where nothing is to be
@@ -161,6 +163,19 @@ pub async fn health(address: impl ToSocketAddrs) -> anyhow::Result<Value> {
         Ok(serde_json::from_str(body)?)
     };
     tokio::time::timeout(Duration::from_secs(5), ask).await?
+}
+
+/// Whether a Bouvet server listens on `address`, by its answer to `/health?details`.
+pub(crate) async fn is_bouvet(address: SocketAddr) -> bool {
+    let mut reached = address;
+    if address.ip().is_unspecified() {
+        reached.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let answered = tokio::time::timeout(IS_BOUVET_DEADLINE, health(reached)).await;
+    matches!(answered, Ok(Ok(health)) if health.get("engine").is_some())
 }
 
 fn terminate(pid: i32) -> anyhow::Result<()> {

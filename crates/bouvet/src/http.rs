@@ -16,6 +16,7 @@ mod sessions;
 pub(crate) mod tests;
 
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,7 @@ use self::gate::Gate;
 use self::sessions::{Beginning, Caller, Sessions};
 use crate::config::HttpConfig;
 use crate::mcp::Server;
-use crate::panics;
+use crate::{client, panics};
 
 /// What the MCP library reads of a request, which is without the arguments of a call.
 const MAX_REST_BYTES: usize = 8 * 1024 * 1024;
@@ -55,19 +56,31 @@ const SESSION_ID: &str = "mcp-session-id";
 
 /// Why the HTTP server could not start.
 #[derive(Debug, thiserror::Error)]
-#[error("could not listen on {address}")]
-pub struct ListenError {
-    /// Where.
-    pub address: SocketAddr,
-    /// The system's answer.
-    #[source]
-    pub source: std::io::Error,
+pub enum ListenError {
+    /// Another Bouvet server has the port.
+    #[error("a Bouvet server is already running on {0}")]
+    Bouvet(SocketAddr),
+    /// The system refused it.
+    #[error("could not listen on {address}")]
+    Failed {
+        /// Address and port.
+        address: SocketAddr,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Binds the server's port.
 pub(crate) async fn listen(config: &HttpConfig) -> Result<TcpListener, ListenError> {
     let address = config.address;
-    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == ErrorKind::AddrInUse && client::is_bouvet(address).await => {
+            Err(ListenError::Bouvet(address))
+        }
+        Err(source) => Err(ListenError::Failed { address, source }),
+    }
 }
 
 /// Serves until `end`, then lets requests under way finish.

@@ -3,12 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bouvet_host::{Acceleration, EngineChoice, Kvm, ToolError, chain};
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::Finding;
+use crate::advice::SECOND_SERVER;
+use crate::client;
 use crate::config::Config;
 
 /// Below this a server has room for few sandboxes' files.
@@ -20,8 +21,6 @@ const FDS_PER_SANDBOX: u64 = 16;
 const OWN_FDS: u64 = 256;
 /// Of what it may have, a third is for all that is not chosen by guests: as `bouvet_host` shares them out.
 const FD_SHARES: u64 = 3;
-/// How long a server may take to say that it is one.
-const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let host = &config.host;
@@ -71,7 +70,8 @@ fn kvm(kvm: Kvm, engine: EngineChoice) -> Finding {
         ),
         Kvm::Denied => (
             "this user may not open it".to_owned(),
-            "run the server as root, or `sudo usermod -aG kvm USER` and log in again",
+            "run the server as root, or `sudo usermod -aG kvm USER` and log in again; neither helps where the machine, or \
+             the container, does not give KVM to root either",
         ),
         Kvm::Broken(kind) => (
             format!("there, but does not work: {kind}"),
@@ -171,14 +171,21 @@ fn descriptors(limit: Option<u64>, max_sandboxes: u32) -> Finding {
 async fn port(address: SocketAddr) -> Finding {
     let bound = tokio::net::TcpListener::bind(address).await.map(drop);
     let taken = matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
-    let ours = taken && is_ours(address).await;
+    let ours = taken && client::is_bouvet(address).await;
     judge_port(address, bound, ours)
 }
 
 fn judge_port(address: SocketAddr, bound: io::Result<()>, ours: bool) -> Finding {
     let open = address.ip().is_unspecified() || !address.ip().is_loopback();
     match bound {
-        Err(_) if ours => Finding::ok("port", format!("a Bouvet server serves {address} already")),
+        // A warning: the machine is as it should be, and `bouvet serve` fails.
+        Err(_) if ours => Finding::warning(
+            "port",
+            format!(
+                "a Bouvet server is already running on {address}: `bouvet serve` cannot start a second one there"
+            ),
+            SECOND_SERVER,
+        ),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024 => {
             Finding::error(
                 "port",
@@ -199,22 +206,6 @@ fn judge_port(address: SocketAddr, bound: io::Result<()>, ours: bool) -> Finding
         ),
         Ok(()) => Finding::ok("port", format!("{address} is free")),
     }
-}
-
-async fn is_ours(address: SocketAddr) -> bool {
-    let host = match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => format!("127.0.0.1:{}", v4.port()),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => format!("[::1]:{}", v6.port()),
-        other => other.to_string(),
-    };
-    crate::client::prepare_tls();
-    let Ok(client) = reqwest::Client::builder().no_proxy().timeout(HEALTH_DEADLINE).build() else {
-        return false;
-    };
-    let answer = client.get(format!("http://{host}/health?details")).send().await;
-    let Ok(Ok(body)) = async { Ok::<_, reqwest::Error>(answer?.text().await) }.await else { return false };
-    let parsed: Result<serde_json::Value, _> = serde_json::from_str(&body);
-    parsed.is_ok_and(|health| health.get("engine").is_some())
 }
 
 /// Whether the server would run as root.
@@ -304,7 +295,7 @@ mod tests {
             judge_port("127.0.0.1:80".parse().unwrap(), Err(io::ErrorKind::PermissionDenied.into()), false);
         assert!(denied.advice.unwrap().contains("1024"));
         let ours = judge_port("127.0.0.1:80".parse().unwrap(), Err(io::ErrorKind::AddrInUse.into()), true);
-        assert_eq!(ours.level, Level::Ok);
+        assert_eq!(ours.level, Level::Warning);
     }
 
     #[test]
