@@ -52,7 +52,7 @@ RESULTS = {
     "expose_port": {"host", "port"},
 }
 READS_ONLY = {"list_sandboxes", "read_file", "list_directory", "list_contexts"}
-REPEATABLE = {"destroy_sandbox", "destroy_context", "network_policy", "expose_port"}
+REPEATABLE = {"network_policy", "expose_port"}
 DESTROYS = {"destroy_sandbox", "write_file", "destroy_context"}
 PROGRAMS = {
     "python": "import sys\nprint('out', 6 * 7)\nprint('err', file=sys.stderr)",

@@ -53,7 +53,8 @@ impl IntoResponse for Answer {
 impl Failure {
     fn new(status: Status, fact: impl Display, hint: impl Display) -> Self {
         let fact = fact.to_string();
-        Self { status, text: format!("{fact}. {hint}"), fact, kind: Kind::of(status) }
+        let end = if fact.ends_with(['.', '?', '!']) { "" } else { "." };
+        Self { status, text: format!("{fact}{end} {hint}"), fact, kind: Kind::of(status) }
     }
 
     /// One that only the API knows.
@@ -77,7 +78,7 @@ impl Failure {
 
     /// The sandbox that was named has no network.
     pub(crate) fn no_network() -> Self {
-        let hint = "Create one with `network`: it is given to sandboxes when they are made.";
+        let hint = "Networks are given to sandboxes when they are created: call create_sandbox with `network`: \"tsi\".";
         Self::new(Status::CONFLICT, "the sandbox has no network", hint).of_kind(Kind::NoNetwork)
     }
 
@@ -115,8 +116,16 @@ impl Failure {
         Self::new(
             Status::BAD_REQUEST,
             fact,
-            "Use python, node (or javascript), bash (or shell, sh) or rust; for others, run_command.",
+            "Use python (python3, py), node (nodejs, javascript, js), bash (shell, sh) or rust (rs); for others, \
+             run_command.",
         )
+    }
+
+    /// There are no contexts of `language`.
+    pub(crate) fn no_context_language(language: &str) -> Self {
+        let fact = format!("there are no contexts of the language `{}`", clip(language));
+        let hint = "Use python (python3, py) or node (nodejs, javascript, js); for others, execute_code or run_command.";
+        Self::new(Status::BAD_REQUEST, fact, hint)
     }
 
     /// The caller cancelled the call, or went away.
@@ -133,6 +142,13 @@ impl Failure {
         Self::new(Status::BAD_REQUEST, fact, "Correct the argument and call again; nothing was changed.")
     }
 }
+
+/// There is no tool that starts a sandbox.
+const STARTED_ELSEWHERE: &str =
+    "Call create_sandbox for a new one. No tool starts this one: the server's operator has `bouvet start`.";
+/// There is no tool that resumes a sandbox.
+const RESUMED_ELSEWHERE: &str =
+    "Call create_sandbox for a new one. No tool resumes this one: the server's operator has `bouvet resume`.";
 
 /// As much of a caller's own text as helps it recognise it.
 fn clip(text: &str) -> String {
@@ -158,12 +174,10 @@ impl From<Refusal> for Failure {
             Refusal::Starting | Refusal::Stopping => {
                 (Status::CONFLICT, Kind::Starting, "Call again in a moment.")
             }
-            Refusal::Created => (Status::CONFLICT, Kind::Stopped, "Start it first."),
+            Refusal::Created => (Status::CONFLICT, Kind::Stopped, STARTED_ELSEWHERE),
             Refusal::Running => (Status::CONFLICT, Kind::Running, "It need not be started or resumed."),
-            Refusal::Paused => (Status::CONFLICT, Kind::Paused, "Resume it first."),
-            Refusal::Stopped(_) => {
-                (Status::CONFLICT, Kind::Stopped, "Start it again first, or create another.")
-            }
+            Refusal::Paused => (Status::CONFLICT, Kind::Paused, RESUMED_ELSEWHERE),
+            Refusal::Stopped(_) => (Status::CONFLICT, Kind::Stopped, STARTED_ELSEWHERE),
             Refusal::NoMain => (Status::CONFLICT, Kind::NoMain, "Run a program in it, and speak to that."),
             Refusal::Failed(_) => (
                 Status::GONE,

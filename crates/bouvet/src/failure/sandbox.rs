@@ -74,7 +74,9 @@ impl From<ImageError> for Failure {
             ImageError::Cache(CacheError::Damaged { .. }) => {
                 "Remove the sandboxes that use it, then pull or load the image again."
             }
-            _ => "Check its name, the network, and that whoever runs the server may read it.",
+            _ => {
+                "Check the image's name, the server's network, and that the server's user may read the image."
+            }
         };
         Self::new(status, chain(&error), hint).of_kind(kind)
     }

@@ -232,7 +232,7 @@ async fn numbers_of_tools_are_bounded_by_name() {
     let huge = json!(u64::MAX);
     for (tool, base, name, past, words) in [
         ("create_sandbox", &create, "memory_mib", json!((1 << 20) + 1), "128 to 1048576 MiB"),
-        ("create_sandbox", &create, "memory_mib", huge.clone(), "up to 4294967295"),
+        ("create_sandbox", &create, "memory_mib", huge.clone(), "up to 1048576"),
         ("create_sandbox", &create, "vcpu_count", json!(33), "1 to 32"),
         ("create_sandbox", &create, "disk_mib", json!(2049), "1 to 2048 MiB"),
         ("create_sandbox", &create, "timeout_secs", json!(3601), "1 to 3600 s"),

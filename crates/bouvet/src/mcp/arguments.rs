@@ -189,7 +189,7 @@ mod tests {
             (
                 "create_sandbox",
                 json!({"memory_mib": 5_000_000_000_u64}),
-                "`memory_mib` must be a whole number of MiB up to 4294967295, got 5000000000. ",
+                "`memory_mib` must be a whole number of MiB up to 1048576, got 5000000000. ",
             ),
             (
                 "create_sandbox",
@@ -231,6 +231,6 @@ mod tests {
         }
         let table = tools::table();
         let memory = &table.get("create_sandbox").unwrap().input_schema["properties"]["memory_mib"];
-        assert_eq!((&memory["minimum"], &memory["maximum"]), (&json!(128), &json!(u32::MAX)));
+        assert_eq!((&memory["minimum"], &memory["maximum"]), (&json!(128), &json!(1 << 20)));
     }
 }

@@ -18,7 +18,7 @@ use crate::mcp::Server;
 struct Args {
     /// The sandbox, as create_sandbox named it.
     sandbox_id: String,
-    /// python; node or javascript.
+    /// python, python3 or py; node, nodejs, javascript or js. In any case.
     language: String,
     /// Its working directory; the sandbox's if left out.
     #[serde(default)]
@@ -52,7 +52,8 @@ impl Server {
     ))]
     async fn create_context(&self, Parameters(args): Parameters<Args>) -> Result<Json<Created>, Failure> {
         let Args { sandbox_id, language, cwd, env } = args;
-        let request = ContextRequest { cwd, env, ..ContextRequest::new(program(&language)?) };
+        let program = context_program(&language).ok_or_else(|| Failure::no_context_language(&language))?;
+        let request = ContextRequest { cwd, env, ..ContextRequest::new(program) };
         let context = self.find(&sandbox_id)?.create_context(request).await?;
         Ok(Json(Created {
             context_id: context.id.to_string(),
@@ -62,7 +63,26 @@ impl Server {
     }
 }
 
+/// The interpreter of a context in this language.
+fn context_program(language: &str) -> Option<Program> {
+    program(language).filter(|program| matches!(program, Program::Python | Program::Node))
+}
+
 /// The language of a context, by the first of its names.
 pub(super) fn language_of(context: &Context) -> &'static str {
     if context.program == Program::Node { "node" } else { "python" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_are_of_python_and_node() {
+        for (name, expected) in
+            [("Python3", Some(Program::Python)), ("js", Some(Program::Node)), ("bash", None), ("ruby", None)]
+        {
+            assert_eq!(context_program(name), expected, "{name}");
+        }
+    }
 }

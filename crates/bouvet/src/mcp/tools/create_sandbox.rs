@@ -25,7 +25,7 @@ use crate::mcp::{Grants, Server};
 #[serde(deny_unknown_fields, default)]
 struct Args {
     /// Memory in MiB.
-    #[schemars(with = "u32", range(min = 128), extend("default" = 256))]
+    #[schemars(with = "u32", range(min = 128, max = 1_048_576), extend("default" = 256))]
     memory_mib: Option<u32>,
     /// Virtual CPUs.
     #[schemars(with = "u32", range(min = 1, max = 32), extend("default" = 1))]
@@ -44,7 +44,7 @@ struct Args {
     name: String,
     /// Size of the writable disk in MiB, up to what the server gives.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "u32", range(min = 64))]
+    #[schemars(with = "u32", range(min = 64, max = 1_048_576))]
     disk_mib: Option<u32>,
     /// Seconds after which the sandbox is destroyed, up to what the server gives.
     #[serde(skip_serializing_if = "Option::is_none")]

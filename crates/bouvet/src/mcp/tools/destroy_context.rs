@@ -26,7 +26,7 @@ impl Server {
         title = "Destroy a context",
         read_only_hint = false,
         destructive_hint = true,
-        idempotent_hint = true,
+        idempotent_hint = false,
         open_world_hint = false
     ))]
     async fn destroy_context(&self, Parameters(args): Parameters<Args>) -> Result<Json<Success>, Failure> {

@@ -9,12 +9,12 @@ use crate::mcp::Server;
 
 #[tool_router(router = destroy_sandbox_tool, vis = "pub(super)")]
 impl Server {
-    /// Destroy a sandbox, with all its files and processes. Returns when nothing of it is left.
+    /// Destroy a sandbox, with all its files and processes. Returns when nothing of it is left. A second call is an error.
     #[tool(annotations(
         title = "Destroy a sandbox",
         read_only_hint = false,
         destructive_hint = true,
-        idempotent_hint = true,
+        idempotent_hint = false,
         open_world_hint = false
     ))]
     async fn destroy_sandbox(

@@ -21,7 +21,7 @@ use crate::mcp::Server;
 struct Args {
     /// The sandbox, as create_sandbox named it.
     sandbox_id: String,
-    /// python; node or javascript; bash, shell or sh; rust.
+    /// python, python3 or py; node, nodejs, javascript or js; bash, shell or sh; rust or rs. In any case.
     language: String,
     /// The source code, at most 10 MiB. A Rust program needs a main function.
     code: String,
@@ -68,7 +68,8 @@ impl Server {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResult, Failure> {
         let Args { sandbox_id, language, code, context_id, timeout_ms, env, cwd, stdin } = args;
-        let mut request = ExecRequest::new(program(&language)?, code);
+        let program = program(&language).ok_or_else(|| Failure::unknown_language(&language))?;
+        let mut request = ExecRequest::new(program, code);
         request.context = context_id.as_deref().map(context_named).transpose()?;
         request.result_limits = RESULT_LIMITS;
         let options = Options { timeout_ms, env, cwd, stdin };
@@ -84,13 +85,13 @@ pub(super) fn context_named(id: &str) -> Result<ContextId, Failure> {
 }
 
 /// The language of this name, as a client gives it.
-pub(super) fn program(language: &str) -> Result<Program, Failure> {
+pub(super) fn program(language: &str) -> Option<Program> {
     match language.trim().to_ascii_lowercase().as_str() {
-        "python" => Ok(Program::Python),
-        "node" | "javascript" => Ok(Program::Node),
-        "bash" | "shell" | "sh" => Ok(Program::Bash),
-        "rust" => Ok(Program::Rust),
-        _ => Err(Failure::unknown_language(language)),
+        "python" | "python3" | "py" => Some(Program::Python),
+        "node" | "nodejs" | "javascript" | "js" => Some(Program::Node),
+        "bash" | "shell" | "sh" => Some(Program::Bash),
+        "rust" | "rs" => Some(Program::Rust),
+        _ => None,
     }
 }
 
@@ -109,9 +110,14 @@ mod tests {
             ("shell", Program::Bash),
             ("sh", Program::Bash),
             ("Rust", Program::Rust),
+            ("Python3", Program::Python),
+            ("py", Program::Python),
+            ("NodeJS", Program::Node),
+            ("JS", Program::Node),
+            ("rs", Program::Rust),
         ] {
-            assert_eq!(program(name), Ok(expected), "{name}");
+            assert_eq!(program(name), Some(expected), "{name}");
         }
-        assert!(program("cobol").is_err());
+        assert_eq!(program("cobol"), None);
     }
 }
