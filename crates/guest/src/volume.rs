@@ -77,6 +77,12 @@ impl Default for Mounts {
 }
 
 impl Mounts {
+    /// Counts one volume, as if it were mounted.
+    #[cfg(test)]
+    pub(crate) fn occupy(&self) -> OwnedSemaphorePermit {
+        self.0.clone().try_acquire_owned().unwrap()
+    }
+
     /// Does `work`, which may touch files in volumes: on another thread, if there are any.
     pub(crate) async fn aside<T, W>(&self, work: W) -> io::Result<T>
     where

@@ -22,6 +22,7 @@ use super::process::{self, Ends, Process};
 use super::program;
 use super::relay::Relay;
 use super::talk::{Message, Talk};
+use super::unbroken::unbroken;
 use super::{Executor, Launch};
 
 /// How long an interpreter may take to start, emulated and read from disk, or where KVM is software.
@@ -137,7 +138,9 @@ pub(crate) async fn create(
     let place = executor.contexts.places.clone().try_acquire_owned();
     let place =
         place.map_err(|_| Status::resource_exhausted(format!("there are {MAX_CONTEXTS} contexts")))?;
-    let (context, process) = start(executor, request, place).await?;
+    let own = executor.clone();
+    let started = unbroken(async move { start(&own, request, place).await });
+    let (context, process) = started.await?;
     let context = Arc::new(context);
     tokio::spawn(context.clone().watch(process));
     executor.contexts.known().push(context);

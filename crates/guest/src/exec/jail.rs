@@ -88,7 +88,7 @@ impl Jail {
     async fn start(&self, mut stage: Stage) -> Result<Child, Status> {
         let (done, started) = oneshot::channel();
         let job: Job = Box::new(move || {
-            // Nobody waits any more when the call was given up: then what was started is killed with its cgroup.
+            // Somebody waits: no start is given up before its process is there.
             done.send(stage.command.spawn().map(|child| (child, stage.started()))).ok();
         });
         let gone = || Status::internal("the thread that starts programs is gone");

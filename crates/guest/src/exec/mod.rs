@@ -13,6 +13,7 @@ mod program;
 mod relay;
 mod running;
 mod talk;
+mod unbroken;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -47,6 +48,7 @@ use jail::Jail;
 use output::Capture;
 use process::{Ends, Process, Streams};
 use running::Running;
+use unbroken::unbroken;
 
 /// How long output is still read after the program itself has ended, when processes that it left running
 /// hold its pipes open.
@@ -353,7 +355,7 @@ pub(crate) async fn run(
         return cell::run(&executor, start, &source, input);
     }
     let (answer, answers) = mpsc::channel(8);
-    let run = Run::spawn(&executor, start, &source).await?;
+    let run = Run::begin(executor, start, source).await?;
     tokio::spawn(run.finish(input, answer));
     Ok(ReceiverStream::new(answers))
 }
@@ -445,6 +447,11 @@ struct Run {
 }
 
 impl Run {
+    /// Starts a program. One whose start is given up is killed as soon as it is there.
+    async fn begin(executor: Arc<Executor>, start: v1::ExecStart, source: Vec<u8>) -> Result<Self, Status> {
+        unbroken(async move { Self::spawn(&executor, start, &source).await }).await
+    }
+
     async fn spawn(
         executor: &Arc<Executor>,
         mut start: v1::ExecStart,
