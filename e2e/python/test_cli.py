@@ -153,7 +153,11 @@ def test_exit_codes_pass_through(cli: Cli, box: str) -> None:
     assert code == 125 and "--memory 1m is 1 MiB" in error
     assert cli.run("exec", "nobody", "true")[0] == 125
     assert cli.run("no-such-command")[0] == 125
-    assert cli.run("serve", "--no-such-flag")[0] == 2
+    assert cli.run("serve", "--no-such-flag")[0] == 125
+    assert cli.run("image")[0] == 0
+    assert cli.run("exec", box, "-c", "true")[0] == 127, "what follows the sandbox is the program"
+    assert cli.run("exec", "-w", "/nosuch", box, "true")[0] == 126
+    assert cli.run("run", "--rm", "--entrypoint", "sh", "base", "-c", "exit 9")[0] == 9
     assert [one["name"] for one in cli.sandboxes().values()] == ["box"], "what had --rm is gone"
 
 
@@ -480,7 +484,7 @@ def test_images_are_pulled_run_and_removed(cli: Cli) -> None:
     cli.ok("save", "--output", "saved.tar", "tiny:1")
     cli.ok("rmi", short)
     assert cli.ok("images", "-q") == ""
-    loaded = "Loaded image: docker.io/library/tiny:1"
+    loaded = "Loaded image: tiny:1"
     assert cli.ok("load", stdin=(cli.directory / "saved.tar").read_bytes()) == loaded
     assert cli.ok("image", "load", "--input", "saved.tar") == loaded
     assert cli.run("run", "--rm", "tiny:1")[:2] == (4, "from an image\n")

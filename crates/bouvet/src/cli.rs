@@ -76,11 +76,9 @@ pub fn bouvet(args: std::env::ArgsOs) -> ExitCode {
         Ok(BouvetLine { version: _, command: Command::Bench(line) }) => run_bench(line),
         Err(error) => {
             let typed: Vec<_> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-            let first = typed.get(1).map(String::as_str).unwrap_or_default();
-            let code = if OWN_COMMANDS.contains(&first) { USAGE } else { command::OURS };
             match command::docker::explain(&error, &typed) {
-                Some(failed) => fail(&failed.words(), code),
-                None => usage_with(&error, code),
+                Some(failed) => fail(&failed.words(), command::OURS),
+                None => usage_with(&error, command::OURS),
             }
         }
     }
@@ -88,7 +86,8 @@ pub fn bouvet(args: std::env::ArgsOs) -> ExitCode {
 
 /// What a host in the process of a command says: what goes wrong, unless the command says so itself.
 const COMMAND_LOG: &str = "warn,bouvet_host::host::life=error";
-/// Commands whose exit codes are all their own.
+/// Commands that use no server.
+#[cfg(test)]
 const OWN_COMMANDS: &[&str] = &["serve", "doctor", "demo", "bench"];
 
 fn usage(error: &clap::Error) -> ExitCode {
@@ -96,6 +95,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn usage_with(error: &clap::Error, code: u8) -> ExitCode {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // As in docker, a group alone asks for its help.
+        writeln!(std::io::stdout(), "{}", error.render()).ok();
+        return ExitCode::SUCCESS;
+    }
     // Nobody reads a failed write of a usage text.
     error.print().ok();
     match error.kind() {

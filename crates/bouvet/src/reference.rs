@@ -29,7 +29,10 @@ again. [Without a server](#without-a-server) lists the other commands.
 
 - A sandbox is named by its name, its id, or the beginning of its id that no other has.
 - The exit code of `run`, `exec`, `wait`, `attach` and `start -a` is the program's; 128 and its number where a signal
-  ended it. 127: there is no such program. 126: it cannot be run. 125: Bouvet itself failed, or the command line is wrong.
+  ended it. 127: there is no such program. 126: it cannot be run, or its directory or user is missing. 125: Bouvet itself
+  failed, or the command line is wrong.
+- Options end at the image of `run` and `create` and at the sandbox of `exec` and `top`: what follows belongs to the program,
+  as in `bouvet run --entrypoint sh base -c 'echo hi'`.
 - SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the program that a command waits for. A third
   SIGINT or SIGTERM ends the command itself.
 - After SIGTERM or SIGHUP the program has ten seconds to end; so it has after SIGINT, unless `-i` is given. Then `run` and

@@ -36,6 +36,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::alone::Alone;
+pub(crate) use self::sandboxes::MAX_GRACE_SECS;
 pub(crate) use self::session::{WINDOW_BYTES, cost_bytes};
 use self::shape::InfoView;
 use crate::failure::{Answer, Failure};

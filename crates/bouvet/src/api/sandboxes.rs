@@ -15,7 +15,7 @@ use super::{Answered, asked, end, said, told};
 use crate::failure::{Failure, Kind};
 
 /// The longest grace period of a stop, in seconds: a day.
-const MAX_GRACE_SECS: u64 = 24 * 3600;
+pub(crate) const MAX_GRACE_SECS: u64 = 24 * 3600;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -21,6 +21,9 @@ pub(crate) struct SandboxView {
     pub(crate) image: String,
     /// What was asked to run instead of the image's own program.
     pub(crate) command: Vec<String>,
+    /// Whether it runs no program.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) idle: bool,
     pub(crate) state: String,
     /// Of one that is stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,6 +73,7 @@ impl From<&SandboxInfo> for SandboxView {
             name: config.name.clone(),
             image: config.image.clone(),
             command: entrypoint.chain(&config.cmd).cloned().collect(),
+            idle: config.idle,
             state: info.state.name().to_owned(),
             exit_code: stop.map(|stop| stop.exit_code),
             out_of_memory: stop.is_some_and(|stop| stop.out_of_memory),

@@ -107,3 +107,27 @@ fn refusals_name_what_was_typed() {
         assert_eq!(refusal(line), None, "{line}");
     }
 }
+
+#[test]
+fn names_from_elsewhere_have_an_answer() {
+    for (line, text) in [
+        ("shell", "bouvet has no `shell`: `bouvet run -it base`"),
+        ("up", "bouvet has no `up`: `bouvet serve`"),
+        ("daemon", "bouvet has no `daemon`: `bouvet serve`"),
+        ("destroy web", "bouvet has no `destroy`: `bouvet rm`"),
+        ("delete web", "bouvet has no `delete`: `bouvet rm`"),
+        ("ssh web", "bouvet has no `ssh`: `bouvet exec -it"),
+        ("docker run x", "bouvet has no `docker`: leave"),
+        ("mcp", "bouvet has no `mcp`: "),
+        ("install", "bouvet has no `install`: "),
+        ("setup", "bouvet has no `setup`: `bouvet doctor`"),
+        ("serve --port 80", "bouvet serve has no --port: it is configured by environment variables"),
+        ("serve -d", "bouvet serve has no -d: "),
+    ] {
+        let refused = refusal(line).unwrap_or_default();
+        assert!(refused.starts_with(text), "{line}: {refused}");
+    }
+    for line in ["ls", "list -a", "ls -q"] {
+        assert!(parsed(line).1.is_ok(), "{line}");
+    }
+}

@@ -19,11 +19,18 @@ pub(crate) struct Line {
     sandbox: String,
 }
 
+impl Line {
+    /// The sandbox as it was typed.
+    pub(super) fn sandbox(&self) -> &str {
+        &self.sandbox
+    }
+}
+
 pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signals) -> Result<u8, Failed> {
     attach(&line.sandbox, !line.no_stdin, false, connection, signals).await
 }
 
-/// Attaches to a sandbox's main program; `starts` it before.
+/// Attaches to a sandbox's main program; `starts` it before, unless it runs.
 pub(super) async fn attach(
     sandbox: &str,
     may_type: bool,
@@ -32,6 +39,7 @@ pub(super) async fn attach(
     signals: &mut Signals,
 ) -> Result<u8, Failed> {
     let view: SandboxView = connection.client.get(&path(&["sandboxes", sandbox], &[])).await?;
+    let starts = starts && view.state != "running";
     let input = may_type && view.stdin_open;
     // Others may use the program: a signal that it does not obey ends this command alone.
     let (detachable, kills) = (!connection.is_alone(), connection.is_alone());

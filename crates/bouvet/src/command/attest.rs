@@ -45,6 +45,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// The sandbox as it was typed.
+    pub(super) fn sandbox(&self) -> Option<&str> {
+        self.sandbox.as_deref()
+    }
+
     /// What is known beforehand.
     pub(super) fn expected(&self) -> Result<Expected, Failed> {
         let nonce = self.nonce.as_deref().map(|text| {

@@ -74,6 +74,13 @@ fn remote(text: &str) -> Option<(String, String)> {
 }
 
 impl Line {
+    /// The sandbox as it was typed.
+    pub(super) fn sandbox(&self) -> Option<String> {
+        match self.route().ok()? {
+            Route::Up { sandbox, .. } | Route::Down { sandbox, .. } => Some(sandbox),
+        }
+    }
+
     /// Which way it goes.
     pub(super) fn route(&self) -> Result<Route, Failed> {
         match (remote(&self.source), remote(&self.destination)) {

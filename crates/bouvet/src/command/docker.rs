@@ -135,6 +135,55 @@ pub(crate) const MISSING: &[Missing] = &[
     ),
 ];
 
+/// Names that people try, which are neither docker's nor ours: what is typed instead.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("daemon", "`bouvet serve` runs the server"),
+    ("delete", "`bouvet rm` removes sandboxes, `bouvet rmi` images"),
+    ("destroy", "`bouvet rm` removes sandboxes, `bouvet rm --force` also those that run"),
+    ("docker", "leave `docker` away: `bouvet run`"),
+    ("down", "`bouvet stop` stops sandboxes; the server ends by SIGTERM"),
+    ("enter", "`bouvet exec -it SANDBOX bash` runs a shell in a sandbox"),
+    ("install", "`make install` in the source tree installs the server (docs/SELF_HOST.md)"),
+    ("mcp", "`bouvet serve` serves MCP; `bouvet-mcp` serves nothing else"),
+    ("remove", "`bouvet rm` removes sandboxes, `bouvet rmi` images"),
+    ("server", "`bouvet serve` runs the server"),
+    ("setup", "`bouvet doctor` shows what this machine lacks (docs/SELF_HOST.md)"),
+    ("shell", "`bouvet run -it base` makes a sandbox with a shell, `bouvet exec -it SANDBOX bash` uses one"),
+    ("ssh", "`bouvet exec -it SANDBOX bash` runs a shell in a sandbox"),
+    ("status", "`bouvet ps` lists sandboxes, `bouvet info` describes the server"),
+    ("up", "`bouvet serve` runs the server, `bouvet start` starts a sandbox"),
+];
+
+/// Explains `typed`, which clap does not know, by a name of `ELSEWHERE` or as an argument of the server.
+fn explain_own(error: &clap::Error, typed: &[&str]) -> Option<Failed> {
+    let first = *typed.first()?;
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let (_, instead) = ELSEWHERE.iter().find(|(name, _)| *name == first)?;
+            Some(Failed::new(format!("bouvet has no `{first}`: {instead}")))
+        }
+        ErrorKind::UnknownArgument if matches!(first, "serve" | "doctor" | "demo") => {
+            let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+                return None;
+            };
+            let argument = argument.split(['=', ' ']).next()?;
+            let hint = match argument {
+                "-p" | "--port" => "BOUVET_HTTP_PORT sets the port of HTTP",
+                "-H" | "--host" | "--bind" | "--address" | "--listen" => {
+                    "BOUVET_HTTP_HOST sets the address of HTTP"
+                }
+                "-d" | "--detach" | "--daemon" => "a service runs it in the background, or `bouvet serve &`",
+                "--socket" => "BOUVET_SOCKET sets the socket",
+                "-v" | "--verbose" | "--debug" | "--log-level" => "RUST_LOG sets what is logged",
+                _ => "`bouvet serve --help` lists the variables",
+            };
+            let fact = format!("bouvet {first} has no {argument}: it is configured by environment variables");
+            Some(Failed::new(fact).hint(hint))
+        }
+        _ => None,
+    }
+}
+
 /// Differences in what both have: the habit from `docker`, and what Bouvet does.
 #[cfg(test)]
 pub(crate) const OTHERWISE: &[(&str, &str)] = &[
@@ -144,6 +193,12 @@ pub(crate) const OTHERWISE: &[(&str, &str)] = &[
         "`run --network host`, `bridge`",
         "the default is `tsi`: the internet, within the policy; `-p` publishes ports",
     ),
+    (
+        "`run -p 8080:80`",
+        "listens on 127.0.0.1 only; `-p 0.0.0.0:8080:80` listens on all addresses of this machine",
+    ),
+    ("`exec -w`, `-u`", "a directory or user that is missing is exit code 126"),
+    ("`stop -t -1`", "waits a day, the longest time"),
     ("`run -v NAME:/data`", "HOST is a path, as in `./data:/data`; there are no named volumes"),
     ("`run --memory`, `--cpus`", "they size the VM: 1024m and 2 by default; 128m is the minimum"),
     ("`run --privileged`", "root is root of the VM, not of this machine"),
@@ -210,6 +265,9 @@ pub(crate) fn explain(error: &clap::Error, arguments: &[String]) -> Option<Faile
         [_, ..] => &words[..1],
         [] => &[""][..],
     };
+    if let Some(failed) = explain_own(error, typed) {
+        return Some(failed);
+    }
     let text = match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let names = commands_of(typed);

@@ -110,6 +110,7 @@ fn id(image: &ImageView, full: bool) -> String {
 /// An image as templates have it, once for each of its names.
 fn fields(image: &ImageView, full: bool, now: SystemTime) -> Vec<Value> {
     let row = |name: &str| {
+        let name = table::familiar(name);
         let (name, digest) = name.split_once('@').unwrap_or((name, "<none>"));
         let at = name.rfind(':').filter(|at| !name[*at..].contains('/'));
         let (repository, tag) = at.map_or((name, "<none>"), |at| (&name[..at], &name[at + 1..]));
@@ -139,7 +140,7 @@ fn rows(image: &ImageView, full: bool, now: SystemTime) -> Vec<Vec<String>> {
     let row = |name: &str| {
         let used = image.last_used.as_deref().map_or_else(|| "-".to_owned(), |time| table::ago(time, now));
         let id = Some(id(image, full)).filter(|id| !id.is_empty()).unwrap_or_else(|| "-".to_owned());
-        vec![name.to_owned(), id, created.clone(), used, table::size(image.size_bytes)]
+        vec![table::familiar(name).to_owned(), id, created.clone(), used, table::size(image.size_bytes)]
     };
     names.into_iter().map(row).collect()
 }

@@ -46,6 +46,7 @@ fn fields(info: &InfoView) -> Value {
         "PoolReady": info.pool_ready,
         "PoolSize": info.pool_size,
         "KernelVersion": info.kernel_version,
+        "OperatingSystem": info.operating_system,
         "OSType": info.operating_system.to_lowercase(),
         "Architecture": info.architecture,
         "NCPU": info.cpus,

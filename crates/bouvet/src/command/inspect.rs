@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use bouvet_host::VolumeSpec;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
@@ -30,7 +31,7 @@ pub(crate) struct Line {
     after_help = "A template has our own fields, as `bouvet inspect` prints them, and docker's where the thing \
     exists. Of a sandbox: `{{.Id}}`, `{{.Name}}` (without docker's slash), `{{.State.Status}}`, `{{.State.Running}}`, \
     `{{.State.ExitCode}}`, `{{.State.OOMKilled}}`, `{{.Config.Image}}`, `{{.Config.Env}}`, `{{.Config.Labels}}`, \
-    `{{.HostConfig.RestartPolicy.Name}}`, `{{.NetworkSettings.Ports}}`, `{{.NetworkSettings.IPAddress}}`. Of an image: \
+    `{{.HostConfig.RestartPolicy.Name}}`, `{{.Mounts}}`, `{{.NetworkSettings.Ports}}`, `{{.NetworkSettings.IPAddress}}`. Of an image: \
     `{{.Id}}`, `{{.RepoTags}}`, `{{.RepoDigests}}`, `{{.Created}}`, `{{.Size}}`, `{{.Architecture}}`, `{{.Os}}`, \
     `{{.Config.Env}}`, `{{.Config.Cmd}}`, `{{.Config.Entrypoint}}`, `{{.Config.User}}`, `{{.Config.WorkingDir}}`, \
     `{{.Config.Labels}}`, `{{.Config.ExposedPorts}}`."
@@ -52,6 +53,9 @@ pub(crate) struct ImageLine {
     #[command(flatten)]
     platform: usage::Platform,
 }
+
+/// Where `--workspace` is in the sandbox.
+const WORKSPACE: &str = "/workspace";
 
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -151,6 +155,7 @@ async fn by_dockers_names(view: &SandboxView, ours: Value, connection: &Connecti
         "Args": view.command.get(1..).unwrap_or_default(),
         "Image": ps::image(view),
         "RestartCount": view.restarts,
+        "Mounts": mounts(config),
         "State": state(view),
         "Config": {
             "Hostname": hostname(view, config),
@@ -183,6 +188,31 @@ async fn by_dockers_names(view: &SandboxView, ours: Value, connection: &Connecti
         },
     });
     merged(ours, docker)
+}
+
+/// Directories and files of this machine, and file systems in memory.
+fn mounts(config: &Value) -> Vec<Value> {
+    let texts =
+        |field: &str| -> Vec<String> { serde_json::from_value(config[field].clone()).unwrap_or_default() };
+    let bind = |source: &str, destination: &str, writable: bool| {
+        json!({ "Type": "bind", "Source": source, "Destination": destination,
+            "Mode": if writable { "" } else { "ro" }, "RW": writable, "Propagation": "" })
+    };
+    let mut mounts = Vec::new();
+    for text in texts("volumes") {
+        let Ok(volume) = VolumeSpec::parse(&text) else { continue };
+        mounts.push(bind(&volume.host.to_string_lossy(), &volume.guest, !volume.read_only));
+    }
+    if let Some(workspace) = config["workspace"].as_str().filter(|path| !path.is_empty()) {
+        mounts.push(bind(workspace, WORKSPACE, true));
+    }
+    for text in texts("tmpfs") {
+        let (path, options) = text.split_once(':').unwrap_or((&text, ""));
+        let writable = !options.split(',').any(|option| option == "ro");
+        mounts.push(json!({ "Type": "tmpfs", "Source": "", "Destination": path, "Mode": options,
+            "RW": writable, "Propagation": "" }));
+    }
+    mounts
 }
 
 /// The host name that was asked for; else the sandbox's name, or one made of its id.
@@ -308,6 +338,17 @@ mod tests {
         assert_eq!(of(&view("failed")), (json!("dead"), json!(false), json!(137)));
         assert_eq!(view_restart(&json!({ "restart": "on-failure:3" })), ("on-failure".into(), 3));
         assert_eq!(view_restart(&json!({ "restart": "" })), ("no".into(), 0));
+    }
+
+    #[test]
+    fn mounts_have_dockers_fields() {
+        let config =
+            json!({ "volumes": ["/a:/b:ro", "/c:/d"], "workspace": "/w", "tmpfs": ["/t:size=1m,ro"] });
+        let fields = json!({ "Mounts": mounts(&config) });
+        let template = "{{range .Mounts}}{{.Type}} {{.Source}} {{.Destination}} {{.RW}};{{end}}";
+        let text = Template::parse(template).unwrap().render(&fields).unwrap();
+        assert_eq!(text, "bind /a /b false;bind /c /d true;bind /w /workspace true;tmpfs  /t false;");
+        assert_eq!(mounts(&json!({})), Vec::<Value>::new());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use clap::Args;
 use hyper::Method;
 
 use super::names::SandboxNames;
-use super::outcome::{Connection, Failed};
+use super::outcome::{Connection, Failed, without_start};
 use crate::api::client::{Client, path};
 
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub(crate) struct Line {
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let kill = async |client: &Client, name: &str| {
         let path = path(&["sandboxes", name, "kill"], &[("signal", &line.signal)]);
-        Ok(client.act(Method::POST, &path).await?)
+        client.act(Method::POST, &path).await.map_err(without_start)
     };
     connection.each(&line.names.sandboxes, kill).await
 }

@@ -62,7 +62,10 @@ fn credentials(line: &LoginLine) -> Result<(String, String), Failed> {
     let username = match &line.username {
         Some(name) => name.clone(),
         None if asks => prompt("Username: ")?,
-        None => return Err(Failed::new("a login needs `--username` where no terminal is attached")),
+        None => {
+            return Err(Failed::new("no terminal is attached to ask for the user name")
+                .hint(whole_line(&line.registry)));
+        }
     };
     let password = if let Some(password) = &line.password {
         table::note("WARNING! `--password` is insecure: other users can read it. Use `--password-stdin`.");
@@ -82,10 +85,16 @@ fn credentials(line: &LoginLine) -> Result<(String, String), Failed> {
         table::note("");
         password?
     } else {
-        return Err(Failed::new("no terminal is attached to ask for the password")
-            .hint("use `--password-stdin`: `bouvet login -u USER --password-stdin REGISTRY < FILE`"));
+        return Err(
+            Failed::new("no terminal is attached to ask for the password").hint(whole_line(&line.registry))
+        );
     };
     Ok((username, password))
+}
+
+/// A login without a terminal, as it can be typed.
+fn whole_line(registry: &str) -> String {
+    format!("`bouvet login --username USER --password-stdin {} < FILE`", registry.escape_debug())
 }
 
 /// Asks on standard error: standard output may go to a program.

@@ -15,13 +15,13 @@ pub(crate) struct Line {
     /// Follow the output until the program ends
     #[arg(short, long)]
     follow: bool,
-    /// Show only this many lines of the end
-    #[arg(short = 'n', long, value_name = "LINES")]
-    tail: Option<usize>,
+    /// Show only this many lines of the end; `all` or a negative number for all
+    #[arg(short = 'n', long, value_name = "LINES", value_parser = tail, allow_negative_numbers = true)]
+    tail: Option<Tail>,
     /// Show the time of each line
     #[arg(short, long)]
     timestamps: bool,
-    /// Show only output since this time: 10m, 2026-01-31T12:00:00Z, or seconds since 1970
+    /// Show only output since this time: 10m, 2026-01-31, 2026-01-31T12:00:00Z, or seconds since 1970
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Show only output until this time, written as for --since
@@ -37,7 +37,22 @@ pub(crate) struct Line {
     sandbox: String,
 }
 
+/// Lines of the end; `None` for all of them.
+type Tail = Option<usize>;
+
+fn tail(text: &str) -> Result<Tail, String> {
+    match (text, text.parse::<i64>()) {
+        ("all", _) | (_, Ok(..0)) => Ok(None),
+        _ => usage::number(text).map(Some).map_err(|allowed| format!("`all`, or {allowed}")),
+    }
+}
+
 impl Line {
+    /// The sandbox as it was typed.
+    pub(super) fn sandbox(&self) -> &str {
+        &self.sandbox
+    }
+
     /// Whether the times make sense.
     pub(super) fn check(&self) -> Result<(), Failed> {
         usage::time_for_server("--since", self.since.as_deref())?;
@@ -47,7 +62,7 @@ impl Line {
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let (follow, timestamps) = (line.follow.to_string(), line.timestamps.to_string());
-    let tail = line.tail.map(|lines| lines.to_string());
+    let tail = line.tail.flatten().map(|lines| lines.to_string());
     let since = usage::time_for_server("--since", line.since.as_deref())?;
     let until = usage::time_for_server("--until", line.until.as_deref())?;
     let sidecar = line.sidecar.to_string();
@@ -66,4 +81,16 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
         }
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tail_is_a_number_or_all() {
+        assert_eq!((tail("0"), tail("7")), (Ok(Some(0)), Ok(Some(7))));
+        assert_eq!((tail("all"), tail("-1"), tail("-9")), (Ok(None), Ok(None), Ok(None)));
+        assert_eq!(tail("some"), Err("`all`, or a whole number is allowed".into()));
+    }
 }

@@ -95,6 +95,7 @@ pub(crate) enum Command {
     /// Run a program in a running sandbox
     Exec(Box<exec::Line>),
     /// List sandboxes
+    #[command(visible_aliases = ["ls", "list"])]
     Ps(ps::Line),
     /// Show the output of a sandbox's program
     Logs(logs::Line),
@@ -184,7 +185,12 @@ impl Command {
             connection = Connection::open(config, self.without_server()) => connection?,
             number = signals.next() => return Ok(signals::code(number)),
         };
+        let sandbox = self.sandbox();
         let done = self.on(&connection, &mut signals).await;
+        let done = done.map_err(|failed| match &sandbox {
+            Some(name) => failed.of_sandbox(name),
+            None => failed,
+        });
         connection.close().await;
         done
     }
@@ -246,6 +252,25 @@ impl Command {
                 unreachable!("these were told apart before")
             }
         }
+    }
+
+    /// The one sandbox that the command is about, as it was typed.
+    fn sandbox(&self) -> Option<String> {
+        let name = match self {
+            Self::Exec(line) => line.sandbox(),
+            Self::Top(line) => line.sandbox(),
+            Self::Attach(line) => line.sandbox(),
+            Self::Start(line) => line.attached()?,
+            Self::Logs(line) => line.sandbox(),
+            Self::Attest(line) => line.sandbox()?,
+            Self::Sidecar(line) => line.sandbox(),
+            Self::Port(line) => line.sandbox(),
+            Self::Rename(line) => line.sandbox(),
+            Self::Network(line) => line.sandbox()?,
+            Self::Cp(line) => return line.sandbox(),
+            _ => return None,
+        };
+        Some(name.to_owned())
     }
 
     /// Whether the command line is valid, as far as that can be checked without a server.

@@ -139,6 +139,14 @@ struct PolicyLine {
 }
 
 impl Line {
+    /// The sandbox as it was typed.
+    pub(super) fn sandbox(&self) -> Option<&str> {
+        match &self.verb {
+            Verb::Policy(line) => Some(&line.sandbox),
+            _ => None,
+        }
+    }
+
     /// Networks are on disk; a policy is that of a running sandbox.
     pub(super) fn without_server(&self) -> WithoutServer {
         match self.verb {
@@ -282,7 +290,10 @@ async fn inspect(line: &InspectLine, connection: &Connection) -> Result<u8, Fail
     let networks = all(connection).await?;
     let mut found = Vec::new();
     for name in &line.networks {
-        let missing = || Failed::new(format!("there is no network `{}`", name.escape_debug()));
+        let missing = || {
+            Failed::new(format!("there is no network `{}`", name.escape_debug()))
+                .hint("`bouvet network ls` lists those that are here")
+        };
         let network = networks.iter().find(|network| network.name == *name).ok_or_else(missing)?;
         match &template {
             Some(template) => table::line(&template.render(&details(network)?)?)?,
@@ -341,6 +352,9 @@ async fn remove(line: &RmLine, connection: &Connection) -> Result<u8, Failed> {
     {
         Err(CallError::Refused(failure)) if line.force && failure.kind == Kind::NoNamedNetwork.name() => {
             Err(Failed::not_needed(failure.error))
+        }
+        Err(CallError::Refused(failure)) if failure.kind == Kind::NoNamedNetwork.name() => {
+            Err(Failed::new(failure.error).hint("`bouvet network ls` lists those that are here"))
         }
         done => Ok(done?),
     };

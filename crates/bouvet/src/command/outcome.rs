@@ -11,6 +11,7 @@ use crate::api::Alone;
 use crate::api::client::{CallError, Client, ConnectError};
 use crate::api::shape::FailureView;
 use crate::config::Config;
+use crate::failure::Kind;
 
 /// The exit code of a failure of ours, as `docker` has it: programs' own codes pass through.
 pub(crate) const OURS: u8 = 125;
@@ -47,6 +48,17 @@ impl Failed {
         Self { code: 0, ..Self::new(text) }
     }
 
+    /// The same, with the name of the sandbox as it was typed: the server's facts call it "the sandbox".
+    pub(super) fn of_sandbox(mut self, name: &str) -> Self {
+        match self.text.strip_prefix("the sandbox ") {
+            Some(rest) if !rest.starts_with('`') => {
+                self.text = format!("the sandbox `{}` {rest}", name.escape_debug());
+                self
+            }
+            _ => self,
+        }
+    }
+
     /// As it is shown.
     pub(crate) fn words(&self) -> String {
         match self.hint.as_str() {
@@ -60,10 +72,21 @@ impl From<FailureView> for Failed {
     fn from(failure: FailureView) -> Self {
         let code = match failure.kind.as_str() {
             "no_program" => NO_PROGRAM,
-            "not_executable" => NOT_EXECUTABLE,
+            // Also one whose directory or user is missing.
+            "not_executable" | "not_started" => NOT_EXECUTABLE,
             _ => OURS,
         };
         Self { code, text: failure.error, hint: failure.hint }
+    }
+}
+
+/// A failure of what only a running sandbox has: starting a stopped one is no remedy.
+pub(super) fn without_start(error: CallError) -> Failed {
+    match error {
+        CallError::Refused(failure) if failure.kind == Kind::Stopped.name() => {
+            Failed { hint: String::new(), ..failure.into() }
+        }
+        error => error.into(),
     }
 }
 
@@ -156,6 +179,7 @@ impl Connection {
             match act(&self.client, name).await {
                 Ok(()) => super::table::line(name)?,
                 Err(failed) => {
+                    let failed = failed.of_sandbox(name);
                     super::table::complain(&failed);
                     code = code.max(failed.code);
                 }
@@ -176,8 +200,27 @@ mod tests {
             Failed::from(failure).code
         };
         assert_eq!((code("no_program"), code("not_executable"), code("paused")), (127, 126, 125));
+        assert_eq!(code("not_started"), 126);
         assert_eq!(Failed::new("e").hint("h").words(), "e\n  try: h");
         let pipe = Failed::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!((pipe.code, pipe.text.as_str()), (141, ""));
+    }
+
+    #[test]
+    fn state_errors_name_the_sandbox_as_typed() {
+        let of = |text: &str| Failed::new(text).of_sandbox("q").text;
+        assert_eq!(of("the sandbox is running"), "the sandbox `q` is running");
+        assert_eq!(of("the sandbox `other` is new"), "the sandbox `other` is new");
+        assert_eq!(of("there is no sandbox `q`"), "there is no sandbox `q`");
+        assert_eq!(of("the sandbox's image has no `ps`"), "the sandbox's image has no `ps`");
+    }
+
+    #[test]
+    fn stopped_sandboxes_need_no_start_to_end() {
+        let of = |kind: Kind| {
+            let failure = FailureView { error: "e".into(), kind: kind.name().into(), hint: "h".into() };
+            without_start(CallError::Refused(failure)).hint
+        };
+        assert_eq!((of(Kind::Stopped), of(Kind::Paused)), (String::new(), "h".into()));
     }
 }

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::names::SandboxNames;
-use super::outcome::{Connection, Failed};
+use super::outcome::{Connection, Failed, without_start};
 use crate::api::client::{Client, path};
 
 pub(super) async fn pause(names: &SandboxNames, connection: &Connection) -> Result<u8, Failed> {
@@ -16,7 +16,7 @@ pub(super) async fn resume(names: &SandboxNames, connection: &Connection) -> Res
 
 async fn act(sandboxes: &[String], verb: &str, connection: &Connection) -> Result<u8, Failed> {
     let act = async |client: &Client, name: &str| {
-        Ok(client.act(Method::POST, &path(&["sandboxes", name, verb], &[])).await?)
+        client.act(Method::POST, &path(&["sandboxes", name, verb], &[])).await.map_err(without_start)
     };
     connection.each(sandboxes, act).await
 }

@@ -18,6 +18,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// The sandbox as it was typed.
+    pub(super) fn sandbox(&self) -> &str {
+        &self.sandbox
+    }
+
     /// Whether it makes sense.
     pub(super) fn check(&self) -> Result<(), Failed> {
         self.port

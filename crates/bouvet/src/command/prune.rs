@@ -38,7 +38,7 @@ impl Line {
 
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let filters = PruneFilter::all(&line.filter)?;
-    let also = if line.all { ", also persistent ones with their files" } else { "" };
+    let also = if line.all { ", also persistent ones with their files" } else { " but persistent ones" };
     if !line.force && !confirm(&format!("WARNING! This will remove all stopped sandboxes{also}."))? {
         return Ok(0);
     }
@@ -54,7 +54,11 @@ async fn remove(connection: &Connection, all: bool, filters: &[PruneFilter]) -> 
         is_down && filters.iter().all(|filter| filter.takes(&view.created_at, &view.labels, now))
     };
     let (mut kept, mut code) = (0, 0);
-    for view in views.iter().filter(is_meant) {
+    let meant: Vec<_> = views.iter().filter(is_meant).collect();
+    if meant.is_empty() {
+        table::note("there are no stopped sandboxes to remove");
+    }
+    for view in meant {
         if view.persistent && !all {
             kept += 1;
             continue;
@@ -71,7 +75,12 @@ async fn remove(connection: &Connection, all: bool, filters: &[PruneFilter]) -> 
         }
     }
     if kept > 0 {
-        table::note(&format!("{kept} persistent sandboxes are kept: `bouvet prune --all` removes them"));
+        let kept = if kept == 1 {
+            "1 persistent sandbox is".into()
+        } else {
+            format!("{kept} persistent sandboxes are")
+        };
+        table::note(&format!("{kept} kept: `bouvet prune --all` removes persistent sandboxes"));
     }
     Ok(code)
 }
@@ -81,10 +90,12 @@ pub(super) async fn stopped(connection: &Connection, filters: &[PruneFilter]) ->
     remove(connection, false, filters).await
 }
 
-/// Asks whether something is meant. Without an answer it is not.
+/// Asks whether something is meant. Nobody to answer is an error: a script would take it for a removal.
 pub(super) fn confirm(warning: &str) -> Result<bool, Failed> {
     table::note(&format!("{warning}\nAre you sure you want to continue? [y/N]"));
     let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
+    if io::stdin().lock().read_line(&mut answer)? == 0 {
+        return Err(Failed::new("nothing was removed: standard input has no answer").hint("add `--force`"));
+    }
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -2,6 +2,7 @@
 
 mod filter;
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use clap::Args;
@@ -9,8 +10,8 @@ use serde_json::{Value, json};
 
 use self::filter::SandboxFilter;
 use super::outcome::{Connection, Failed};
-use super::table;
 use super::template::Format;
+use super::{table, usage};
 use crate::api::client::path;
 use crate::api::shape::{PortView, SandboxView};
 
@@ -53,7 +54,7 @@ pub(crate) struct Line {
     #[arg(long)]
     no_trunc: bool,
     /// Show only this many of the newest sandboxes
-    #[arg(short = 'n', long, value_name = "NUMBER")]
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = last, allow_negative_numbers = true)]
     last: Option<usize>,
     /// Show only the newest sandbox
     #[arg(short, long, conflicts_with = "last")]
@@ -68,6 +69,14 @@ pub(crate) struct Line {
     /// Print a JSON array
     #[arg(long, conflicts_with = "format")]
     json: bool,
+}
+
+/// Reads a number of sandboxes: a negative one is docker's default, all of them.
+fn last(text: &str) -> Result<usize, String> {
+    match text.parse::<i64>() {
+        Ok(..0) => Ok(usize::MAX),
+        _ => usage::number(text),
+    }
 }
 
 impl Line {
@@ -103,6 +112,9 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
     if let Some(last) = line.last.or(line.latest.then_some(1)) {
         views.drain(..views.len().saturating_sub(last));
     }
+    if !line.json && !line.quiet {
+        show_programs_of_images(&mut views, connection).await;
+    }
     let now = SystemTime::now();
     // The newest first, as people look for it.
     let newest = views.iter().rev();
@@ -120,6 +132,30 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
         table::print(&["ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS"], rows)?;
     }
     Ok(0)
+}
+
+/// Completes the commands of sandboxes that run their image's own program.
+async fn show_programs_of_images(views: &mut [SandboxView], connection: &Connection) {
+    let mut known = BTreeMap::new();
+    let is_meant = |view: &&mut SandboxView| {
+        view.command.is_empty() && !view.idle && !bouvet_host::is_base_image(&view.image)
+    };
+    for view in views.iter_mut().filter(is_meant) {
+        if !known.contains_key(&view.image) {
+            let path = path(&["image"], &[("name", &view.image)]);
+            // An image that is gone has no command to show.
+            let image: Value = connection.client.get(&path).await.unwrap_or_default();
+            known.insert(view.image.clone(), program(&image["config"]));
+        }
+        view.command = known.get(&view.image).cloned().unwrap_or_default();
+    }
+}
+
+/// The program of an image with this configuration, and its arguments.
+fn program(config: &Value) -> Vec<String> {
+    let words = |name: &str| config[name].as_array().cloned().unwrap_or_default();
+    let all = words("entrypoint").into_iter().chain(words("cmd"));
+    all.filter_map(|word| word.as_str().map(str::to_owned)).collect()
 }
 
 pub(super) fn image(view: &SandboxView) -> &str {
@@ -204,6 +240,14 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+
+    #[test]
+    fn program_of_image_is_entrypoint_and_arguments() {
+        let config = json!({ "entrypoint": ["/entry"], "cmd": ["nginx", "-g"] });
+        assert_eq!(program(&config), ["/entry", "nginx", "-g"]);
+        assert_eq!(program(&json!({ "cmd": ["sh"] })), ["sh"]);
+        assert_eq!(program(&Value::Null), Vec::<String>::new());
+    }
 
     #[test]
     fn a_row_says_what_people_look_for() {

@@ -37,6 +37,13 @@ impl Line {
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     for typed in &line.images {
         let name = image(typed)?;
+        if bouvet_host::is_base_image(&name) {
+            // Fails for the second one where it was not made.
+            connection.client.get::<serde_json::Value>(&path(&["image"], &[("name", &name)])).await?;
+            table::note(&format!("`{typed}` is an image of the server: it is here already"));
+            table::line(typed)?;
+            continue;
+        }
         let bars = if line.quiet { Bars::hidden() } else { Bars::new() };
         let id = pull(&connection.client, &name, bars).await?;
         table::line(&id)?;

@@ -15,6 +15,13 @@ pub(crate) struct Line {
     name: String,
 }
 
+impl Line {
+    /// The sandbox as it was typed.
+    pub(super) fn sandbox(&self) -> &str {
+        &self.sandbox
+    }
+}
+
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let path = path(&["sandboxes", &line.sandbox, "rename"], &[("name", &line.name)]);
     connection.client.act(Method::POST, &path).await?;

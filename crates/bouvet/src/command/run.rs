@@ -39,7 +39,8 @@ pub(super) enum PullPolicy {
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
-    after_help = "IMAGE is an OCI image (`alpine`, `ghcr.io/org/app:tag`, `oci:DIRECTORY`, \
+    override_usage = "bouvet run [OPTIONS] <IMAGE> [CMD]...",
+    after_help = "Options end at IMAGE: what follows belongs to the program.\n\nIMAGE is an OCI image (`alpine`, `ghcr.io/org/app:tag`, `oci:DIRECTORY`, \
     `docker-archive:FILE`), or an image of the server: `base`, with Python, Node.js, Bash and Rust, or \
     `devbox-full`, with more packages.\n\nWithout a \
     server (`bouvet serve`) the sandbox runs in this process. It is removed when its program ends, unless it is persistent."
@@ -56,7 +57,8 @@ pub(crate) struct RunLine {
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
-    after_help = "`bouvet start` starts the sandbox, `bouvet run --help` describes images. A server is needed \
+    override_usage = "bouvet create [OPTIONS] <IMAGE> [CMD]...",
+    after_help = "Options end at IMAGE: what follows belongs to the program.\n\n`bouvet start` starts the sandbox, `bouvet run --help` describes images. A server is needed \
     (`bouvet serve`): the sandbox is one of the server's."
 )]
 pub(crate) struct CreateLine {
@@ -79,11 +81,11 @@ pub(super) struct Line {
     tee: Tee,
     #[command(flatten)]
     extra: Extra,
-    /// Image to run; `base` or `devbox-full` for the server's own
-    image: String,
-    /// Program and arguments, instead of those of the image
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
-    command: Vec<String>,
+    // One argument, as options end at the image: what follows belongs to the program, `--rm` and `--` too.
+    /// Image to run (`base` or `devbox-full` for the server's own), then program and arguments, instead of those of the
+    /// image
+    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE", "CMD"])]
+    words: Vec<String>,
 }
 
 /// How it is run, and what it sees.
@@ -99,7 +101,7 @@ struct How {
     #[arg(long)]
     rm: bool,
     /// Name of the sandbox
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     name: String,
     /// Host name of the sandbox [default: its name, or `sandbox-` and the first characters of its id]
     #[arg(short = 'h', long, default_value = "", hide_default_value = true)]
@@ -114,28 +116,28 @@ struct How {
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
     /// Share a directory or file of this machine with the sandbox
-    #[arg(short, long, value_name = "HOST:GUEST[:ro]")]
+    #[arg(short, long, value_name = "HOST:GUEST[:ro|rw]")]
     volume: Vec<String>,
     /// Share a directory of this machine as /workspace, the working directory of programs
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
     /// Working directory of the program
-    #[arg(short, long, default_value = "", value_name = "DIR")]
+    #[arg(short, long, default_value = "", hide_default_value = true, value_name = "DIR")]
     workdir: String,
     /// User (and group) that the program runs as
-    #[arg(short, long, default_value = "", value_name = "USER[:GROUP]")]
+    #[arg(short, long, default_value = "", hide_default_value = true, value_name = "USER[:GROUP]")]
     user: String,
     /// Additional group of its processes
     #[arg(long, value_name = "GROUP")]
     group_add: Vec<String>,
     /// Signal that asks the program to end, instead of the image's
-    #[arg(long, default_value = "", value_name = "SIGNAL")]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "SIGNAL")]
     stop_signal: String,
     /// Grace period of the program after the stop signal, in seconds [default: 10]
-    #[arg(long, value_name = "SECS")]
+    #[arg(long, value_name = "SECS", value_parser = usage::number::<u64>)]
     stop_timeout: Option<u64>,
     /// Run no program: the sandbox runs until it is stopped, for `exec`. `run` needs --detach with it
-    #[arg(long, conflicts_with_all = ["command", "entrypoint"])]
+    #[arg(long, conflicts_with = "entrypoint")]
     idle: bool,
     /// Override the entry point of the image
     #[arg(long, value_name = "PROGRAM")]
@@ -211,13 +213,13 @@ struct Resources {
     #[arg(long, value_name = "SIZE")]
     disk: Option<String>,
     /// Destroy the sandbox after this many seconds; 0 for never
-    #[arg(long, default_value_t = 0, value_name = "SECS")]
+    #[arg(long, default_value_t = 0, value_name = "SECS", value_parser = usage::number::<u64>)]
     timeout: u64,
     /// Size of /dev/shm [default: a quarter of the memory]
     #[arg(long, value_name = "SIZE")]
     shm_size: Option<String>,
     /// Limit of processes and threads
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = usage::number::<i64>, allow_negative_numbers = true)]
     pids_limit: Option<i64>,
     /// Limit of each process, named as in ulimit(1), as in nofile=1024
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
@@ -226,13 +228,13 @@ struct Resources {
     #[arg(long, value_name = "LIST")]
     cpuset_cpus: Option<String>,
     /// Weight of the VM when CPUs are busy
-    #[arg(short, long, value_name = "NUMBER")]
+    #[arg(short, long, value_name = "NUMBER", value_parser = usage::number::<u64>)]
     cpu_shares: Option<u64>,
     /// CPU time of the VM in each period, in microseconds
-    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = usage::number::<i64>, allow_negative_numbers = true)]
     cpu_quota: Option<i64>,
     /// Length of the CPU period, in microseconds
-    #[arg(long, value_name = "MICROSECONDS")]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = usage::number::<u64>)]
     cpu_period: Option<u64>,
     /// Memory that the VM keeps when this machine is short of memory
     #[arg(long, value_name = "SIZE")]
@@ -337,11 +339,24 @@ impl CreateLine {
 }
 
 impl Line {
+    fn image(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    /// The program and its arguments; empty for those of the image.
+    fn command(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
+
     /// The sandbox that is wanted; `detached`: nobody waits for its program.
     fn config(&self, detached: bool) -> Result<BoxConfig, Failed> {
+        if let Some(program) = self.command().first().filter(|_| self.how.idle) {
+            let fact = format!("`--idle` runs no program, and `{}` is one", program.escape_debug());
+            return Err(Failed::new(fact).hint("leave one of them away; options are before the image"));
+        }
         let config = self.describe(detached, &|name| std::env::var_os(name)?.into_string().ok())?;
         config.validate().map_err(|error| usage::of_typed(&error, |flag| self.typed_size(flag)))?;
-        if detached && self.how.rm && self.how.persistent {
+        if self.how.rm && self.how.persistent {
             return Err(
                 Failed::new("`--rm` removes what `--persistent` keeps").hint("leave one of them away")
             );
@@ -419,8 +434,8 @@ pub(super) async fn create(line: CreateLine, connection: &Connection) -> Result<
 async fn post(config: &BoxConfig, start: bool, connection: &Connection) -> Result<String, Failed> {
     let path = path(&["sandboxes"], &[("start", &start.to_string())]);
     let _notice = Notice::watch(&connection.client, &config.resources);
-    let view: SandboxView = connection.client.call(Method::POST, &path, Some(config)).await?;
-    Ok(view.id)
+    let made = connection.client.call::<SandboxView>(Method::POST, &path, Some(config)).await;
+    Ok(made.map_err(|error| usage::refused(error.into()))?.id)
 }
 
 pub(super) async fn run(
@@ -466,8 +481,8 @@ pub(super) async fn run(
         None => (path(&["run"], &[]), Some(serde_json::to_vec(&config).map_err(Failed::new)?.into())),
     };
     let call = session::Call { path, start, notice: Some(notice) };
-    let ended = session::run(&connection.client, call, terms, signals).await?;
-    Ok(ended.code())
+    let ended = session::run(&connection.client, call, terms, signals).await;
+    Ok(ended.map_err(usage::refused)?.code())
 }
 
 /// Refuses a network mode of Docker's, unless a network has this name.

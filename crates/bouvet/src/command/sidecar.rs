@@ -17,6 +17,13 @@ pub(crate) struct Line {
     sandbox: String,
 }
 
+impl Line {
+    /// The sandbox as it was typed.
+    pub(super) fn sandbox(&self) -> &str {
+        &self.sandbox
+    }
+}
+
 pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Failed> {
     let path = path(&["sandboxes", &line.sandbox, "sidecar"], &[]);
     let mut answers = connection.client.exchange(&path, ReaderStream::new(tokio::io::stdin())).await?;

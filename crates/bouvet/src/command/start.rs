@@ -7,7 +7,8 @@ use super::names::SandboxNames;
 use super::notice::Notice;
 use super::outcome::{Connection, Failed};
 use super::signals::{self, Signals};
-use crate::api::client::path;
+use crate::api::client::{CallError, path};
+use crate::failure::Kind;
 
 #[derive(Debug, Args)]
 pub(crate) struct Line {
@@ -22,6 +23,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// The sandbox as it was typed.
+    pub(super) fn attached(&self) -> Option<&str> {
+        self.names.sandboxes.first().map(String::as_str).filter(|_| self.is_attached())
+    }
+
     /// Whether the command stays until the program has ended.
     pub(super) fn is_attached(&self) -> bool {
         self.attach || self.interactive
@@ -42,9 +48,13 @@ pub(super) async fn run(line: Line, connection: &Connection, signals: &mut Signa
     }
 }
 
-/// Starts a sandbox.
+/// Starts a sandbox, unless it runs.
 pub(super) async fn start(name: &str, connection: &Connection) -> Result<(), Failed> {
     let client = &connection.client;
     let _notice = Notice::of(name, client).await?;
-    Ok(client.act(Method::POST, &path(&["sandboxes", name, "start"], &[])).await?)
+    match client.act(Method::POST, &path(&["sandboxes", name, "start"], &[])).await {
+        // As in docker, a sandbox that runs is started already.
+        Err(CallError::Refused(failure)) if failure.kind == Kind::Running.name() => Ok(()),
+        done => Ok(done?),
+    }
 }

@@ -90,7 +90,9 @@ async fn look(line: &Line, connection: &Connection) -> Result<Vec<(SandboxView, 
         match client.get(&path(&["sandboxes", &view.id, "stats"], &[])).await {
             Ok(stats) => seen.push((view, stats)),
             // It may have ended meanwhile, unless it was asked for.
-            Err(error) if !line.sandboxes.is_empty() => return Err(error.into()),
+            Err(error) if !line.sandboxes.is_empty() => {
+                return Err(Failed::from(error).of_sandbox(&view.name));
+            }
             Err(_) => {}
         }
     }

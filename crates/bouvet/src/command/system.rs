@@ -50,9 +50,9 @@ impl PruneLine {
 
 pub(super) async fn prune(line: &PruneLine, connection: &Connection) -> Result<u8, Failed> {
     let filters = PruneFilter::all(&line.filter)?;
-    let images = if line.all { ", and all images that no sandbox uses" } else { "" };
+    let (and, images) = if line.all { (",", ", and all images that no sandbox uses") } else { (", and", "") };
     let warning = format!(
-        "WARNING! This will remove all stopped sandboxes but persistent ones, all networks that no sandbox is on{images}."
+        "WARNING! This will remove all stopped sandboxes but persistent ones{and} all networks that no sandbox is on{images}."
     );
     if !line.force && !prune::confirm(&warning)? {
         return Ok(0);

@@ -62,6 +62,12 @@ pub(super) fn note(text: &str) {
     writeln!(io::stderr(), "{text}").ok();
 }
 
+/// The name of an image without what docker leaves away: `tiny:1` for `docker.io/library/tiny:1`.
+pub(super) fn familiar(name: &str) -> &str {
+    let Some(plain) = name.strip_prefix("docker.io/") else { return name };
+    plain.strip_prefix("library/").unwrap_or(plain)
+}
+
 /// Time since an event, in docker's words.
 pub(super) fn ago(time: &str, now: SystemTime) -> String {
     match humantime::parse_rfc3339(time) {
@@ -121,6 +127,13 @@ mod tests {
     fn tables_have_no_lines_and_steer_no_terminal() {
         let rows = vec![vec!["1".into(), "a\u{1b}[2J".into()], vec!["22".into(), String::new()]];
         assert_eq!(layout(&["ID", "NAME"], rows), "ID   NAME\n1    a?[2J\n22");
+    }
+
+    #[test]
+    fn image_names_are_as_short_as_dockers() {
+        assert_eq!(familiar("docker.io/library/tiny:1"), "tiny:1");
+        assert_eq!(familiar("docker.io/user/tiny:1"), "user/tiny:1");
+        assert_eq!(familiar("ghcr.io/library/tiny:1"), "ghcr.io/library/tiny:1");
     }
 
     #[test]

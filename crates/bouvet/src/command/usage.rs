@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use bouvet_host::{InvalidConfig, parse_size};
@@ -10,6 +11,11 @@ use clap::Args;
 use super::outcome::Failed;
 use crate::calendar;
 
+/// Advice about a limit that no cgroup enforces.
+const NO_CGROUPS: &str =
+    "run the server as root, name a delegated cgroup in BOUVET_CGROUP, or leave the option away";
+/// Advice about a port that only root may use.
+const LOW_PORT: &str = "choose a port above 1023, as in `-p 8080:80`, or run the server as root";
 const MIB: u64 = 1024 * 1024;
 
 /// The flag that sets a field of a description.
@@ -85,14 +91,40 @@ pub(super) fn of_typed<'a>(error: &InvalidConfig, typed: impl Fn(&str) -> Option
     })
 }
 
+/// What a server refuses of a description, by the flags' names and with advice.
+pub(super) fn refused(failed: Failed) -> Failed {
+    let (first, rest) = failed.text.split_once(' ').unwrap_or((&failed.text, ""));
+    let Some(name) = first.strip_prefix('`').and_then(|first| flag(first.strip_suffix('`')?)) else {
+        let is_low_port = failed.text.contains("this process may not listen on");
+        let hint = if is_low_port { LOW_PORT } else { &failed.hint };
+        return Failed { hint: hint.to_owned(), ..failed };
+    };
+    let hint = match name {
+        _ if rest.starts_with("needs cgroups") => NO_CGROUPS,
+        "--volume" if rest.contains("must be there") => "create the directory or file first",
+        "--memory" | "--cpus" => "`bouvet info` shows what the machine has",
+        _ => &failed.hint,
+    };
+    Failed { text: format!("`{name}` {rest}"), hint: hint.to_owned(), code: failed.code }
+}
+
 /// A flag with a value that it cannot have.
 pub(super) fn wrong(flag: &str, value: &str, allowed: &str) -> Failed {
     Failed::new(format!("`{flag}` is `{}`; {allowed}", value.escape_debug()))
 }
 
+/// Reads a number of an option.
+pub(super) fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| match text.parse::<i128>() {
+        Ok(..0) => "a whole number that is not negative is allowed".to_owned(),
+        Ok(_) => "a smaller number is allowed".to_owned(),
+        Err(_) => "a whole number is allowed".to_owned(),
+    })
+}
+
 /// The time that `text` means: an age, a time, or seconds since 1970.
 pub(super) fn time(flag: &str, text: &str) -> Result<SystemTime, Failed> {
-    let allowed = "how long ago (10m), a time (2026-01-31T12:00:00Z) and seconds since 1970 are allowed";
+    let allowed = "how long ago (10m), a date (2026-01-31), a time (2026-01-31T12:00:00Z) and seconds since 1970 are allowed";
     let wrong = || wrong(flag, text, allowed);
     let epoch = |text: &str| {
         let since = Duration::try_from_secs_f64(text.parse().ok()?).ok()?;
@@ -102,7 +134,12 @@ pub(super) fn time(flag: &str, text: &str) -> Result<SystemTime, Failed> {
         Ok(ago) if epoch(text).is_none() => SystemTime::now().checked_sub(ago).ok_or_else(wrong)?,
         _ => match epoch(text) {
             Some(time) => time,
-            None => humantime::parse_rfc3339_weak(text).map_err(|_| wrong())?,
+            None => {
+                // A date alone, and a time without seconds, as docker has them; in UTC.
+                let forms = [text.to_owned(), format!("{text}T00:00:00Z"), format!("{text}:00Z")];
+                let time = forms.iter().find_map(|form| humantime::parse_rfc3339_weak(form).ok());
+                time.ok_or_else(wrong)?
+            }
         },
     };
     let last = SystemTime::UNIX_EPOCH + Duration::from_secs(calendar::LAST_UNIX_SECS);
@@ -193,8 +230,10 @@ mod tests {
         assert_eq!(of("1700000000.5"), Ok(Some("2023-11-14T22:13:20.500000000Z".into())));
         assert_eq!(of("2026-01-31T12:00:00Z"), Ok(Some("2026-01-31T12:00:00.000000000Z".into())));
         assert_eq!(of("253402300799"), Ok(Some("9999-12-31T23:59:59.000000000Z".into())));
+        assert_eq!(of("2026-01-31"), Ok(Some("2026-01-31T00:00:00.000000000Z".into())));
+        assert_eq!(of("2026-01-31T12:30"), Ok(Some("2026-01-31T12:30:00.000000000Z".into())));
         assert!(of("10m").is_ok());
-        for wrong in ["soon", "-5", "1e30", "", "253402300800"] {
+        for wrong in ["soon", "-5", "2026-01", "2026-13-01", "2026-01-31T12", "1e30", "", "253402300800"] {
             assert!(of(wrong).is_err(), "{wrong}");
         }
     }
@@ -218,5 +257,36 @@ mod tests {
             mib("--memory", "much").unwrap_err().text,
             "`--memory` is `much`; a size like 512m or 2g is allowed"
         );
+    }
+
+    #[test]
+    fn refusals_of_server_name_the_flags() {
+        let of = |text: &str| {
+            let failed = refused(Failed::new(text).hint("h"));
+            (failed.text, failed.hint)
+        };
+        let (text, hint) = of("`resources.memory_mb` is 204800 MiB; 128 to 16000 MiB are allowed");
+        assert_eq!(text, "`--memory` is 204800 MiB; 128 to 16000 MiB are allowed");
+        assert!(hint.contains("bouvet info"), "{hint}");
+        let (text, hint) = of("`resource_limits.cpu_shares` needs cgroups with the controller `cpu`");
+        assert_eq!((&*text, &*hint), ("`--cpu-shares` needs cgroups with the controller `cpu`", NO_CGROUPS));
+        let (text, hint) = of("`volumes` is `/nosuch`; it must be there, but: not found");
+        assert_eq!(text, "`--volume` is `/nosuch`; it must be there, but: not found");
+        assert_eq!(hint, "create the directory or file first");
+        let (_, hint) = of("could not have the port `80`: this process may not listen on 127.0.0.1:80");
+        assert_eq!(hint, LOW_PORT);
+        assert_eq!(of("the image is gone"), ("the image is gone".into(), "h".into()));
+    }
+
+    #[test]
+    fn numbers_are_refused_in_words() {
+        assert_eq!(number::<u64>("7"), Ok(7));
+        for (text, why) in [
+            ("abc", "a whole number is allowed"),
+            ("-1", "a whole number that is not negative is allowed"),
+            ("18446744073709551616", "a smaller number is allowed"),
+        ] {
+            assert_eq!(number::<u64>(text), Err(why.to_owned()), "{text}");
+        }
     }
 }

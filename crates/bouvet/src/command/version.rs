@@ -19,7 +19,8 @@ pub(crate) struct Line {
 
 pub(super) async fn run(line: &Line, config: &Config) -> Result<u8, Failed> {
     let platform = format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH);
-    let client = json!({ "Version": env!("CARGO_PKG_VERSION"), "ApiVersion": API_VERSION.to_string(), "Platform": platform });
+    let client = json!({ "Version": env!("CARGO_PKG_VERSION"), "ApiVersion": API_VERSION.to_string(), "Platform": platform,
+        "Os": std::env::consts::OS, "Arch": std::env::consts::ARCH });
     let (server, missing) = match Client::connect(&config.socket).await {
         Err(ConnectError::NoServer(missing)) => (Value::Null, Some(missing)),
         Err(ConnectError::Call(error)) => return Err(error.into()),
@@ -49,6 +50,8 @@ async fn of_server(server: &Client) -> Result<Value, Failed> {
     Ok(json!({
         "Version": version["version"],
         "ApiVersion": version["api"].to_string(),
+        "Os": info["operating_system"].as_str().unwrap_or_default().to_lowercase(),
+        "Arch": info["architecture"],
         "Engine": info["engine"],
         "EngineVersion": info["engine_version"],
         "Acceleration": info["acceleration"],

@@ -20,7 +20,8 @@ pub(super) async fn run(line: &Line, connection: &Connection) -> Result<u8, Fail
     let mut last = 0;
     for name in &line.names.sandboxes {
         let path = path(&["sandboxes", name, "wait"], &[]);
-        let exit: ExitView = connection.client.call(Method::POST, &path, NOTHING).await?;
+        let exit: Result<ExitView, _> = connection.client.call(Method::POST, &path, NOTHING).await;
+        let exit = exit.map_err(|error| Failed::from(error).of_sandbox(name))?;
         table::line(&exit.exit_code.to_string())?;
         last = exit.exit_code;
     }

@@ -83,7 +83,7 @@ impl Kind {
             Self::Denied => "`bouvet login REGISTRY` keeps a password for it",
             Self::Starting => "try again in a moment",
             Self::Paused => "`bouvet resume` lets it go on",
-            Self::Stopped => "`bouvet start` starts it again",
+            Self::Stopped => "`bouvet start` starts it",
             Self::NoMain => "`bouvet exec` runs a program in it",
             Self::NoSidecar => "`bouvet run --sidecar` makes a sandbox with one",
             Self::NoNetwork => "`bouvet run --network` makes a sandbox with one",

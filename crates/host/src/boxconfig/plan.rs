@@ -151,8 +151,9 @@ pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), InvalidC
     if sound {
         return Ok(());
     }
-    let allowed =
-        format!("{MAX_NAME_BYTES} letters, digits, `_`, `.` and `-`, a letter or digit first, are allowed");
+    let allowed = format!(
+        "up to {MAX_NAME_BYTES} letters, digits, `_`, `.` and `-`, a letter or digit first, are allowed"
+    );
     Err(InvalidConfig::text(field, name, allowed))
 }
 

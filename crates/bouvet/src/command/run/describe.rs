@@ -12,6 +12,9 @@ use super::{Generation, Line, Resources, Technology, Tee};
 use crate::command::outcome::Failed;
 use crate::command::usage;
 
+/// CPUs that a VM can have, as the library allows them.
+const MAX_CPUS: u32 = 32;
+const CPUS_ALLOWED: &str = "a number from 0.01 to 32 is allowed, like 2 or 0.5";
 /// Program of a terminal in a base image.
 const SHELL: &str = "bash";
 /// The period in which a fraction of a CPU is counted.
@@ -25,7 +28,7 @@ impl Line {
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<BoxConfig, Failed> {
         let Self { how, reach, rights, .. } = self;
-        let image = image(&self.image)?;
+        let image = image(self.image())?;
         let mut config = BoxConfig {
             cmd: self.program(&image, detached)?,
             image,
@@ -84,8 +87,8 @@ impl Line {
     fn program(&self, image: &str, detached: bool) -> Result<Vec<String>, Failed> {
         let how = &self.how;
         let is_open = how.tty && (how.interactive || !detached);
-        match is_base_image(image) && self.command.is_empty() && how.entrypoint.is_none() {
-            false => Ok(self.command.clone()),
+        match is_base_image(image) && self.command().is_empty() && how.entrypoint.is_none() {
+            false => Ok(self.command().to_vec()),
             true if is_open => Ok(vec![SHELL.into()]),
             // It stays until it is stopped, for `exec`.
             true if detached => Ok(Vec::new()),
@@ -96,7 +99,8 @@ impl Line {
 
     fn tee(&self) -> Result<TeeConfig, Failed> {
         let Tee { tee, tee_simulate: simulate, tee_workload, tee_generation } = &self.tee;
-        let (simulate, workload_id) = (*simulate, tee_workload.clone().unwrap_or_else(|| self.image.clone()));
+        let (simulate, workload_id) =
+            (*simulate, tee_workload.clone().unwrap_or_else(|| self.image().to_owned()));
         let generation = tee_generation.map(|generation| match generation {
             Generation::Milan => SevSnpGeneration::Milan,
             Generation::Genoa => SevSnpGeneration::Genoa,
@@ -175,11 +179,26 @@ pub(super) fn absolute(flag: &str, path: &Path) -> Result<String, Failed> {
 }
 
 fn volume(text: &str) -> Result<String, Failed> {
-    let allowed = "`HOST:GUEST` and `HOST:GUEST:ro` are allowed, where HOST is a path: `./data:/data`";
+    let allowed = "`HOST:GUEST`, `HOST:GUEST:ro` and `HOST:GUEST:rw` are allowed, where HOST is a path: \
+                   `./data:/data`";
     let (host, guest) = text.split_once(':').ok_or_else(|| usage::wrong("--volume", text, allowed))?;
     // To Docker it would be the name of a volume.
     if !host.contains('/') && host != "." && host != ".." {
         return Err(usage::wrong("--volume", text, allowed));
+    }
+    // Directories in the sandbox are absolute, so that anything else at the end was meant as options.
+    if let Some((_, options)) = guest.rsplit_once(':').filter(|(_, last)| !last.contains('/')) {
+        if let Some(other) = options.split(',').find(|option| !matches!(*option, "ro" | "rw")) {
+            let other = other.escape_debug();
+            return Err(usage::wrong(
+                "--volume",
+                text,
+                &format!("`{other}` is not an option: `ro` and `rw` are"),
+            ));
+        }
+        if options.contains(',') {
+            return Err(usage::wrong("--volume", text, "only one of `ro` and `rw` is allowed"));
+        }
     }
     Ok(format!("{}:{guest}", absolute("--volume", Path::new(host))?))
 }
@@ -241,7 +260,11 @@ impl Resources {
             vm.disk_mb = usage::mib("--disk", text)?;
         }
         if let Some(cpus) = self.cpus()? {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is 0 to 1000")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "it is 0 to MAX_CPUS"
+            )]
             let whole = cpus.ceil() as u32;
             vm.vcpus = whole;
         }
@@ -254,9 +277,9 @@ impl Resources {
 
     fn cpus(&self) -> Result<Option<f64>, Failed> {
         let Some(text) = &self.cpus else { return Ok(None) };
-        let wrong = || usage::wrong("--cpus", text, "a number like 2 or 0.5 is allowed");
+        let wrong = || usage::wrong("--cpus", text, CPUS_ALLOWED);
         let cpus: f64 = text.parse().map_err(|_| wrong())?;
-        if cpus > 0.0 && cpus <= 1000.0 { Ok(Some(cpus)) } else { Err(wrong()) }
+        if cpus > 0.0 && cpus <= f64::from(MAX_CPUS) { Ok(Some(cpus)) } else { Err(wrong()) }
     }
 
     fn limits(&self) -> Result<ResourceLimits, Failed> {
@@ -267,7 +290,7 @@ impl Resources {
                     "`--cpus` with a fraction says what `--cpu-quota` and `--cpu-period` say",
                 ));
             }
-            #[expect(clippy::cast_possible_truncation, reason = "it is at most 1000 periods")]
+            #[expect(clippy::cast_possible_truncation, reason = "it is at most MAX_CPUS periods")]
             let quota = (cpus * PERIOD_US).round() as i64;
             cpu_quota = Some(quota);
         }
@@ -402,6 +425,42 @@ mod tests {
     }
 
     #[test]
+    fn words_after_image_belong_to_program() {
+        let of = |words: &[&str]| {
+            let line = Test::try_parse_from([&["run"], words].concat()).map_err(|error| error.kind());
+            line.map(|test| (test.line.line.image().to_owned(), test.line.line.command().join(" ")))
+        };
+        for (words, program) in [
+            (&["--rm", "--entrypoint", "sh", "base", "-c", "echo hi"][..], "-c echo hi"),
+            (&["--entrypoint", "ls", "base", "-l", "/etc/hostname"], "-l /etc/hostname"),
+            (&["--entrypoint", "/bin/ls", "base", "-d", "/etc"], "-d /etc"),
+            (&["-e", "X=1", "--entrypoint", "env", "base", "-u", "PATH"], "-u PATH"),
+            (&["--entrypoint", "bash", "base", "-i", "-c", "echo hi"], "-i -c echo hi"),
+            (&["base", "--rm"], "--rm"),
+            (&["base", "--help"], "--help"),
+            (&["base", "--no-such", "-it", "--name=x"], "--no-such -it --name=x"),
+            (&["base", "--", "ls"], "-- ls"),
+            (&["base", "ls", "--", "-l"], "ls -- -l"),
+            (&["-it", "--", "base", "ls"], "ls"),
+            (&["-d", "base"], ""),
+        ] {
+            assert_eq!(of(words), Ok(("base".to_owned(), program.to_owned())), "{words:?}");
+        }
+        assert_eq!(of(&["--no-such", "base"]), Err(clap::error::ErrorKind::UnknownArgument));
+        assert_eq!(of(&["--rm"]), Err(clap::error::ErrorKind::MissingRequiredArgument));
+    }
+
+    #[test]
+    fn idle_sandbox_refuses_a_program() {
+        let check = |words: &[&str]| {
+            let line = Test::try_parse_from([&["run", "-d", "--idle"], words].concat()).unwrap().line;
+            line.check().map_err(|failed| failed.text)
+        };
+        assert_eq!(check(&["base"]), Ok(()));
+        assert_eq!(check(&["base", "-v"]), Err("`--idle` runs no program, and `-v` is one".into()));
+    }
+
+    #[test]
     fn sizes_out_of_range_show_what_was_typed() {
         for (flags, text) in [
             ("--memory 100", "--memory 100 means 100 bytes; "),
@@ -454,10 +513,16 @@ mod tests {
         for (words, text) in [
             ("-m 1m alpine", "`--memory` is 1 MiB; 128 to 1048576 MiB are allowed"),
             ("-m much alpine", "`--memory` is `much`; a size like 512m or 2g is allowed"),
-            ("--cpus 0 alpine", "`--cpus` is `0`; a number like 2 or 0.5 is allowed"),
-            ("--cpus 33 alpine", "`--cpus` is 33; 1 to 32 are allowed"),
+            ("--cpus 0 alpine", "`--cpus` is `0`; a number from 0.01 to 32 is allowed, like 2 or 0.5"),
+            ("--cpus 33 alpine", "`--cpus` is `33`; a number from 0.01 to 32 is allowed, like 2 or 0.5"),
             ("-e =x alpine", "`--env` is ``; "),
             ("-v data:/data alpine", "`--volume` is `data:/data`; "),
+            (
+                "-v ./vol:/data:z alpine",
+                "`--volume` is `./vol:/data:z`; `z` is not an option: `ro` and `rw` are",
+            ),
+            ("-v ./v:/d:ro,Z alpine", "`--volume` is `./v:/d:ro,Z`; `Z` is not an option: `ro` and `rw` are"),
+            ("-v ./v:/d:ro,rw alpine", "`--volume` is `./v:/d:ro,rw`; only one of `ro` and `rw` is allowed"),
             ("-h a_b. alpine", "`--hostname` is `a_b.`; "),
             ("--add-host db alpine", "`--add-host` is `db`; "),
             ("--sysctl kernel.panic=1 alpine", "`--sysctl` is `kernel.panic=1`; "),
