@@ -226,6 +226,93 @@ fn commands_on_a_sandbox_answer() {
     assert_eq!(site.ok("ps -a -q"), "");
 }
 
+#[test]
+fn words_after_names_belong_to_programs() {
+    let site = Site::new();
+    let _server = site.serve();
+    let made = site.sandbox("run", &["-d", "--name", "q", "base"]).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    // The engine without VMs runs no main program: its description shows how the words were read.
+    for (at, (words, program)) in [
+        (&["--entrypoint", "sh", "base", "-c", "echo hi"][..], "sh -c echo hi"),
+        (&["--entrypoint", "ls", "base", "-l", "/etc/hostname"], "ls -l /etc/hostname"),
+        (&["--entrypoint", "/bin/ls", "base", "-d", "/etc"], "/bin/ls -d /etc"),
+        (&["-e", "X=1", "--entrypoint", "env", "base", "-u", "PATH"], "env -u PATH"),
+        (&["--entrypoint", "bash", "base", "-i", "-c", "echo hi"], "bash -i -c echo hi"),
+        (&["base", "--rm"], "--rm"),
+        (&["base", "--", "ls"], "-- ls"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("made{at}");
+        let made = site.sandbox("create", &[&["--name", &name], words].concat()).output().unwrap();
+        assert!(made.status.success(), "{words:?}: {made:?}");
+        let shown = site.ok(&format!("ps -a --no-trunc -f name={name} --format {{{{.Command}}}}"));
+        assert_eq!(shown, format!("\"{program}\""), "{words:?}");
+    }
+    let exec = |words: &[&str]| site.run(&[&["exec"], words].concat());
+    assert_eq!(exec(&["q", "-e", "A=1", "env"]).status.code(), Some(127));
+    assert_eq!(exec(&["q", "--help"]).status.code(), Some(127));
+    assert_eq!(exec(&["q", "--", "true"]).status.code(), Some(127), "as docker");
+    assert_eq!(exec(&["--", "q", "echo", "-n", "--"]).stdout, b"--");
+    assert_eq!(exec(&["-e", "A=1", "q", "printenv", "A"]).stdout, b"1\n");
+    assert_eq!(exec(&["-w", "/nosuch", "q", "true"]).status.code(), Some(126));
+    assert!(site.ok("top q -o pid,comm").contains("COMMAND"));
+}
+
+#[test]
+fn state_errors_name_sandboxes_as_typed() {
+    let site = Site::new();
+    let _server = site.serve();
+    let made = site.sandbox("create", &["--name", "c1", "base"]).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let error = site.failure(&["exec", "c1", "ls"]);
+    assert_eq!(error, "error: the sandbox `c1` was never started\n  try: `bouvet start` starts it\n");
+    assert_eq!(site.failure(&["kill", "c1"]), "error: the sandbox `c1` was never started\n");
+    assert_eq!(site.ok("start c1"), "c1");
+    assert_eq!(site.ok("start c1"), "c1", "it runs already");
+    let error = site.failure(&["rm", "c1", "c1"]);
+    assert_eq!(error.matches("the sandbox `c1` is running").count(), 2, "{error}");
+    assert_eq!(site.ok("stop -t 0 c1"), "c1");
+    for arguments in [&["exec", "c1", "ls"][..], &["unpause", "c1"], &["top", "c1"], &["pause", "c1"]] {
+        let error = site.failure(arguments);
+        assert!(error.starts_with("error: the sandbox `c1` is stopped"), "{error}");
+    }
+    assert!(site.failure(&["stop", "-t", "abc", "c1"]).contains("a whole number is allowed"));
+    assert_eq!(site.ok("stop -t -1 c1"), "c1");
+    for tail in ["--tail=all", "--tail=-1", "-n=0"] {
+        site.ok(&format!("logs {tail} c1"));
+    }
+    site.ok("logs --tail -1 c1");
+    site.ok("logs --until 2026-01-01 c1");
+}
+
+#[test]
+fn removal_without_an_answer_fails() {
+    let site = Site::new();
+    for line in ["prune", "system prune", "image prune", "network prune"] {
+        let error = site.failure(&line.split(' ').collect::<Vec<_>>());
+        assert!(
+            error.contains("standard input has no answer") && error.contains("--force"),
+            "{line}: {error}"
+        );
+    }
+    let error = site.failure(&["load"]);
+    assert!(error.contains("standard input is empty") && error.contains("--input FILE"), "{error}");
+    let file = site.dir.path().join("text");
+    std::fs::write(&file, "some text\n").unwrap();
+    let error = site.failure(&["load", "-i", file.to_str().unwrap()]);
+    assert!(error.contains("is not an archive of images"), "{error}");
+    let pulled = site.run(&["pull", "base"]);
+    assert_eq!((pulled.status.code(), &pulled.stdout[..]), (Some(0), &b"base\n"[..]), "{pulled:?}");
+    assert!(site.failure(&["run", "--rm", "--persistent", "base", "true"]).contains("`--rm` removes"));
+    for group in ["image", "network", "system", "container"] {
+        let help = site.run(&[group]);
+        assert!(help.status.success() && help.stdout.starts_with(b"Manage"), "{help:?}");
+    }
+}
+
 /// A registry that accepts one password. Answers until the process ends.
 fn registry() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
