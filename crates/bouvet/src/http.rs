@@ -6,6 +6,7 @@
 mod authority;
 pub(crate) mod budget;
 pub(crate) mod connections;
+mod elsewhere;
 mod files;
 mod gate;
 mod intake;
@@ -93,12 +94,18 @@ pub(crate) async fn serve(
     max_connections: usize,
 ) -> std::io::Result<()> {
     let app = Arc::new(App::new(config, host, server, &end));
+    let open = Router::new()
+        .route("/", get(index))
+        .route("/health", get(health))
+        .method_not_allowed_fallback(elsewhere::no_such_method);
     let router = Router::new()
         .route("/mcp", any(mcp))
         .route("/sandboxes/{sandbox_id}/file", get(files::read).put(files::write))
+        // Before the gate, which holds for the routes and answers that are set until then.
+        .method_not_allowed_fallback(elsewhere::no_such_method)
         .route_layer(middleware::from_fn_with_state(app.clone(), gated))
-        .route("/", get(index))
-        .route("/health", get(health))
+        .merge(open)
+        .fallback(elsewhere::no_such_page)
         .layer(middleware::from_fn(panics::answered))
         .layer(middleware::from_fn(connections::counted))
         .with_state(app);
@@ -193,13 +200,20 @@ async fn mcp(
     ConnectInfo(peer): ConnectInfo<Peer>,
     mut request: Request,
 ) -> Response {
+    let takes_events = elsewhere::takes_events(request.headers());
     accept_all_that_we_send(request.headers_mut());
     let session = request.headers().get(SESSION_ID).cloned();
     // Until the answer has been sent: a session in use does not end for others.
     let in_use = app.sessions.request(session.as_ref());
     let response = match *request.method() {
         Method::POST => post(&app, &peer, request, session.as_ref()).await,
-        Method::GET if session.is_none() && !is_modern(request.headers()) => events(),
+        Method::GET if session.is_none() && !is_modern(request.headers()) => match takes_events {
+            true => events(),
+            false => elsewhere::no_events(),
+        },
+        Method::GET if is_lost(&app, session.as_ref(), request.headers()).await => {
+            elsewhere::no_such_session(None)
+        }
         Method::DELETE => deleted(app.stateful.handle(request).await.map(Body::new)),
         _ => app.stateful.handle(request).await.map(Body::new),
     };
@@ -244,8 +258,14 @@ async fn post(app: &App, peer: &Peer, request: Request, session: Option<&HeaderV
         Ok(read) => read,
         Err(refused) => return refused.response(),
     };
+    if is_lost(app, session, &parts.headers).await {
+        return elsewhere::no_such_session(incoming.envelope.id);
+    }
     let starts_session =
         incoming.envelope.method.as_deref() == Some("initialize") && !is_modern(&parts.headers);
+    if starts_session && let Some(fault) = incoming.initialize_fault() {
+        return Json(fault.answer()).into_response();
+    }
     let streamed = plain::needs_stream(&incoming.message);
     parts.extensions.insert(arguments);
     // It is that of the whole message.
@@ -270,6 +290,11 @@ async fn post(app: &App, peer: &Peer, request: Request, session: Option<&HeaderV
         beginning.begun(response.headers().get(SESSION_ID));
     }
     response
+}
+
+/// Whether a request names a session that there is not. Revisions without sessions do not read the header.
+async fn is_lost(app: &App, session: Option<&HeaderValue>, headers: &HeaderMap) -> bool {
+    session.is_some() && !is_modern(headers) && !app.sessions.has(session).await
 }
 
 /// Takes a place for a session of `peer`.

@@ -24,7 +24,7 @@ use bouvet_net::Sockets;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use self::bases::{BASE_IMAGE, FULL_BASE_IMAGE, is_base_image};
 pub use self::error::{CreateError, FindError, StartError};
@@ -171,9 +171,6 @@ impl Host {
             clones = inner.templates.is_some(),
             "host started"
         );
-        if inner.engine.freezes().is_some() && inner.ground.uids.is_none() {
-            warn!("not root: VMs run as this process's own user, in its network namespace");
-        }
         let host = Self(Arc::new(inner));
         if let (Some(_), Some(pool)) = (&host.0.templates, &options.pool) {
             host.fill(Pool::new(host.0.base.clone(), pool), None, pool.boots);

@@ -7,7 +7,7 @@ use bouvet_host::{
     chain, images,
 };
 
-use super::{Finding, machine};
+use super::Finding;
 use crate::advice;
 use crate::config::Config;
 
@@ -16,13 +16,15 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![
         kernel(&host.kernel, images::check_kernel(&host.kernel)),
         rootfs(&host.rootfs, images::check_rootfs(&host.rootfs)),
-        user(machine::is_root()),
     ];
     let used = host.resolved_engine();
     for engine in [EngineChoice::Firecracker, EngineChoice::Qemu] {
         let probed = Host::probe(&HostOptions { engine, ..host.clone() }).await;
         match engine == used {
-            true => findings.extend(judge_used(engine, probed, &host.cgroup)),
+            true => {
+                let is_default = config.chosen.iter().any(|(name, _)| *name == "BOUVET_CGROUP");
+                findings.extend(judge_used(engine, probed, (&host.cgroup, is_default)));
+            }
             false => findings.push(judge_unused(engine, probed, Kvm::find())),
         }
     }
@@ -48,40 +50,42 @@ fn rootfs(path: &Path, checked: Result<&'static str, EngineError>) -> Finding {
     }
 }
 
-fn user(root: bool) -> Finding {
-    match root {
-        true => Finding::ok("user", "root: each VM gets a user id of its own"),
-        false => Finding::warning(
-            "user",
-            "not root: VMs run as this user, in its namespaces",
-            "run the server as root, or read what this loses in docs/SELF_HOST.md#without-root",
-        ),
-    }
-}
-
-/// The engine that the server will use.
+/// The engine that the server will use. `is_default`: nobody set the choice of a cgroup.
 fn judge_used(
     engine: EngineChoice,
     probed: Result<EngineFacts, StartError>,
-    cgroup: &CgroupChoice,
+    (cgroup, is_default): (&CgroupChoice, bool),
 ) -> Vec<Finding> {
     match probed {
         Ok(facts) => {
-            let mut findings = vec![bounded(cgroup), ready(engine, &facts)];
+            let mut findings = vec![bounded(cgroup, is_default), ready(engine, &facts)];
             findings.extend(confinement(&facts));
             findings
         }
         Err(error) if is_of_images(&error) => vec![untried(engine)],
-        Err(error) => vec![Finding::error(subject(engine, &error), chain(&error), advice::of_start(&error))],
+        Err(error) => {
+            let subject = subject(engine, &error);
+            let mut findings = vec![Finding::error(subject, chain(&error), advice::of_start(&error))];
+            if subject != name(engine) {
+                let text = format!("not tried, because of the error of {subject}");
+                findings.push(Finding::ok(name(engine), text));
+            }
+            findings
+        }
     }
 }
 
-fn bounded(cgroup: &CgroupChoice) -> Finding {
+fn bounded(cgroup: &CgroupChoice, is_default: bool) -> Finding {
     match cgroup {
         CgroupChoice::Off => Finding::warning(
             "cgroups",
             "off: the memory of VM processes is not limited on this machine",
-            "unset BOUVET_CGROUP, and start the server as root or in a delegated cgroup: `systemd-run --user --scope`",
+            match is_default {
+                true => "start the server as root, or in a delegated cgroup: `systemd-run --user --scope`",
+                false => {
+                    "unset BOUVET_CGROUP, and start the server as root or in a delegated cgroup: `systemd-run --user --scope`"
+                }
+            },
         ),
         CgroupChoice::Detect | CgroupChoice::Below(_) => {
             Finding::ok("cgroups", "limit the memory of each VM's process")
@@ -107,7 +111,7 @@ fn confinement(facts: &EngineFacts) -> Vec<Finding> {
         |bounds: &[&bouvet_host::Layer]| bounds.iter().map(|bound| bound.name).collect::<Vec<_>>().join("; ");
     let mut findings = vec![Finding::ok("confinement", list(&there))];
     if !missing.is_empty() {
-        let advice = "run the server as root; of Firecracker, take a release, and put its jailer beside it";
+        let advice = "run the server as root; for Firecracker, install a release with its `jailer` in the same directory";
         findings.push(Finding::warning("confinement", format!("not in force: {}", list(&missing)), advice));
     }
     findings
@@ -176,7 +180,7 @@ mod tests {
     fn what_confines_is_listed_and_what_does_not_is_a_warning() {
         let judged = |in_force| {
             let probed = Ok(facts(Acceleration::Hardware, in_force));
-            judge_used(EngineChoice::Firecracker, probed, &CgroupChoice::Detect)
+            judge_used(EngineChoice::Firecracker, probed, (&CgroupChoice::Detect, true))
         };
         assert!(judged(true).iter().all(|finding| finding.level == Level::Ok), "{:?}", judged(true));
         let last = judged(false).pop().unwrap();
@@ -185,7 +189,7 @@ mod tests {
 
     #[test]
     fn an_engine_is_an_error_only_if_it_is_used() {
-        let used = judge_used(EngineChoice::Firecracker, Err(missing()), &CgroupChoice::Detect);
+        let used = judge_used(EngineChoice::Firecracker, Err(missing()), (&CgroupChoice::Detect, true));
         assert_eq!((used.len(), used[0].level, used[0].subject), (1, Level::Error, "firecracker"));
         let unused = |kvm| judge_unused(EngineChoice::Firecracker, Err(missing()), kvm).level;
         assert_eq!(unused(Kvm::Denied), Level::Ok);
@@ -211,9 +215,19 @@ mod tests {
     }
 
     #[test]
-    fn no_cgroups_and_no_root_are_warnings() {
-        assert_eq!(bounded(&CgroupChoice::Off).level, Level::Warning);
-        assert_eq!(bounded(&CgroupChoice::Detect).level, Level::Ok);
-        assert_eq!((user(false).level, user(true).level), (Level::Warning, Level::Ok));
+    fn missing_cgroups_are_a_warning() {
+        let set = bounded(&CgroupChoice::Off, false);
+        assert!(set.level == Level::Warning && set.advice.unwrap().contains("unset"));
+        let default = bounded(&CgroupChoice::Off, true);
+        assert!(default.level == Level::Warning && !default.advice.unwrap().contains("unset"));
+        assert_eq!(bounded(&CgroupChoice::Detect, true).level, Level::Ok);
+    }
+
+    #[test]
+    fn untried_engine_is_reported() {
+        let error = StartError::Directory("/x".into(), std::io::ErrorKind::PermissionDenied.into());
+        let judged = judge_used(EngineChoice::Qemu, Err(error), (&CgroupChoice::Detect, true));
+        assert_eq!((judged[0].subject, judged[0].level), ("directory", Level::Error));
+        assert_eq!((judged[1].subject, judged[1].level), ("qemu", Level::Ok));
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use bouvet_host::{Acceleration, EngineChoice, Kvm, ToolError, chain};
-use rustix::process::{Resource, geteuid, getrlimit};
+use rustix::process::{Resource, getrlimit};
 
 use super::Finding;
 use crate::advice::SECOND_SERVER;
@@ -206,11 +206,6 @@ fn judge_port(address: SocketAddr, bound: io::Result<()>, ours: bool) -> Finding
         ),
         Ok(()) => Finding::ok("port", format!("{address} is free")),
     }
-}
-
-/// Whether the server would run as root.
-pub(super) fn is_root() -> bool {
-    geteuid().is_root()
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ const LOAD_UNITS: f64 = 65536.0;
 pub(crate) fn examine(config: &Config, unknown: &[Unknown]) -> Vec<Finding> {
     let mut findings = misspelled(unknown);
     findings.extend(chosen(config));
+    findings.push(user(rustix::process::geteuid().is_root()));
     findings.push(directory(&config.host.dir));
     findings.extend(config.host.boxes.as_deref().and_then(Path::parent).map(data));
     findings.extend(config.expose.map(|address| expose(address, can_bind(address))));
@@ -63,6 +64,17 @@ fn chosen(config: &Config) -> Option<Finding> {
         .then(|| Finding::ok("defaults", format!("for this machine and user: {}{cgroup}", values.join(", "))))
 }
 
+fn user(is_root: bool) -> Finding {
+    match is_root {
+        true => Finding::ok("user", "root: each VM gets a user id of its own"),
+        false => Finding::warning(
+            "user",
+            "not root: VMs run as this user, in its namespaces",
+            "run the server as root, or read what this loses in docs/SELF_HOST.md#without-root",
+        ),
+    }
+}
+
 /// The directory in which the server makes its own, or the nearest above it that exists.
 fn existing(dir: &Path) -> &Path {
     dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"))
@@ -72,8 +84,7 @@ fn directory(dir: &Path) -> Finding {
     let there = existing(dir);
     let advice = "set BOUVET_CHROOT to a directory of your own, on a disk";
     if let Err(error) = access(there, Access::WRITE_OK | Access::EXEC_OK) {
-        let text = format!("`{}` cannot be written: {error}", there.display());
-        return Finding::error("directory", text, advice);
+        return Finding::error("directory", unwritable(dir, there, error), advice);
     }
     match statfs(there) {
         // /proc, for example: there is nothing to write to.
@@ -84,6 +95,16 @@ fn directory(dir: &Path) -> Finding {
         Ok(found) => judge_directory(dir, found.f_type),
         Err(error) => {
             Finding::error("directory", format!("`{}` cannot be used: {error}", there.display()), advice)
+        }
+    }
+}
+
+/// The words for `dir`, where `there` is it, or the nearest above it that exists.
+fn unwritable(dir: &Path, there: &Path, error: rustix::io::Errno) -> String {
+    match dir == there {
+        true => format!("`{}` cannot be written: {error}", dir.display()),
+        false => {
+            format!("`{}` cannot be made, as `{}` cannot be written: {error}", dir.display(), there.display())
         }
     }
 }
@@ -103,11 +124,12 @@ fn judge_directory(dir: &Path, file_system: i64) -> Finding {
 }
 
 fn data(dir: &Path) -> Finding {
-    match access(existing(dir), Access::WRITE_OK | Access::EXEC_OK) {
+    let there = existing(dir);
+    match access(there, Access::WRITE_OK | Access::EXEC_OK) {
         Ok(()) => Finding::ok("data", format!("`{}` can be written", dir.display())),
         Err(error) => Finding::error(
             "data",
-            format!("`{}` cannot be written: {error}", dir.display()),
+            unwritable(dir, there, error),
             "set BOUVET_DATA to a directory of your own",
         ),
     }
@@ -164,6 +186,18 @@ mod tests {
     fn directory_without_space_is_one_error() {
         let finding = directory(Path::new("/proc/x"));
         assert_eq!((finding.subject, finding.level), ("directory", Level::Error), "{finding}");
+    }
+
+    #[test]
+    fn only_root_runs_without_a_warning() {
+        assert_eq!((user(false).level, user(true).level), (Level::Warning, Level::Ok));
+    }
+
+    #[test]
+    fn missing_directory_names_its_parent() {
+        let words = |dir: &str| unwritable(Path::new(dir), Path::new("/a"), rustix::io::Errno::ACCESS);
+        assert!(words("/a/b/c").starts_with("`/a/b/c` cannot be made, as `/a` cannot be written"));
+        assert!(words("/a").starts_with("`/a` cannot be written"));
     }
 
     #[test]

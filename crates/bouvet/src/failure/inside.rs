@@ -22,8 +22,8 @@ impl From<ExecError> for Failure {
                     ExecError::NotExecutable(_) => Kind::NotExecutable,
                     _ => Kind::NotStarted,
                 };
-                let hint =
-                    "Check that the directory and the interpreter exist, with list_directory or run_command.";
+                let hint = "Check that the directory and the interpreter exist, with list_directory or run_command, which \
+                     uses sh where there is no Bash.";
                 Self::new(Status::UNPROCESSABLE_ENTITY, error, hint).of_kind(kind)
             }
             ExecError::Ended => Self::new(Status::GONE, error, "Run it again."),

@@ -172,7 +172,10 @@ async fn health_is_answered_when_all_connections_are_busy() {
     let mut busy = Vec::new();
     for _ in 0..2 {
         let mut stream = connect().await.unwrap();
-        stream.write_all(b"GET /mcp HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /mcp HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n")
+            .await
+            .unwrap();
         let mut status = [0; 15];
         stream.read_exact(&mut status).await.unwrap();
         assert_eq!(&status, b"HTTP/1.1 200 OK");
@@ -288,4 +291,34 @@ fn bounds_table_has_every_number_of_a_tool() {
             "run_command timeout_ms",
         ]
     );
+}
+
+#[tokio::test]
+async fn wrong_requests_are_answered_in_json() {
+    let site = Site::start().await;
+    let post = |headers: &str| format!("POST /mcp HTTP/1.1\r\nhost: localhost{headers}");
+    let lost = "\r\nmcp-session-id: gone";
+    let of = |method: &str, params: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":4,"method":"{method}","params":{params}}}"#)
+    };
+    let cases = [
+        ("GET /nosuch HTTP/1.1\r\nhost: localhost".to_owned(), String::new(), 404, "nothing at `/nosuch`"),
+        ("POST /mcp/ HTTP/1.1\r\nhost: localhost".to_owned(), String::new(), 404, "has /mcp"),
+        ("POST /health HTTP/1.1\r\nhost: localhost".to_owned(), String::new(), 405, "`Allow`"),
+        ("GET /mcp HTTP/1.1\r\nhost: localhost".to_owned(), String::new(), 406, "text/event-stream"),
+        (format!("GET /mcp HTTP/1.1\r\nhost: localhost{lost}"), String::new(), 404, "`initialize` again"),
+        (post(lost), of("tools/list", "{}"), 404, "`initialize` again"),
+        (post(""), of("initialize", "{}"), 200, "`params.protocolVersion`"),
+        (post(""), of("tools/lst", "{}"), 200, "tools/list"),
+        (post(""), of("tools/call", "{}"), 200, "`params.name`"),
+        (post(""), of("tools/call", r#"{"name":"read_file","arguments":[]}"#), 200, "`params.arguments`"),
+    ];
+    for (head, body, status, words) in cases {
+        let (answered, text) = site.raw(&head, &body).await;
+        assert_eq!(answered, status, "{head}: {text}");
+        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{head}: {text}"));
+        assert!(answer["error"].to_string().contains(words), "{head}: {text}");
+        assert!(body.is_empty() || answer["id"] == 4, "{head}: {text}");
+    }
+    site.stop().await;
 }

@@ -6,9 +6,11 @@
 use bytes::Bytes;
 use rmcp::model::{ErrorCode, JsonObject};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::message::{self, Envelope, LARGE, Malformed, Sizes};
+use super::params;
 
 const MIB: u64 = 1024 * 1024;
 /// Values of a message that are not large arguments of its tool, decoded.
@@ -91,6 +93,23 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
+    /// The fault of a request of `initialize`, which the MCP library takes for another method then. Revisions without
+    /// `initialize` have their version in `_meta`.
+    pub(crate) fn initialize_fault(&self) -> Option<Malformed> {
+        let Envelope { method, id, .. } = &self.envelope;
+        if method.as_deref() != Some("initialize") || id.is_none() {
+            return None;
+        }
+        let message: Value = serde_json::from_slice(&self.message).ok()?;
+        let params = message.get("params");
+        let version = "/_meta/io.modelcontextprotocol~1protocolVersion";
+        if params.is_some_and(|params| params.pointer(version).is_some()) {
+            return None;
+        }
+        let text = params::fault("initialize", params)?;
+        Some(Malformed { id: id.clone(), ..Malformed::new(ErrorCode::INVALID_PARAMS, text) })
+    }
+
     /// What the values of the message take.
     pub(crate) fn decoded_bytes(&self) -> u64 {
         let Sizes { large, other } = self.envelope.sizes;
@@ -159,7 +178,7 @@ fn split(bytes: &[u8]) -> serde_json::Result<(Bytes, Option<JsonObject>)> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

@@ -3,6 +3,7 @@
 mod arguments;
 pub(crate) mod intake;
 pub(crate) mod message;
+mod params;
 mod progress;
 pub(crate) mod stdio;
 mod tools;
@@ -117,6 +118,16 @@ pub(crate) fn reports_progress(tool: &str) -> bool {
     matches!(tool, "execute_code" | "run_command")
 }
 
+/// Characters of an unknown method that its error repeats.
+const MAX_METHOD_CHARS: usize = 64;
+
+fn unknown_method(method: &str, is_modern: bool) -> String {
+    let removed = if is_modern { &[][..] } else { &REMOVED_METHODS[..] };
+    let known = METHODS.iter().chain(removed).copied().collect::<Vec<_>>().join(", ");
+    let method: String = method.chars().take(MAX_METHOD_CHARS).flat_map(char::escape_debug).collect();
+    format!("method not found: `{method}`; this server has {known}")
+}
+
 /// What this server does not have is answered as such, rather than with empty lists.
 fn not_offered<T>(method: &str) -> Result<T, ErrorData> {
     Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("this server does not offer {method}"), None))
@@ -169,10 +180,11 @@ impl ServerHandler for Server {
         let method = request.method;
         let is_modern = context.protocol_version() >= Some(ProtocolVersion::V_2026_07_28);
         if METHODS.contains(&&*method) || (!is_modern && REMOVED_METHODS.contains(&&*method)) {
-            let text = format!("the `params` are not those of {method}");
+            let fault = params::fault(&method, request.params.as_ref());
+            let text = fault.unwrap_or_else(|| format!("the `params` are not those of {method}"));
             return Err(ErrorData::invalid_params(text, None));
         }
-        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None))
+        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, unknown_method(&method, is_modern), None))
     }
 
     async fn list_prompts(

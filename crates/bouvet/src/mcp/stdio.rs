@@ -127,7 +127,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static> Stdio<R, W> {
         if line.is_empty() {
             return None;
         }
-        let Incoming { envelope, message, arguments } = match intake::read(line) {
+        let read = intake::read(line).and_then(|incoming| match incoming.initialize_fault() {
+            Some(fault) => Err(fault),
+            None => Ok(incoming),
+        });
+        let Incoming { envelope, message, arguments } = match read {
             Ok(incoming) => incoming,
             Err(malformed) => {
                 self.answer(&malformed);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
-use bouvet_host::{Captured, Exec, ExecEvent, ExecRequest, ExecResult};
+use bouvet_host::{Captured, Exec, ExecEvent, ExecRequest, ExecResult, NetworkMode, Sandbox};
 use rmcp::RoleServer;
 use rmcp::service::RequestContext;
 use schemars::JsonSchema;
@@ -60,6 +60,37 @@ pub(super) struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     stderr_base64: Option<String>,
+    /// What may help where the program did not do what it should.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub(super) hint: Option<String>,
+}
+
+/// How resolvers and programs name a failure to resolve a name: glibc, musl's wget, curl, Node.js, apt, and Rust.
+const UNRESOLVED: [&str; 7] = [
+    "Temporary failure in name resolution",
+    "Temporary failure resolving",
+    "Name or service not known",
+    "Could not resolve host",
+    "bad address '",
+    "getaddrinfo EAI_AGAIN",
+    "failed to lookup address information",
+];
+
+impl Outcome {
+    /// A hint where a program failed to resolve a name in a sandbox without a network. `may_have` states whether
+    /// clients of this server can have networks.
+    fn network_hint(&self, may_have: bool) -> Option<&'static str> {
+        let is_unresolved = |text: &String| UNRESOLVED.iter().any(|words| text.contains(words));
+        let is_failed = self.exit_code != 0 && [&self.stdout, &self.stderr].into_iter().any(is_unresolved);
+        is_failed.then_some(match may_have {
+            true => {
+                "the sandbox has no network: networks are given to sandboxes when they are created, by create_sandbox \
+                 with `network`: \"tsi\""
+            }
+            false => "the sandbox has no network, and this server gives none: its operator sets BOUVET_ALLOWED_EGRESS",
+        })
+    }
 }
 
 /// The beginning of `output` in base64, if it is not UTF-8. It may be cut within a character where some was left out.
@@ -93,14 +124,25 @@ impl Server {
         mut request: ExecRequest,
         options: Options,
         context: &RequestContext<RoleServer>,
-    ) -> Result<ExecResult, Failure> {
+    ) -> Result<(ExecResult, Sandbox), Failure> {
         let sandbox = self.find(sandbox_id)?;
         request.timeout = Duration::from_millis(options.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS));
         request.env = options.env;
         request.cwd = options.cwd;
         request.stdin = options.stdin.into();
         let exec = sandbox.exec(request).await?;
-        Ok(watch(exec, Progress::new(context)).await?)
+        Ok((watch(exec, Progress::new(context)).await?, sandbox))
+    }
+
+    /// Adds a hint to `outcome` of a program in `sandbox`.
+    pub(super) fn advise(&self, outcome: &mut Outcome, sandbox: &Sandbox) {
+        let hint = match sandbox.info().config.network {
+            NetworkMode::None => outcome.network_hint(self.grants.egress.is_some()),
+            _ => None,
+        };
+        if let Some(hint) = hint {
+            outcome.hint = Some(hint.to_owned());
+        }
     }
 }
 
@@ -138,6 +180,7 @@ impl From<ExecResult> for Outcome {
             stdout: stdout.text(),
             stderr: stderr.text(),
             duration_ms: u64::try_from(exit.duration.as_millis()).unwrap_or(u64::MAX),
+            hint: None,
             timed_out: exit.timed_out,
             out_of_memory: exit.out_of_memory,
         }
@@ -146,6 +189,8 @@ impl From<ExecResult> for Outcome {
 
 #[cfg(test)]
 mod tests {
+    use bouvet_host::ExecExit;
+
     use super::*;
 
     fn captured(head: &[u8], tail: &[u8], dropped_bytes: u64) -> Captured {
@@ -174,6 +219,29 @@ mod tests {
             let encoded = bytes_of(&captured(&vec![0xff; bytes], b"", 0)).unwrap();
             assert_eq!(BASE64.decode(encoded).unwrap().len(), kept);
         }
+    }
+
+    #[test]
+    fn unresolved_names_hint_at_the_network() {
+        let outcome = |exit_code, stderr: &str| {
+            let exit = ExecExit {
+                exit_code,
+                timed_out: false,
+                out_of_memory: false,
+                duration: Duration::ZERO,
+                context_death: None,
+            };
+            let stderr = captured(stderr.as_bytes(), b"", 0);
+            let stdout = Captured::default();
+            Outcome::from(ExecResult { exit, stdout, stderr, results: Vec::new(), omitted_results: 0 })
+        };
+        for words in UNRESOLVED {
+            let failed = outcome(1, &format!("error: {words}x"));
+            assert!(failed.network_hint(true).unwrap().contains("create_sandbox"), "{words}");
+            assert!(failed.network_hint(false).unwrap().contains("BOUVET_ALLOWED_EGRESS"), "{words}");
+        }
+        assert_eq!(outcome(0, UNRESOLVED[0]).network_hint(true), None);
+        assert_eq!(outcome(1, "connection refused").network_hint(true), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rmcp::{RoleServer, tool, tool_router};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::exec::Options;
+use super::exec::{Options, Outcome};
 use super::results::{CodeOutcome, RESULT_LIMITS};
 use crate::failure::Failure;
 use crate::mcp::Server;
@@ -69,14 +69,26 @@ impl Server {
     ) -> Result<CallToolResult, Failure> {
         let Args { sandbox_id, language, code, context_id, timeout_ms, env, cwd, stdin } = args;
         let program = program(&language).ok_or_else(|| Failure::unknown_language(&language))?;
+        let is_unseen = context_id.is_none() && program == Program::Python && shows_figures(&code);
         let mut request = ExecRequest::new(program, code);
         request.context = context_id.as_deref().map(context_named).transpose()?;
         request.result_limits = RESULT_LIMITS;
         let options = Options { timeout_ms, env, cwd, stdin };
-        let result = self.run(&sandbox_id, request, options, &context).await?;
-        // It may have ended with the program.
-        Ok(CodeOutcome::result(result, self.find(&sandbox_id).ok().as_ref()).await)
+        let (result, sandbox) = self.run(&sandbox_id, request, options, &context).await?;
+        let advise = |outcome: &mut Outcome| {
+            outcome.hint = is_unseen.then(|| UNSEEN_FIGURES.to_owned());
+            self.advise(outcome, &sandbox);
+        };
+        Ok(CodeOutcome::result(result, &sandbox, advise).await)
     }
+}
+
+const UNSEEN_FIGURES: &str = "figures are shown only in a context: pass the `context_id` of create_context, or save them to \
+                              a file with savefig";
+
+/// Whether Python code asks matplotlib to show figures, as far as its text tells.
+fn shows_figures(code: &str) -> bool {
+    code.contains("matplotlib") && code.contains(".show(")
 }
 
 /// The name of a context, as a client gives it.
@@ -98,6 +110,13 @@ pub(super) fn program(language: &str) -> Option<Program> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shown_figures_are_found_in_code() {
+        assert!(shows_figures("import matplotlib.pyplot as plt\nplt.plot([1])\nplt.show()"));
+        assert!(!shows_figures("import matplotlib.pyplot as plt\nplt.savefig('x.png')"));
+        assert!(!shows_figures("window.show()"));
+    }
 
     #[test]
     fn languages_go_by_all_their_names_in_any_case() {

@@ -90,16 +90,19 @@ fn is_zero(number: &u32) -> bool {
 
 impl CodeOutcome {
     /// `result` as its caller gets it: structured, the same as text, and its images. Images that there is no room for
-    /// are written to files of `sandbox`.
-    pub(super) async fn result(result: ExecResult, sandbox: Option<&Sandbox>) -> CallToolResult {
+    /// are written to files of `sandbox`. `advise` adds a hint.
+    pub(super) async fn result(
+        result: ExecResult,
+        sandbox: &Sandbox,
+        advise: impl FnOnce(&mut Outcome),
+    ) -> CallToolResult {
         let (mut outcome, blocks, left_out) = Self::fitted(result);
+        advise(&mut outcome.outcome);
         for Image { result, mime_type, data } in left_out {
             let ending = mime_type.rsplit('/').next().unwrap_or_default();
             let path = format!("/tmp/shown-{}.{ending}", Uuid::new_v4());
             // A sandbox that has ended meanwhile, or has no room, leaves the number of bytes as all there is.
-            if let Some(sandbox) = sandbox
-                && sandbox.write(&path, data, false).await.is_ok()
-            {
+            if sandbox.write(&path, data, false).await.is_ok() {
                 outcome.results[result].files.insert(mime_type, path);
             }
         }

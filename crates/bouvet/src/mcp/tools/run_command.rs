@@ -54,6 +54,9 @@ impl Server {
         let Args { sandbox_id, command, timeout_ms, env, cwd, stdin } = args;
         let request = ExecRequest::new(Program::Command, command);
         let options = Options { timeout_ms, env, cwd, stdin };
-        Ok(Json(self.run(&sandbox_id, request, options, &context).await?.into()))
+        let (result, sandbox) = self.run(&sandbox_id, request, options, &context).await?;
+        let mut outcome = Outcome::from(result);
+        self.advise(&mut outcome, &sandbox);
+        Ok(Json(outcome))
     }
 }
