@@ -171,7 +171,7 @@ impl IntoResponse for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let (status, kind, hint) = match refusal {
-            Refusal::Starting | Refusal::Stopping => {
+            Refusal::Starting | Refusal::Stopping | Refusal::Restarting => {
                 (Status::CONFLICT, Kind::Starting, "Call again in a moment.")
             }
             Refusal::Created => (Status::CONFLICT, Kind::Stopped, STARTED_ELSEWHERE),

@@ -130,15 +130,21 @@ impl Boxes {
         // Disks hold what their sandboxes wrote: only we may read them, and only we may put one there.
         instance::prepare(&self.dir).map_err(|error| failed(&self.dir)(io::Error::other(error)))?;
         let dir = self.dir_of(id);
-        let add = || {
-            let _all = self.lock_all()?;
-            fs::create_dir(&dir)?;
+        let fill = || {
             let lock = lock(&dir)?.ok_or(io::ErrorKind::ResourceBusy)?;
             let (created_at, config) = (SystemTime::now(), config.clone());
             let record = Record { id, created_at, config, ground, end: None, runs: Runs::default() };
             let kept = Kept { scratch: dir.join("scratch.ext4"), dir: dir.clone(), record, _lock: lock };
             write(&dir, RECORD, &kept.record)?;
             Ok(kept)
+        };
+        let add = || {
+            let _all = self.lock_all()?;
+            fs::create_dir(&dir)?;
+            fill().inspect_err(|_| {
+                // What cannot be removed now, the next host removes: it has no record.
+                fs::remove_dir_all(&dir).ok();
+            })
         };
         add().map_err(failed(&self.dir))
     }
@@ -329,6 +335,8 @@ pub(crate) fn write(dir: &Path, name: &str, content: &impl Serialize) -> io::Res
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+
     use super::*;
     use crate::blueprint::ImageWords;
     use crate::boxconfig::SecretConfig;
@@ -409,6 +417,17 @@ pub(crate) mod tests {
         assert_eq!(kept.record().config, config, "with its secrets");
         assert_eq!(kept.record().state(), State::Failed("before".into()));
         kept.save(State::Running, Runs::default(), &[]).unwrap();
+    }
+
+    #[test]
+    fn sandbox_that_cannot_be_kept_leaves_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let boxes = Boxes::new(parent.path().join("boxes"));
+        // Its record cannot be written, as on a full disk: a path in it is not text.
+        let workspace = std::ffi::OsStr::from_bytes(b"/\xff").into();
+        let config = BoxConfig { workspace, ..BoxConfig::default() };
+        assert!(boxes.add(SandboxId::random(), &config, GroundRecord::default()).is_err());
+        assert_eq!(fs::read_dir(&boxes.dir).unwrap().count(), 0);
     }
 
     #[test]

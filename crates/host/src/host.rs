@@ -223,6 +223,10 @@ impl Host {
     async fn create_as(&self, config: BoxConfig, start: bool) -> Result<Sandbox, CreateError> {
         config.validate()?;
         fits_machine(&config)?;
+        let plan = config.plan()?;
+        // What it names may be on a slow disk.
+        let is_here = tokio::task::spawn_blocking(move || plan.check_here()).await;
+        is_here.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         if config.require_hardware && self.acceleration() != Acceleration::Hardware {
             return Err(CreateError::NoHardware(self.acceleration().name()));
         }

@@ -194,19 +194,30 @@ impl ResourceLimits {
 
 /// A list of numbers and ranges, as the kernel's cpuset has it.
 fn check_cpuset(text: &str) -> Result<String, InvalidConfig> {
-    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number < MAX_CPUS);
-    let part = |part: &str| match part.split_once('-') {
-        None => number(part).is_some(),
-        Some((first, last)) => number(first).zip(number(last)).is_some_and(|(first, last)| first <= last),
-    };
-    if text.split(',').all(part) {
+    if cpus(text).is_some() {
         return Ok(text.to_owned());
     }
     let allowed = "numbers and ranges of CPUs with commas between them are allowed: 0-2,7";
     Err(InvalidConfig::text("resource_limits.cpuset_cpus", text, allowed))
 }
 
+/// The CPUs of a list; `None` if it is not one.
+pub(super) fn cpus(text: &str) -> Option<Vec<std::ops::RangeInclusive<u32>>> {
+    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number < MAX_CPUS);
+    let part = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(number(first)?..=number(last)?).filter(|range| !range.is_empty())
+    };
+    text.split(',').map(part).collect()
+}
+
 impl Ulimit {
+    /// Its name, if no program can run with it: none can be started, or has memory to run in.
+    pub(super) fn lets_nothing_run(&self) -> Option<&'static str> {
+        let name = *RESOURCES.get(self.resource as usize)?;
+        (self.soft == 0 && matches!(name, "nproc" | "as" | "data" | "stack")).then_some(name)
+    }
+
     fn parse(text: &str) -> Result<Self, InvalidConfig> {
         let allowed = "`RESOURCE=LIMIT` and `RESOURCE=SOFT:HARD` are allowed, with the names of ulimit(1) as in \
                        `nofile=1024:2048`, -1 for no limit, and no soft limit above the hard one";

@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod bounds;
 pub(crate) mod capabilities;
+pub(crate) mod fresh;
 pub(crate) mod hosts;
 pub(crate) mod limits;
 pub(crate) mod network;
@@ -274,7 +275,11 @@ impl BoxConfig {
     /// assert_eq!(right.validate(), Ok(()));
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
-        self.plan().map(drop)
+        let plan = self.plan()?;
+        if !self.name.is_empty() {
+            fresh::check_new_name(&self.name)?;
+        }
+        plan.check_fresh()
     }
 
     /// What it comes to.

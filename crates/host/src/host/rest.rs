@@ -8,7 +8,7 @@ use super::life::Home;
 use super::reader::{Changed, Reading};
 use super::{CreateError, Host};
 use crate::boxconfig::BoxConfig;
-use crate::boxconfig::plan::check_name;
+use crate::boxconfig::fresh::check_new_name;
 use crate::boxconfig::restart::Restart;
 use crate::boxes;
 use crate::network;
@@ -106,7 +106,7 @@ impl Host {
     /// # Ok(()) }
     /// ```
     pub async fn rename(&self, sandbox: &Sandbox, name: &str) -> Result<(), CreateError> {
-        check_name("name", name)?;
+        check_new_name(name)?;
         let (host, sandbox, name) = (self.clone(), sandbox.clone(), name.to_owned());
         // In a task of its own: what is written must also be known, although the caller may go away.
         let renamed = self.0.tasks.spawn(async move { host.rename_now(&sandbox, name).await });

@@ -393,7 +393,7 @@ impl Sandbox {
         match answered.await {
             Ok(result) => result,
             Err(_) => {
-                state::legal(&self.state(), order.request())?;
+                self.legal(order.request())?;
                 Err(Refusal::Destroyed.into())
             }
         }
@@ -489,7 +489,7 @@ impl Sandbox {
         if *tee == TeeConfig::None {
             return Err(AttestError::NotMeasured);
         }
-        state::legal(&self.state(), Request::Use)?;
+        self.legal(Request::Use)?;
         let measured = self.ends().measured.clone().ok_or(Refusal::Starting)?;
         attest::issue(tee, self.0.id.to_string(), &measured, report_data).ok_or(AttestError::NotMeasured)
     }
@@ -503,7 +503,7 @@ impl Sandbox {
     /// # Ok(()) }
     /// ```
     pub fn attach(&self) -> Result<Attachment, Refusal> {
-        state::legal(&self.state(), Request::Use)?;
+        self.legal(Request::Use)?;
         let control = self.ends().main.clone().ok_or(Refusal::NoMain)?;
         Ok(Attachment { output: self.0.journals.main.attach(), control })
     }
@@ -518,7 +518,7 @@ impl Sandbox {
     /// ```
     pub async fn signal(&self, signal: exec::Signal) -> Result<(), ExecError> {
         // An owner that brings it up obeys only afterwards.
-        state::legal(&self.state(), Request::Use)?;
+        self.legal(Request::Use)?;
         Ok(self.order(Order::Signal(signal)).await?)
     }
 
@@ -604,8 +604,12 @@ impl Sandbox {
         }
     }
 
+    fn legal(&self, request: Request) -> Result<(), Refusal> {
+        state::legal_now(&self.state(), request, self.life().runs().restarting)
+    }
+
     fn client(&self) -> Result<Client, Refusal> {
-        state::legal(&self.state(), Request::Use)?;
+        self.legal(Request::Use)?;
         self.ends().client.clone().ok_or(Refusal::Starting)
     }
 

@@ -429,7 +429,8 @@ impl Owner {
                 self.happen(Event::Destroy);
                 return Rest::Destroy;
             };
-            let legal = state::legal(&self.state.borrow(), order.request());
+            let restarting = self.runs.runs().restarting;
+            let legal = state::legal_now(&self.state.borrow(), order.request(), restarting);
             match (order, legal) {
                 (Order::Destroy, Ok(())) => {
                     self.happen(Event::Destroy);
@@ -440,8 +441,8 @@ impl Owner {
                     return Rest::Start(answer);
                 }
                 (Order::Read, Ok(())) => return Rest::Read(answer),
-                (Order::Stop(_), Err(_)) if self.runs.runs().restarting => return Rest::Stop(answer),
-                (Order::Close(_), Err(_)) if self.runs.runs().restarting => return Rest::Close(answer),
+                (Order::Stop(_), Err(_)) if restarting => return Rest::Stop(answer),
+                (Order::Close(_), Err(_)) if restarting => return Rest::Close(answer),
                 (_, Err(refusal)) => {
                     answer.send(Err(refusal.into())).ok();
                 }

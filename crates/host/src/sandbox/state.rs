@@ -172,12 +172,23 @@ pub enum Refusal {
     /// It ended by itself.
     #[error("the sandbox has failed: {0}")]
     Failed(String),
+    /// It has no VM until its restart policy has made it another.
+    #[error("the sandbox is restarting")]
+    Restarting,
     /// It was destroyed.
     #[error("the sandbox was destroyed")]
     Destroyed,
     /// It has no main program, and only that is spoken of.
     #[error("the sandbox has no main program")]
     NoMain,
+}
+
+/// The same of a sandbox of which it is known whether it waits to be started again by itself.
+pub(crate) fn legal_now(state: &State, request: Request, restarting: bool) -> Result<(), Refusal> {
+    legal(state, request).map_err(|refusal| match refusal {
+        Refusal::Stopped(_) | Refusal::Failed(_) if restarting => Refusal::Restarting,
+        refusal => refusal,
+    })
 }
 
 /// Whether `request` may be served in `state`.
@@ -221,6 +232,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::boxconfig::BoxConfig;
+    use crate::exec::{ExecError, ExecRequest, Signal};
+    use crate::sandbox::life::Runs;
+    use crate::sandbox::scripted;
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let event = prop_oneof![
@@ -235,6 +250,25 @@ mod tests {
             1 => Just(Event::Released),
         ];
         prop::collection::vec(event, 0..24)
+    }
+
+    #[tokio::test]
+    async fn sandbox_awaiting_its_restart_says_so() {
+        let runs = Runs { restarting: true, ..Runs::default() };
+        for state in [State::Stopped(Stop::default()), State::Failed("gone".into())] {
+            let (sandbox, mut owner) = scripted::sandbox(BoxConfig::default(), state, runs.clone());
+            assert_eq!(sandbox.attach().err(), Some(Refusal::Restarting));
+            let request = || ExecRequest::arguments(["true"]).unwrap();
+            let refused = |error| matches!(error, ExecError::Refused(Refusal::Restarting));
+            assert!(sandbox.exec(request()).await.is_err_and(refused));
+            assert!(sandbox.exec_stream(request()).await.is_err_and(refused));
+            assert!(sandbox.signal(Signal::KILL).await.is_err_and(refused));
+            let paused = tokio::select! {
+                paused = sandbox.pause() => paused,
+                rest = owner.rest(std::future::pending::<()>()) => panic!("it obeyed: {rest:?}"),
+            };
+            assert_eq!(paused, Err(Refusal::Restarting.into()));
+        }
     }
 
     /// A model with other means: facts that hold, instead of a state.
