@@ -1,9 +1,12 @@
 //! Files made of a tar stream, below a directory.
 //!
 //! Every name is walked from the destination part by part, by descriptors: with [`Links::Refuse`] no part of it may be
-//! a symbolic link, so that nothing outside the destination is read or written whatever the stream says. A file is
+//! a symbolic link, so that nothing outside the destination is read or written whatever the stream says. With
+//! [`Links::Follow`] a link may be part of it that was there before, never one that the archive made. A file is
 //! written beside its place and then renamed: it appears whole or not at all, and nothing that is there is written
 //! through.
+
+mod links;
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashSet, btree_map};
@@ -47,7 +50,7 @@ pub enum Owner {
 pub enum Links {
     /// No: for archives that nobody trusts.
     Refuse,
-    /// Yes: for archives of whoever owns the destination's file system.
+    /// Yes, if the archive did not make the link: for archives of whoever owns the destination's file system.
     Follow,
 }
 
@@ -75,9 +78,19 @@ pub enum UnpackError {
     /// An entry has a name that no file below the destination has.
     #[error("the archive has the name `{}`, which is not below its destination", .0.escape_debug())]
     Name(String),
-    /// A hard link has a target that is not in the archive.
-    #[error("the hard link `{}` has a target that is not in the archive", .0.escape_debug())]
-    Target(String),
+    /// A hard link has a target that it cannot lead to.
+    #[error("the hard link `{}` leads to `{}`, which {reason}", .path.escape_debug(), .target.escape_debug())]
+    Target {
+        /// Name of the link.
+        path: String,
+        /// Name that the link leads to.
+        target: String,
+        /// The reason, as a sentence's end: `does not exist`.
+        reason: &'static str,
+    },
+    /// A name leads through a symbolic link that the archive may not write through.
+    #[error("`{}` is below a symbolic link that the archive made: nothing is written through it", .0.escape_debug())]
+    Through(String),
     /// Something of another kind is in the way.
     #[error("cannot replace {there} `{}` by {by}", .path.display())]
     Kind {
@@ -145,6 +158,7 @@ fn unpack_within(
         destination,
         root,
         made: HashSet::new(),
+        made_links: HashSet::new(),
         hasher: RandomState::new(),
         directories: BTreeMap::new(),
         directories_bytes: 0,
@@ -160,6 +174,8 @@ struct Unpacker<'a> {
     root: OwnedFd,
     /// Hashes of the names of files, and of directories without an entry, that were made: only to these may hard links lead.
     made: HashSet<u64>,
+    /// Hashes of the devices and inodes of symbolic links that were made: no name may lead through one, by whatever way.
+    made_links: HashSet<u64>,
     hasher: RandomState,
     /// Attributes that directories get when all is in them, each directory once.
     directories: BTreeMap<PathBuf, About>,
@@ -247,6 +263,12 @@ impl Unpacker<'_> {
 
     /// Opens the directory of `path`, and makes what is missing of it.
     fn place(&mut self, path: &Path) -> Result<Place, UnpackError> {
+        let made = self.walk(path, true)?;
+        made.ok_or_else(|| UnpackError::Write(self.destination.path.join(path), Errno::NOENT.into()))
+    }
+
+    /// Opens the directory of `path`. What is missing of it is made with `make`; else there is `None`.
+    fn walk(&mut self, path: &Path, make: bool) -> Result<Option<Place>, UnpackError> {
         let shown = self.destination.path.join(path);
         let failed = |error: Errno| UnpackError::Write(shown.clone(), error.into());
         let mut parent = self.root.try_clone().map_err(|error| UnpackError::Write(shown.clone(), error))?;
@@ -255,6 +277,7 @@ impl Unpacker<'_> {
             let part = part.as_os_str();
             above.push(part);
             parent = match self.enter(&parent, part) {
+                Err(Errno::NOENT) if !make => return Ok(None),
                 Err(Errno::NOENT) => {
                     self.count()?;
                     rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755)).map_err(failed)?;
@@ -262,22 +285,19 @@ impl Unpacker<'_> {
                     chown(&parent, part, self.owner_of_parents()).map_err(failed)?;
                     self.enter(&parent, part).map_err(failed)?
                 }
-                Err(Errno::NOTDIR | Errno::LOOP) => {
+                Err(Errno::LOOP) => return Err(UnpackError::Through(path.to_string_lossy().into_owned())),
+                Err(Errno::NOTDIR) => {
                     return Err(UnpackError::Kind { path: shown, there: "what is above", by: "a directory" });
                 }
                 entered => entered.map_err(failed)?,
             };
         }
         let name = path.file_name().unwrap_or_default().to_owned();
-        Ok(Place { parent, name, shown })
+        Ok(Some(Place { parent, name, shown }))
     }
 
     fn enter(&self, parent: &OwnedFd, part: &OsStr) -> rustix::io::Result<OwnedFd> {
-        let mut flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        if self.destination.links == Links::Refuse {
-            flags |= OFlags::NOFOLLOW;
-        }
-        rustix::fs::openat(parent, part, flags, Mode::empty())
+        self.follow(parent, part, &mut links::MAX_LINKS.clone())
     }
 
     fn make<R: Read>(
@@ -293,37 +313,16 @@ impl Unpacker<'_> {
         match entry.kind {
             EntryType::Directory => return self.directory(path, &place, about),
             EntryType::Symlink => {
-                let target = entry.link.clone().unwrap_or_default();
                 self.clear(&place, "a link")?;
-                rustix::fs::symlinkat(&target, &place.parent, &place.name)
-                    .map_err(|error| failed(error.into()))?;
-                chown(&place.parent, &place.name, owner).map_err(|error| failed(error.into()))?;
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                rustix::fs::utimensat(&place.parent, &place.name, &times(about), flags)
-                    .map_err(|error| failed(error.into()))?;
+                let target = entry.link.clone().unwrap_or_default();
+                self.symlink(&target, &place, about).map_err(|error| failed(error.into()))?;
             }
             EntryType::Link => {
                 let target = entry.link.clone().unwrap_or_default();
-                let named = self.parts(&target)?.ok_or_else(|| unknown(path))?;
-                if self.destination.links == Links::Refuse
-                    && !self.made.contains(&self.hasher.hash_one(&named))
-                {
-                    return Err(unknown(path));
-                }
-                let from = self.place(&named)?;
-                self.clear(&place, "a link")?;
-                rustix::fs::linkat(&from.parent, &from.name, &place.parent, &place.name, AtFlags::empty())
-                    .map_err(|error| failed(error.into()))?;
+                self.hard_link(path, &target, &place)?;
             }
             _ => {
-                let kind = self.kind(&place).map_err(|error| failed(error.into()))?;
-                if kind == Some(FileType::Directory) {
-                    return Err(UnpackError::Kind {
-                        path: place.shown,
-                        there: "the directory",
-                        by: "a file",
-                    });
-                }
+                self.check_replaceable(&place, "a file")?;
                 self.file(&place, entry, about, content)?;
             }
         }
@@ -381,16 +380,28 @@ impl Unpacker<'_> {
         }
     }
 
-    /// Removes what is there, unless it is a directory.
+    /// Refuses to replace what is neither a file nor a link: a directory has content, and a device or a pipe is used by
+    /// others under its name. Returns whether anything is there.
+    fn check_replaceable(&self, place: &Place, by: &'static str) -> Result<bool, UnpackError> {
+        let kind = self.kind(place).map_err(|error| UnpackError::Write(place.shown.clone(), error.into()))?;
+        let there = match kind {
+            None => return Ok(false),
+            Some(FileType::RegularFile | FileType::Symlink) => return Ok(true),
+            Some(FileType::Directory) => "the directory",
+            Some(FileType::Fifo) => "the named pipe",
+            Some(FileType::Socket) => "the socket",
+            Some(_) => "the device",
+        };
+        Err(UnpackError::Kind { path: place.shown.clone(), there, by })
+    }
+
+    /// Removes a file or a link that is there.
     fn clear(&self, place: &Place, by: &'static str) -> Result<(), UnpackError> {
-        let failed = |error: Errno| UnpackError::Write(place.shown.clone(), error.into());
-        match self.kind(place).map_err(failed)? {
-            None => Ok(()),
-            Some(FileType::Directory) => {
-                Err(UnpackError::Kind { path: place.shown.clone(), there: "the directory", by })
-            }
-            Some(_) => rustix::fs::unlinkat(&place.parent, &place.name, AtFlags::empty()).map_err(failed),
+        if !self.check_replaceable(place, by)? {
+            return Ok(());
         }
+        rustix::fs::unlinkat(&place.parent, &place.name, AtFlags::empty())
+            .map_err(|error| UnpackError::Write(place.shown.clone(), error.into()))
     }
 
     fn file<R: Read>(
@@ -478,10 +489,6 @@ fn times(about: About) -> Timestamps {
     let last_modification = Timespec { tv_sec: secs, tv_nsec: nanos.into() };
     let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     Timestamps { last_access, last_modification }
-}
-
-fn unknown(path: &Path) -> UnpackError {
-    UnpackError::Target(path.to_string_lossy().into_owned())
 }
 
 /// Why entries of this kind are not unpacked.

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use tar::{Builder, Header};
 
 use super::super::{PackError, Source, pack};
+use super::links::MAX_LINKS;
 use super::*;
 
 fn packed(path: &Path, name: &str) -> (Vec<u8>, Vec<Skipped>) {
@@ -161,6 +162,110 @@ fn links_of_the_destination_are_followed_where_allowed() {
     assert!(
         unpacked(&archive(&[(FILE, "lib/../../x", "1")]), &into(dir.path(), None, Links::Follow)).is_err()
     );
+}
+
+#[test]
+fn links_of_the_archive_are_not_written_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, to) = (dir.path().join("out"), dir.path().join("to"));
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("secret"), "secret").unwrap();
+    let absolute = out.to_str().unwrap();
+    let through: &[&[(EntryType, &str, &str)]] = &[
+        &[(LINK, "s", absolute), (FILE, "s/evil", "1")],
+        &[(LINK, "s", absolute), (FILE, "/s/evil", "1")],
+        &[(LINK, "s", "../out"), (FILE, "./s/new/evil", "1")],
+        &[(LINK, "s", "../out"), (EntryType::Directory, "s", "")],
+        &[(LINK, "s", absolute), (LINK, "s/l", "x")],
+        &[(LINK, "s", absolute), (HARD, "h", "s/secret")],
+        &[(LINK, "s", absolute), (FILE, "f", "1"), (HARD, "s/h", "f")],
+        &[(LINK, "s", absolute), (LINK, "t", "s"), (FILE, "t/evil", "1")],
+        &[(LINK, "s", absolute), (HARD, "h", "s"), (FILE, "h/evil", "1")],
+        // By a link that was there before, to the one that the archive makes, or to its directory.
+        &[(LINK, "s", absolute), (FILE, "old/evil", "1")],
+        &[(LINK, "real/s", absolute), (FILE, "alias/s/evil", "1")],
+    ];
+    for links in [Links::Follow, Links::Refuse] {
+        for entries in through {
+            fs::create_dir_all(to.join("real")).unwrap();
+            symlink("s", to.join("old")).unwrap();
+            symlink("real", to.join("alias")).unwrap();
+            let refused = unpacked(&archive(entries), &into(&to, None, links));
+            assert!(refused.is_err(), "{links:?} {entries:?}");
+            assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "{links:?} {entries:?}");
+            assert_eq!(fs::metadata(out.join("secret")).unwrap().nlink(), 1, "{links:?} {entries:?}");
+            fs::remove_dir_all(&to).unwrap();
+        }
+    }
+    fs::create_dir(&to).unwrap();
+    let error = unpacked(&archive(through[0]), &into(&to, None, Links::Follow)).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "`s/evil` is below a symbolic link that the archive made: nothing is written through it"
+    );
+}
+
+#[test]
+fn older_links_are_followed_up_to_the_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("real/deep")).unwrap();
+    symlink(dir.path().join("real"), dir.path().join("l0")).unwrap();
+    for n in 1..=MAX_LINKS {
+        symlink(format!("./real/../l{}", n - 1), dir.path().join(format!("l{n}"))).unwrap();
+    }
+    let write = |n: usize| {
+        let name = format!("l{n}/deep/f");
+        unpacked(&archive(&[(FILE, &name, "1")]), &into(dir.path(), None, Links::Follow))
+    };
+    write(MAX_LINKS - 1).unwrap();
+    assert!(dir.path().join("real/deep/f").exists());
+    assert!(matches!(write(MAX_LINKS), Err(UnpackError::Through(_))));
+}
+
+#[test]
+fn hard_links_without_target_are_refused_by_name() {
+    for links in [Links::Follow, Links::Refuse] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("old"), "old").unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        for (name, target) in [
+            ("h", "missing"),
+            ("h", "no/where"),
+            ("h", "/etc/passwd"),
+            ("h", "h"),
+            ("old", "old"),
+            ("old", "./missing"),
+            ("h", "d"),
+            ("h", "."),
+        ] {
+            let error = unpacked(&archive(&[(HARD, name, target)]), &into(dir.path(), None, links));
+            let error = error.unwrap_err().to_string();
+            let is_absolute = links == Links::Refuse && target.starts_with('/');
+            let start = format!("the hard link `{name}` leads to `{target}`, which ");
+            assert!(is_absolute || error.starts_with(&start), "{links:?} {name} {target}: {error}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is made on the way to a target");
+        assert_eq!(fs::read_to_string(dir.path().join("old")).unwrap(), "old");
+    }
+}
+
+#[test]
+fn pipes_and_sockets_are_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mode, at) = (Mode::from_raw_mode(0o600), rustix::fs::CWD);
+    rustix::fs::mknodat(at, dir.path().join("p"), FileType::Fifo, mode, 0).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(dir.path().join("s")).unwrap());
+    for links in [Links::Follow, Links::Refuse] {
+        for name in ["p", "s"] {
+            for entry in [(FILE, name, "1"), (LINK, name, "x")] {
+                let entries = [(FILE, "f", "1"), entry];
+                let error = unpacked(&archive(&entries), &into(dir.path(), None, links)).unwrap_err();
+                assert!(matches!(error, UnpackError::Kind { .. }), "{error}");
+            }
+        }
+    }
+    assert!(!fs::symlink_metadata(dir.path().join("p")).unwrap().is_file());
+    assert!(!fs::symlink_metadata(dir.path().join("s")).unwrap().is_file());
 }
 
 #[test]
