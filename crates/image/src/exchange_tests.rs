@@ -155,6 +155,56 @@ fn many(images: usize, names_of_each: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn loaded_and_tagged_images_are_never_evicted() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = CacheOptions { max_rootfs_entries: 1, ..CacheOptions::new(dir.path().join("cache")) };
+    let images = Images::open(options, ImagesOptions::default()).unwrap();
+    let layer = |name: &str| Archive::default().file(name, b"1").finish();
+    let tags = ["a", "b", "c"];
+    let layout = tags.iter().fold(Layout::new(), |layout, tag| layout.image(tag, &[layer(tag)]));
+    let tagged = pull(&images, &layout, "a").await.id.clone();
+    images.tag(&tagged.to_string(), &"mine:1".parse().unwrap()).await.unwrap();
+    // Some of them without a name.
+    assert_eq!(load(&images, many(11, 1)).await.unwrap().len(), 11);
+    assert_eq!(load(&images, many(12, 0)).await.unwrap().len(), 12);
+    drop(pull(&images, &layout, "b").await);
+    drop(pull(&images, &layout, "c").await);
+    assert!(images.get("mine:1").await.unwrap().is_some());
+    let ids: Vec<_> = images.list().await.unwrap().into_iter().map(|image| image.id).collect();
+    assert_eq!(ids.len(), 1 + 12 + 1, "the older of the pulled ones is gone, and no other");
+    assert!(images.get(&layout.reference("b").to_string()).await.unwrap().is_none());
+    // The owner removes them.
+    images.remove("app0:0", false).await.unwrap();
+    assert!(images.get("app0:0").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn loads_beyond_the_cache_are_refused() {
+    use crate::pull::PullCause;
+    let sizes = tempfile::tempdir().unwrap();
+    load(&images(&sizes), many(1, 1)).await.unwrap();
+    let one = images(&sizes).list().await.unwrap()[0].size_bytes;
+    for (max_cache_bytes, is_fine) in [(2 * one, true), (2 * one - 1, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = CacheOptions { max_cache_bytes, ..CacheOptions::new(dir.path().join("cache")) };
+        let images = Images::open(options, ImagesOptions::default()).unwrap();
+        let loaded = load(&images, many(2, 1)).await;
+        assert_eq!(loaded.is_ok(), is_fine, "{loaded:?}");
+        assert_eq!(images.list().await.unwrap().len(), if is_fine { 2 } else { 1 });
+        assert_eq!(images.get("app1:0").await.unwrap().is_some(), is_fine);
+        if let Err(LoadError::Image {
+            source: PullCause::Cache(CacheError::Full { bytes, max_bytes }), ..
+        }) = loaded
+        {
+            assert_eq!((bytes, max_bytes), (2 * one, max_cache_bytes));
+            assert_eq!(load(&images, many(1, 2)).await.unwrap().len(), 1, "it is there already");
+        } else {
+            assert!(is_fine, "{loaded:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn loaded_images_and_names_are_limited() {
     let dir = tempfile::tempdir().unwrap();
     let images = images(&dir);

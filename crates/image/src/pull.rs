@@ -169,15 +169,18 @@ impl Pull<'_> {
         let id = Digest::of(&config);
         let Configuration { run, diff_ids, .. } = self.checked(&config, &origin)?;
         (self.progress)(PullEvent::Resolved { id: id.clone(), layers: sizes(&origin, &diff_ids) });
+        let mut is_new = false;
         let found = match self.take(&id).await? {
             Kept::Sound(found) => *found,
             Kept::Missing(maker) => {
                 let layers = self.layers(&origin, &diff_ids).await?;
                 drop(origin);
                 let lease = self.convert(maker, layers, diff_ids, run).await?;
+                is_new = true;
                 self.found(&id, lease).await?.map_err(|reason| self.damaged(&id, reason))?
             }
         };
+        let found = self.pinned(&id, found, is_new).await?;
         let store = self.store.clone();
         let kept = id.clone();
         let noted = blocking(move || {
@@ -191,6 +194,24 @@ impl Pull<'_> {
         });
         noted.await.map_err(|error| self.unkept(error))?;
         Ok((id, found))
+    }
+
+    /// Pins an image of an archive. One that is refused goes if it was made for this.
+    async fn pinned(&self, id: &Digest, found: Found, is_new: bool) -> Result<Found, PullCause> {
+        if !matches!(self.from, Wanted::Archive(..)) {
+            return Ok(found);
+        }
+        let (store, id) = (self.store.clone(), id.clone());
+        let pinned = blocking(move || {
+            let pinned = store.pin(&id);
+            if matches!(pinned, Err(CacheError::Full { .. })) && is_new {
+                drop(found);
+                store.images.remove(&cache::key_of(&id)).map_err(|error| store.failed(error))?;
+                return pinned.map(|()| None);
+            }
+            pinned.map(|()| Some(found))
+        });
+        pinned.await?.ok_or_else(|| self.unkept(std::io::ErrorKind::NotFound.into()))
     }
 
     /// The image from the cache if it is there and sound, else the right to make it.

@@ -70,6 +70,11 @@ pub enum MergeError {
         /// What it should be a link to.
         target: String,
     },
+    /// A file is where a guest needs a directory.
+    #[error(
+        "`/{0}` of the image is not a directory: a sandbox mounts file systems and has its own files there"
+    )]
+    Place(&'static str),
     /// The root is something else than a directory.
     #[error("the root of the file system is no directory")]
     Root,
@@ -190,13 +195,21 @@ impl Tree {
         }
     }
 
-    /// Adds what a guest mounts on and writes to at its start, where it is missing. An image that has something
-    /// else there keeps it.
+    /// Adds what a guest mounts on and writes to at its start, where it is missing. An image that has links or
+    /// directories of its own there keeps them; one that has files there is refused: no guest would start.
     pub(crate) fn furnish(&mut self) -> Result<(), MergeError> {
         for (path, mode) in
             [("proc", 0o555), ("sys", 0o555), ("dev", 0o755), ("run", 0o755), ("tmp", 0o1777), ("etc", 0o755)]
         {
+            // A link may lead to what is missing: the guest makes it.
+            if matches!(self.directory(path.as_bytes()), Err(MergeError::Below(_))) {
+                return Err(MergeError::Place(path));
+            }
             self.furnish_one(path.as_bytes(), mode, Kind::Directory(BTreeMap::new()))?;
+        }
+        // The guest's own directory, which it makes.
+        if matches!(self.directory(b"run/bouvet"), Err(MergeError::Below(_))) {
+            return Err(MergeError::Place("run/bouvet"));
         }
         for path in ["etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/machine-id"] {
             self.furnish_one(path.as_bytes(), 0o644, Kind::File(Content::default()))?;

@@ -344,6 +344,24 @@ fn a_guest_finds_what_it_mounts_on() {
 }
 
 #[test]
+fn files_in_place_of_mount_points_are_refused() {
+    for place in ["proc", "sys", "dev", "run", "tmp", "etc"] {
+        for layer in [vec![file(place, 1)], vec![file("f", 1), symlink(place, "f")]] {
+            let mut tree = merged(vec![layer.clone()]).unwrap();
+            let refused = tree.furnish().unwrap_err();
+            assert!(matches!(refused, MergeError::Place(named) if named == place), "{layer:?}: {refused}");
+        }
+        let mut tree = merged(vec![vec![symlink(place, "there/none")]]).unwrap();
+        tree.furnish().unwrap();
+    }
+    let mut tree = merged(vec![vec![file("run/bouvet", 1)]]).unwrap();
+    assert!(matches!(tree.furnish(), Err(MergeError::Place("run/bouvet"))));
+    let mut tree = merged(vec![vec![file("run", 1)]]).unwrap();
+    let text = tree.furnish().unwrap_err().to_string();
+    assert!(text.starts_with("`/run` of the image is not a directory"), "{text}");
+}
+
+#[test]
 fn files_are_limited_in_sum_at_the_limit() {
     let tree = merged(vec![vec![file("a", 6), link("b", "a"), file("c", 4)], vec![file("c", 5)]]).unwrap();
     assert!(tree.check_size(11).is_ok());

@@ -397,7 +397,7 @@ impl Line {
         }
         if self.how.pull == PullPolicy::Never {
             return Err(Failed::new(format!("the image `{}` is not in the cache", image.escape_debug()))
-                .hint("`bouvet pull` gets it"));
+                .hint("`bouvet pull` gets it from a registry, `bouvet load` from an archive"));
         }
         let bars = if self.how.quiet { Bars::hidden() } else { Bars::new() };
         pull::pull(&connection.client, image, bars).await.map(drop)

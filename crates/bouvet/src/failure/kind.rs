@@ -76,7 +76,9 @@ impl Kind {
     pub(super) fn advice(self) -> &'static str {
         match self {
             Self::NotFound => "`bouvet ps -a` lists the sandboxes that exist",
-            Self::NoImage => "`bouvet images` lists those that are here, `bouvet pull` gets others",
+            Self::NoImage => {
+                "`bouvet images` lists those that are here, `bouvet pull` and `bouvet load` get others"
+            }
             Self::NoBaseImage => {
                 "`make rootfs BASE=full` makes it; put it beside the file that BOUVET_ROOTFS names"
             }
@@ -99,7 +101,7 @@ impl Kind {
                 "choose another port, 0 for any that is free, or remove what has it (`bouvet ps -a` shows ports)"
             }
             Self::NotExposed => "`bouvet run -p` makes a sandbox with one",
-            Self::Full => "`bouvet rm` removes what is not needed",
+            Self::Full => "`bouvet rm` removes sandboxes that are not needed, `bouvet rmi` images",
             Self::Unavailable => "try again; if that fails too, the server's log says more",
             Self::Invalid
             | Self::Running

@@ -47,6 +47,10 @@ impl From<ImageError> for Failure {
                 (Status::BAD_REQUEST, Kind::Invalid)
             }
             ImageError::Save(SaveError::Cache(CacheError::Unknown(_))) => (Status::NOT_FOUND, Kind::NoImage),
+            ImageError::Cache(CacheError::Full { .. })
+            | ImageError::Load(LoadError::Image {
+                source: PullCause::Cache(CacheError::Full { .. }), ..
+            }) => (Status::INSUFFICIENT_STORAGE, Kind::Full),
             ImageError::Cache(_) | ImageError::Open(_) | ImageError::Save(_) => {
                 (Status::INTERNAL_SERVER_ERROR, Kind::Failed)
             }
@@ -74,6 +78,10 @@ impl From<ImageError> for Failure {
             ImageError::Cache(CacheError::Damaged { .. }) => {
                 "Remove the sandboxes that use it, then pull or load the image again."
             }
+            ImageError::Cache(CacheError::Full { .. })
+            | ImageError::Load(LoadError::Image {
+                source: PullCause::Cache(CacheError::Full { .. }), ..
+            }) => "Remove loaded or tagged images first.",
             _ => {
                 "Check the image's name, the server's network, and that the server's user may read the image."
             }

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/images/ID-VERSION/rootfs.erofs   what VMs mount, by the digest of the image's configuration and the version of
 //!                      /image.json     the writer; and how the image is to be run
+//!                      /pinned         empty: the image was loaded or tagged, and no registry need have it
 //! DIR/blobs/DIGEST                     layers as they were transferred
 //! DIR/references/DIGEST                a reference and its image, by the digest of the reference
 //! DIR/damaged/                         what was found damaged, with the reason
@@ -42,6 +43,7 @@ const READABLE_VERSIONS: [u32; 2] = [erofs::VERSION, 1];
 /// The files of an image.
 pub(crate) const ROOTFS: &str = "rootfs.erofs";
 const ABOUT: &str = "image.json";
+const PIN: &str = "pinned";
 /// Digits of an image's id that may stand for it, at least.
 const MIN_ID_DIGITS: usize = 12;
 /// How long somebody may look whether an image is in use.
@@ -55,9 +57,11 @@ pub(crate) const DAMAGED_DEADLINE: Duration = Duration::from_secs(1);
 pub struct CacheOptions {
     /// The directory, made if it is missing. It must be ours: whoever can write there chooses what VMs boot.
     pub dir: PathBuf,
-    /// Root file systems that are kept; beyond that the longest unused go.
+    /// Root file systems of pulled images that are kept; beyond that the longest unused go. Loaded and tagged images
+    /// do not count: they stay until they are removed.
     pub max_rootfs_entries: usize,
-    /// Bytes that are kept: the longest unused layers go first, then the longest unused root file systems.
+    /// Bytes that are kept: the longest unused layers go first, then the longest unused root file systems of pulled
+    /// images. An image that would make the loaded and tagged ones larger than this is not loaded or tagged.
     pub max_cache_bytes: u64,
 }
 
@@ -114,6 +118,16 @@ pub enum CacheError {
         "`{0}` cannot be the name of an image in the cache: a name has a tag, and neither a digest nor a path"
     )]
     NoTag(String),
+    /// Loaded and tagged images would take too much.
+    #[error(
+        "loaded and tagged images would take {bytes} bytes with this one; the image cache may have {max_bytes}"
+    )]
+    Full {
+        /// Bytes of all such images and this one.
+        bytes: u64,
+        /// See [`CacheOptions::max_cache_bytes`].
+        max_bytes: u64,
+    },
     /// The start of an id of several.
     #[error("`{0}` is the start of several images' ids")]
     Ambiguous(String),
@@ -414,8 +428,32 @@ impl Store {
     /// Gives an image one more name.
     pub(crate) fn tag(&self, what: &str, name: &Reference) -> Result<Digest, CacheError> {
         let id = self.known(what)?;
+        self.pin(&id)?;
         self.remember(name, &id, None).map_err(|error| self.failed(error))?;
         Ok(id)
+    }
+
+    fn is_pinned(&self, key: &str) -> bool {
+        self.images.path(key).join(PIN).exists()
+    }
+
+    /// Keeps an image until somebody removes it: it was loaded or tagged, so that no registry need have it. Refused
+    /// where such images would take more than the cache may have; nothing is changed then.
+    pub(crate) fn pin(&self, id: &Digest) -> Result<(), CacheError> {
+        let failed = |error| self.failed(error);
+        let Some(key) = self.kept_key(id) else { return Err(CacheError::Unknown(id.to_string())) };
+        if self.is_pinned(&key) {
+            return Ok(());
+        }
+        let kept = self.images.kept().map_err(failed)?;
+        let pinned = kept.iter().filter(|kept| kept.key == key || self.is_pinned(&kept.key));
+        let (bytes, max_bytes) = (pinned.map(|kept| kept.bytes).sum(), self.options.max_cache_bytes);
+        if bytes > max_bytes {
+            return Err(CacheError::Full { bytes, max_bytes });
+        }
+        let dir = self.images.path(&key);
+        let made = File::create(dir.join(PIN)).and_then(|_| File::open(&dir)?.sync_all());
+        made.map_err(failed)
     }
 
     /// Removes what [`Images::prune`](crate::Images::prune) says.
@@ -447,7 +485,8 @@ impl Store {
         Ok(pruned)
     }
 
-    /// Removes what was not used for longest, until the cache is within its limits or all that is left is in use.
+    /// Removes what was not used for longest, until the cache is within its limits or all that is left is pinned or in
+    /// use.
     pub(crate) fn evict(&self) {
         if let Err(error) = self.try_evict() {
             warn!(%error, dir = %self.options.dir.display(), "could not make room in the image cache");
@@ -457,9 +496,11 @@ impl Store {
     fn try_evict(&self) -> io::Result<()> {
         let (images, blobs) = (self.images.kept()?, self.blobs.kept()?);
         let mut bytes: u64 = images.iter().chain(&blobs).map(|kept| kept.bytes).sum();
-        let mut count = images.len();
+        let pulled: Vec<_> = images.iter().filter(|kept| !self.is_pinned(&kept.key)).collect();
+        let mut count = pulled.len();
         let layers = blobs.iter().map(|kept| (&self.blobs, kept, false));
-        for (shelf, kept, is_image) in layers.chain(images.iter().map(|kept| (&self.images, kept, true))) {
+        for (shelf, kept, is_image) in layers.chain(pulled.into_iter().map(|kept| (&self.images, kept, true)))
+        {
             let too_many = is_image && count > self.options.max_rootfs_entries;
             if (bytes > self.options.max_cache_bytes || too_many) && shelf.remove(&kept.key)? {
                 debug!(key = kept.key, "removed from the image cache what was not used for long");
