@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 
+use crate::bounded::bounded;
 use crate::config::{self, Config, Place, VARIABLES};
 use crate::{advice, allocator, bench, command, demo, doctor, log, panics, serve, started};
 
@@ -100,12 +101,15 @@ fn usage_with(error: &clap::Error, code: u8) -> ExitCode {
         writeln!(std::io::stdout(), "{}", error.render()).ok();
         return ExitCode::SUCCESS;
     }
+    let is_asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let text = error.to_string();
+    let short = bounded(&text);
     // Nobody reads a failed write of a usage text.
-    error.print().ok();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-        _ => ExitCode::from(code),
-    }
+    match is_asked || short == text {
+        true => error.print().ok(),
+        false => write!(std::io::stderr(), "{short}").ok(),
+    };
+    if is_asked { ExitCode::SUCCESS } else { ExitCode::from(code) }
 }
 
 fn run_command(command: command::Command) -> ExitCode {
@@ -201,7 +205,7 @@ fn run_async(run: impl Future<Output = ExitCode>) -> ExitCode {
 
 fn fail(text: &str, code: u8) -> ExitCode {
     // Nobody reads a failed write of an error.
-    writeln!(std::io::stderr(), "error: {text}").ok();
+    writeln!(std::io::stderr(), "error: {}", bounded(text)).ok();
     ExitCode::from(code)
 }
 

@@ -15,6 +15,7 @@ use bouvet_host::{InvalidConfig, Refusal};
 
 pub(crate) use self::kind::Kind;
 use crate::api::shape::FailureView;
+use crate::bounded::bounded;
 
 /// Why a call failed, as its caller reads it.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl IntoResponse for Answer {
 
 impl Failure {
     fn new(status: Status, fact: impl Display, hint: impl Display) -> Self {
-        let fact = fact.to_string();
+        let (fact, hint) = (bounded(&fact.to_string()), bounded(&hint.to_string()));
         let end = if fact.ends_with(['.', '?', '!']) { "" } else { "." };
         Self { status, text: format!("{fact}{end} {hint}"), fact, kind: Kind::of(status) }
     }

@@ -8,6 +8,7 @@ mod advice;
 mod allocator;
 mod api;
 mod bench;
+mod bounded;
 mod calendar;
 pub mod cli;
 pub mod client;

@@ -15,6 +15,8 @@ use crate::api::shape::{SkippedView, StatView};
 
 /// The exit code when all was copied but for what was named on standard error.
 const SKIPPED: u8 = 1;
+/// The exit code for a destination that would be replaced, as docker has it.
+const REFUSED: u8 = 1;
 
 #[derive(Debug, Args)]
 #[command(
@@ -190,6 +192,12 @@ fn means_content(path: &str) -> bool {
 /// The last part of a path.
 fn last(path: &str) -> Option<&str> {
     path.trim_end_matches('/').rsplit('/').next().filter(|name| !matches!(*name, "" | "." | ".."))
+}
+
+/// A destination that is a device, a named pipe or a socket, which a copy would replace. `place` has the path, as shown.
+fn not_a_place(place: &str) -> Failed {
+    let text = format!("the destination {place} must be a directory or a regular file");
+    Failed { code: REFUSED, ..Failed::new(text) }
 }
 
 fn io(what: &str, path: &Path, error: &std::io::Error) -> Failed {

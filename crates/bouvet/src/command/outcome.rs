@@ -10,6 +10,7 @@ use crate::advice;
 use crate::api::Alone;
 use crate::api::client::{CallError, Client, ConnectError};
 use crate::api::shape::FailureView;
+use crate::bounded::bounded;
 use crate::config::Config;
 use crate::failure::Kind;
 
@@ -62,8 +63,8 @@ impl Failed {
     /// As it is shown.
     pub(crate) fn words(&self) -> String {
         match self.hint.as_str() {
-            "" => self.text.clone(),
-            hint => format!("{}\n  try: {hint}", self.text),
+            "" => bounded(&self.text),
+            hint => format!("{}\n  try: {}", bounded(&self.text), bounded(hint)),
         }
     }
 }
@@ -202,6 +203,8 @@ mod tests {
         assert_eq!((code("no_program"), code("not_executable"), code("paused")), (127, 126, 125));
         assert_eq!(code("not_started"), 126);
         assert_eq!(Failed::new("e").hint("h").words(), "e\n  try: h");
+        let long = Failed::new("n".repeat(100_000)).words();
+        assert!(long.len() < 1000 && long.contains("bytes left out"), "{long}");
         let pipe = Failed::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!((pipe.code, pipe.text.as_str()), (141, ""));
     }

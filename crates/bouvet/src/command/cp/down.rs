@@ -11,7 +11,7 @@ use hyper::Method;
 use tokio::sync::mpsc;
 
 use super::stream::{WAITING_CHUNKS, reader};
-use super::{Local, Remote, Skipped, io, last, means_content};
+use super::{Local, Remote, Skipped, io, last, means_content, not_a_place};
 use crate::api::client::Frames;
 use crate::api::frame::Frame;
 use crate::api::shape::{FailureView, SkippedView};
@@ -71,6 +71,7 @@ fn place(to: &Path, name: &str, is_dir: bool, content: bool) -> Result<(PathBuf,
             Ok((to.to_owned(), name.into()))
         }
         Ok(_) if is_dir => Err(Failed::new(format!("`{}` is not a directory", to.display()))),
+        Ok(about) if !about.is_file() => Err(not_a_place(&format!("`{}`", to.display()))),
         Ok(_) => {
             let real = fs::canonicalize(to).map_err(|error| failed(&error))?;
             apart(&real)
@@ -191,5 +192,21 @@ mod tests {
         assert_eq!(tree("there", false), Some((there.clone(), "x".into())));
         assert_eq!(tree("there", true), Some((there, CONTENT.into())));
         assert_eq!(tree("file", false), None);
+    }
+
+    #[test]
+    fn pipes_and_sockets_are_not_destinations() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
+        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), kind, mode, 0).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(at("socket")).unwrap());
+        std::os::unix::fs::symlink("/dev/null", at("link")).unwrap();
+        for name in ["pipe", "socket", "link"] {
+            let failed = place(&at(name), "x", false, false).unwrap_err();
+            assert!(failed.text.ends_with("must be a directory or a regular file"), "{}", failed.text);
+            assert_eq!(failed.code, 1, "as docker");
+        }
+        assert!(place(Path::new("/dev/null"), "x", false, false).is_err());
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::stream::{CHUNK_BYTES, WAITING_CHUNKS, writer};
-use super::{Local, Remote, Skipped, io, last, means_content, split};
+use super::{Local, Remote, Skipped, io, last, means_content, not_a_place, split};
 use crate::api::client::CallError;
 use crate::api::shape::{StatView, UnpackedView};
 use crate::command::outcome::Failed;
@@ -124,6 +124,7 @@ fn place(
             Ok((to.to_owned(), if content { CONTENT.to_owned() } else { name.to_owned() }))
         }
         Some(_) if is_dir => Err(Failed::new(format!("`{shown}` in the sandbox is not a directory"))),
+        Some((Some(kind), _)) if kind != "file" => Err(not_a_place(&format!("`{shown}` in the sandbox"))),
         // Writing through a link changes what it points to, as everywhere.
         Some((Some(_), stat)) => apart(&stat.target),
         None if to.ends_with('/') && !is_dir => {
@@ -178,6 +179,9 @@ mod tests {
             "a link that leads nowhere is replaced"
         );
         assert!(of(Some(&file), "/l", true, false).is_err());
+        let device = stat(Some("other"), "/dev/null");
+        let refused = "the destination `/l` in the sandbox must be a directory or a regular file";
+        assert_eq!(of(Some(&device), "/l", false, false), Err(refused.to_owned()));
         assert!(of(None, "/a/new/", false, false).is_err());
     }
 }
