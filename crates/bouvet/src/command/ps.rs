@@ -3,6 +3,7 @@
 mod filter;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::SystemTime;
 
 use clap::Args;
@@ -141,11 +142,11 @@ async fn show_programs_of_images(views: &mut [SandboxView], connection: &Connect
         view.command.is_empty() && !view.idle && !bouvet_host::is_base_image(&view.image)
     };
     for view in views.iter_mut().filter(is_meant) {
-        if !known.contains_key(&view.image) {
+        if let Entry::Vacant(unknown) = known.entry(view.image.clone()) {
             let path = path(&["image"], &[("name", &view.image)]);
             // An image that is gone has no command to show.
             let image: Value = connection.client.get(&path).await.unwrap_or_default();
-            known.insert(view.image.clone(), program(&image["config"]));
+            unknown.insert(program(&image["config"]));
         }
         view.command = known.get(&view.image).cloned().unwrap_or_default();
     }

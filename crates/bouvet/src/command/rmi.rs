@@ -1,6 +1,7 @@
 //! `bouvet rmi`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use clap::Args;
 use hyper::Method;
@@ -56,8 +57,8 @@ async fn in_use(typed: &str, name: &str, client: &Client) -> Failed {
     let all = path(&["sandboxes"], &[("all", "true")]);
     let (mut users, mut known) = (Vec::new(), BTreeMap::new());
     for view in client.get::<Vec<SandboxView>>(&all).await.unwrap_or_default() {
-        if !known.contains_key(&view.image) {
-            known.insert(view.image.clone(), image_id(&view.image, client).await);
+        if let Entry::Vacant(unknown) = known.entry(view.image.clone()) {
+            unknown.insert(image_id(&view.image, client).await);
         }
         if id.is_some() && known.get(&view.image) == Some(&id) {
             users.push(format!("`{}`", if view.name.is_empty() { view.short_id() } else { &view.name }));
