@@ -214,7 +214,7 @@ def test_a_terminal_is_one(cli: Cli, box: str) -> None:
             terminal.until("status 130")
             assert terminal.end() == 3
     code, _, error = cli.run("exec", "-it", box, "bash")
-    assert code == 125 and "no terminal" in error
+    assert code == 125 and "not a terminal" in error
 
 
 def test_a_terminal_is_left_and_found_again(cli: Cli) -> None:
