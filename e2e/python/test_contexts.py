@@ -144,7 +144,7 @@ async def test_what_does_not_fit_a_context_is_refused(way: Way, python: Notebook
         words = await python.refusal("1", context_id=wrong)
         assert "there is no context" in words and wrong[:64] in words and "list_contexts" in words
         assert len(words) < 500
-    assert "`language`" in await way.refusal("create_context", language="bash")
+    assert "no contexts of the language `bash`" in await way.refusal("create_context", language="bash")
     assert "/no/where" in await way.refusal("create_context", language="python", cwd="/no/where")
     for _ in range(7):
         await create(way, "python")
