@@ -163,7 +163,8 @@ impl Client {
     /// Speaks over `stream` to the server at `path`, which must not be silent.
     async fn over_socket(stream: UnixStream, path: PathBuf) -> Result<Self, CallError> {
         let silence = Arc::new(Silence { path, is_over_time: AtomicBool::new(false) });
-        let stream = Answering::new(stream, silence.clone());
+        let (reading, writing) = stream.into_split();
+        let stream = tokio::io::join(Answering::new(reading, silence.clone()), writing);
         let client = Self::over(stream).await.map_err(|error| silence.explain(error))?;
         Ok(Self { silence: Some(silence), ..client })
     }

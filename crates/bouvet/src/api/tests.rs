@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use bouvet_host::{BoxConfig, NetworkMode};
 use bytes::Bytes;
@@ -18,6 +19,20 @@ use super::shape::{
 use super::{Alone, WINDOW_BYTES};
 use crate::config::Config;
 
+/// The configuration of a server below `dir` on the engine `fake`, with `more` variables.
+pub(crate) fn fake_config<const N: usize>(dir: &Path, more: [(&'static str, String); N]) -> Config {
+    let at = dir.to_str().unwrap();
+    let mut set = BTreeMap::from([
+        ("BOUVET_ENGINE", "fake".to_owned()),
+        ("BOUVET_CHROOT", format!("{at}/state")),
+        ("BOUVET_DATA", format!("{at}/data")),
+        ("BOUVET_TEMPLATES", "off".to_owned()),
+        ("BOUVET_CGROUP", "off".to_owned()),
+    ]);
+    set.extend(more);
+    Config::load(|name| set.get(name).cloned()).unwrap()
+}
+
 pub(crate) struct Site {
     pub(crate) client: Client,
     pub(crate) alone: Alone,
@@ -27,17 +42,11 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let at = dir.path().to_str().unwrap().to_owned();
-        let set = BTreeMap::from([
-            ("BOUVET_ENGINE", "fake".to_owned()),
-            ("BOUVET_CHROOT", format!("{at}/state")),
-            ("BOUVET_DATA", format!("{at}/data")),
-            ("BOUVET_TEMPLATES", "off".to_owned()),
-            ("BOUVET_ROOTFS", format!("{at}/base.ext4")),
-            ("BOUVET_CGROUP", "off".to_owned()),
-            ("DOCKER_CONFIG", format!("{at}/docker")),
-        ]);
-        let config = Config::load(|name| set.get(name).cloned()).unwrap();
+        let more = [
+            ("BOUVET_ROOTFS", dir.path().join("base.ext4").to_str().unwrap().to_owned()),
+            ("DOCKER_CONFIG", dir.path().join("docker").to_str().unwrap().to_owned()),
+        ];
+        let config = fake_config(dir.path(), more);
         let (alone, stream) = Alone::start(config.host).await.unwrap();
         let client = Client::over(stream).await.unwrap();
         Self { client, alone, dir }

@@ -1,7 +1,6 @@
 //! The HTTP server over the engine without VMs: real sockets, router, host and guest.
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use axum::body::Body;
@@ -14,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::api::tests::fake_config;
 use crate::mcp::{Grants, Server};
 
 const PING: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
@@ -36,17 +35,11 @@ impl Site {
 
     async fn with_connections(max_connections: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let at = dir.path().to_str().unwrap().to_owned();
-        let set = BTreeMap::from([
-            ("BOUVET_ENGINE", "fake".to_owned()),
-            ("BOUVET_CHROOT", format!("{at}/state")),
-            ("BOUVET_DATA", format!("{at}/data")),
-            ("BOUVET_TEMPLATES", "off".to_owned()),
-            ("BOUVET_CGROUP", "off".to_owned()),
+        let more = [
             ("BOUVET_POOL_ENABLED", "false".to_owned()),
             ("BOUVET_ALLOWED_HOSTS", "sandbox.example".to_owned()),
-        ]);
-        let config = Config::load(|name| set.get(name).cloned()).unwrap();
+        ];
+        let config = fake_config(dir.path(), more);
         let host = Host::start(config.host).await.unwrap();
         let grants = Grants { registries: config.registries, egress: config.egress, expose: config.expose };
         let server = Server::new(host.clone(), config.sandbox, grants);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::time::{Sleep, sleep};
 
 use super::{CallError, FIRST_ANSWER_TIMEOUT};
@@ -30,17 +30,17 @@ impl Silence {
     }
 }
 
-/// A connection that fails if no byte arrives before the deadline. Later pauses may be of any length.
+/// The reading half of a connection, which fails if no byte arrives before the deadline. Later pauses may be of any length.
 #[derive(Debug)]
 pub(super) struct Answering {
-    stream: UnixStream,
+    stream: OwnedReadHalf,
     /// `None` once a byte has arrived.
     deadline: Option<Pin<Box<Sleep>>>,
     silence: Arc<Silence>,
 }
 
 impl Answering {
-    pub(super) fn new(stream: UnixStream, silence: Arc<Silence>) -> Self {
+    pub(super) fn new(stream: OwnedReadHalf, silence: Arc<Silence>) -> Self {
         Self { stream, deadline: Some(Box::pin(sleep(FIRST_ANSWER_TIMEOUT))), silence }
     }
 }
@@ -61,24 +61,6 @@ impl AsyncRead for Answering {
         }
         self.silence.is_over_time.store(true, Ordering::Relaxed);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncWrite for Answering {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
